@@ -1,0 +1,134 @@
+"""Hard k-means inside every group at once (the mixture of Algorithm 1; per class as released, or over
+everything)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.cem.blocks import Blocks, arrange
+from benchmark.errors import Diverged, UserError
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """centers [G, k, D] float32; assignment [N] int64 in 0..k-1, the nearest centre of the sample's own
+    group; counts [G, k] int64, 0 for an empty cluster, whose centre is where it was last (or zero in a
+    group without samples)."""
+
+    centers: Tensor
+    assignment: Tensor
+    counts: Tensor
+
+
+@torch.no_grad()
+def kmeans(
+    features: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    k: int,
+    generator: torch.Generator,
+    init: Tensor | None = None,
+    iterations: int = 50,
+) -> Clusters:
+    """Cluster the features [N, D] of each group [N] (0..num_groups-1) into k clusters; num_groups=1: over
+    everything.
+
+    Starts from `init` [G, k, D], or from k-means++ drawn with `generator` (of the features' device), then
+    Lloyd steps until no assignment changes, at most `iterations`. A group with fewer distinct samples than k
+    keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state. Memory:
+    1.5 N D + 1.5 N k elements. Raises UserError for shapes or groups that do not fit, Diverged for features
+    that are not finite.
+    """
+    _check(features, groups, num_groups, k, init)
+    features = features.float()
+    blocks = arrange(features, groups, num_groups)
+    norms = torch.linalg.vector_norm(blocks.rows, dim=2).square()  # makes no copy of the rows
+    if init is None:
+        centers = _plus_plus(features, groups, num_groups, k, generator, blocks, norms)
+    else:
+        centers = init.to(features)
+    nearest = _assign(blocks, centers)
+    for _ in range(iterations):
+        centers = _means(blocks, nearest, centers)
+        before, nearest = nearest, _assign(blocks, centers)
+        if torch.equal(before, nearest):
+            break
+    counts = torch.bincount(groups * k + blocks.take(nearest), minlength=num_groups * k)
+    return Clusters(centers, blocks.take(nearest), counts.view(num_groups, k))
+
+
+def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tensor | None) -> None:
+    if features.ndim != 2 or groups.shape != features.shape[:1] or len(features) == 0:
+        raise UserError(
+            f"kmeans: features {tuple(features.shape)} and groups {tuple(groups.shape)} do not fit; "
+            "pass features [N, D] and one group a sample, N >= 1."
+        )
+    if k < 1 or num_groups < 1:
+        raise UserError(f"kmeans: k={k} and num_groups={num_groups} must both be at least 1.")
+    if int(groups.min()) < 0 or int(groups.max()) >= num_groups:
+        raise UserError(f"kmeans: every group (label) must lie in 0..{num_groups - 1}; check the labels.")
+    if init is not None and init.shape != (num_groups, k, features.shape[1]):
+        raise UserError(f"kmeans: init {tuple(init.shape)} must be [num_groups, k, D].")
+    if not bool(torch.isfinite(features.sum())):
+        raise Diverged("the features to be clustered are not finite")
+
+
+def _assign(blocks: Blocks, centers: Tensor) -> Tensor:
+    """Nearest centre [M, S] of every place. |x|^2 is the same for all of a sample's candidates, so it is
+    left out."""
+    own = centers[blocks.owner]
+    half = centers.square().sum(2)[blocks.owner] / 2
+    scores = torch.baddbmm(half.unsqueeze(2), own, blocks.rows.mT, alpha=-1)
+    return scores.min(1).indices  # min, not argmin: on a CPU it is 10 times as fast along this axis
+
+
+def _means(blocks: Blocks, nearest: Tensor, centers: Tensor) -> Tensor:
+    """Mean of each cluster's members [G, k, D]; an empty one keeps its centre. Unused places are zero
+    rows."""
+    groups, k, dims = centers.shape
+    index = (blocks.owner.unsqueeze(1) * k + nearest).flatten()
+    sums = centers.new_zeros(groups * k, dims).index_add_(0, index, blocks.rows.flatten(0, 1))
+    counts = centers.new_zeros(groups * k).index_add_(0, index, blocks.valid.flatten().to(sums.dtype))
+    means = (sums / counts.clamp_min(1).unsqueeze(1)).view_as(centers)
+    return torch.where(counts.view(groups, k, 1) > 0, means, centers)
+
+
+def _plus_plus(
+    features: Tensor,
+    groups: Tensor,
+    num_groups: int,
+    k: int,
+    generator: torch.Generator,
+    blocks: Blocks,
+    norms: Tensor,
+) -> Tensor:
+    """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the squared distance
+    so far."""
+    centers = features.new_zeros(num_groups, k, features.shape[1])
+    has_samples = torch.bincount(groups, minlength=num_groups) > 0
+    distance = features.new_ones(len(features))
+    closest = torch.full_like(norms, torch.inf)
+    for pick in range(k):
+        chosen = features[_draw(distance, groups, num_groups, generator)] * has_samples.unsqueeze(1)
+        centers[:, pick] = chosen
+        square = torch.baddbmm(norms.unsqueeze(2), blocks.rows, chosen[blocks.owner].unsqueeze(2), alpha=-2).squeeze(2)
+        square += chosen.square().sum(1)[blocks.owner].unsqueeze(1)
+        closest = torch.minimum(closest, square.clamp_min_(0))
+        distance = blocks.take(closest)
+    return centers
+
+
+def _draw(weight: Tensor, groups: Tensor, num_groups: int, generator: torch.Generator) -> Tensor:
+    """One sample index [G] per group, probability proportional to weight [N]; any sample where all weights
+    are 0.
+
+    The largest weight/exponential wins, which draws all groups at once; float64, so that no key is lost or
+    tied.
+    """
+    race = torch.empty(len(weight), dtype=torch.float64, device=weight.device).exponential_(generator=generator)
+    key = weight.double() / race.clamp_min(torch.finfo(torch.float64).tiny)
+    best = key.new_full((num_groups,), -1).scatter_reduce(0, groups, key, "amax")
+    index = torch.where(key == best[groups], torch.arange(len(key), device=key.device), len(key))
+    winner = index.new_full((num_groups,), len(key)).scatter_reduce(0, groups, index, "amin")
+    return winner.clamp_max(len(key) - 1)

@@ -1,0 +1,235 @@
+"""The regulariser of Eq 8: conditional entropy as released (scalar) or as Eq 5-8 read (diagonal, full)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.cem import statistics, terms
+from benchmark.cem.memory import check_memory
+from benchmark.cem.mixture import kmeans
+from benchmark.errors import UserError
+
+ESTIMATORS = ("scalar", "diagonal", "full")
+SCOPES = ("class", "all")
+
+# Cap on the weight of a batch against the epoch's statistics; as released.
+_MAX_BLEND = 0.99
+# Distance that an empty cluster competes with: only a class without any features falls back to one.
+_FAR = 1e30
+
+
+class ConditionalEntropy(nn.Module):
+    """L_C of a batch: the smaller, the less the noisy feature tells about the input.
+
+    `fit` once an epoch clusters the clean training features; `forward` adds a batch to those statistics by Eq
+    5-6 and returns L_C with its gradient to the feature. Statistics of the epoch stay as fitted while its
+    batches pass: each batch is blended with them afresh, so that a step depends on nothing but its batch and
+    the last fit.
+
+    estimator "scalar": one variance a cluster and the released, thresholded term. "diagonal" and "full": Eq 7
+    itself, with a variance per dimension or the exact covariance. scope "class": `components` clusters in
+    each class (the class of a training sample is known); "all" (not for scalar): `components * classes` over
+    everything, Algorithm 1. dims = D, elements of one feature map; noise_std = sigma >= 0 (0 turns the term
+    off); first_class_lookup (scalar only) and batch_weight_x10 are the released code's quirks Q1 and Q2;
+    threshold = t and epsilon belong to scalar.
+
+    State: buffers of fixed shape, so a saved state_dict restores every later value bit for bit. K components
+    take 4 K D bytes for centres, and "full" another 4 K D^2 for the inverses A^-1 (half of that in a
+    state_dict, which holds one triangle of each). `fit` borrows some 6 N D bytes and 1 GiB. Give `device` so
+    that the room is checked.
+
+    Raises UserError for values out of range and where the inverses would take over 80 % of the free memory.
+    """
+
+    def __init__(
+        self,
+        estimator: str,
+        dims: int,
+        classes: int,
+        noise_std: float,
+        components: int = 5,
+        scope: str = "class",
+        first_class_lookup: bool = True,
+        batch_weight_x10: bool = True,
+        threshold: float = 0.125,
+        epsilon: float = 0.01,
+        device: torch.device | str | None = None,
+    ):
+        super().__init__()
+        _check_settings(estimator, scope, dims, classes, components, noise_std, threshold, epsilon)
+        self.estimator, self.scope = estimator, scope
+        self.dims, self.classes, self.noise_std = dims, classes, noise_std
+        self.groups = classes if scope == "class" else 1
+        self.per_group = components if scope == "class" else components * classes
+        self.first_class_lookup = first_class_lookup
+        # a quirk of the released, scalar form; the paper's Eq 6 has no such factor
+        self.gain = 10.0 if batch_weight_x10 and estimator == "scalar" else 1.0
+        self.threshold, self.epsilon = threshold, epsilon
+
+        total = self.groups * self.per_group
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool, device=device))
+        self.register_buffer("centers", torch.zeros(total, dims, device=device))
+        self.register_buffer("counts", torch.zeros(total, device=device))
+        # 1/2 log(|Sigma_j + sigma^2 I| / |sigma^2 I|), nats.
+        self.register_buffer("information", torch.zeros(total, device=device))
+        if estimator == "full":
+            total = total if noise_std > 0 else 0
+            check_memory(total, dims, torch.device(device or "cpu"))
+            # Saved through get_extra_state, one triangle of it.
+            self.register_buffer("inverse", torch.zeros(total, dims, dims, device=device), persistent=False)
+        else:
+            shape = (total,) if estimator == "scalar" else (total, dims)
+            self.register_buffer("variance", torch.zeros(shape, device=device))
+
+    @property
+    def num_components(self) -> int:
+        return self.groups * self.per_group
+
+    @property
+    def weights(self) -> Tensor:
+        """pi [K]: each component's share of all training features; 0 for an empty one."""
+        return self.counts / self.counts.sum().clamp_min(1)
+
+    @property
+    def empty_components(self) -> int:
+        """How many clusters have no member (waits for the device)."""
+        return int((self.counts == 0).sum())
+
+    def bound(self) -> Tensor:
+        """Eq 7 / S8 in nats from the statistics of the last fit alone: 0-dim float64; 0 before it or without
+        noise.
+
+        Also for scalar, whose clusters count as isotropic (which never gives less than the full covariance
+        does).
+        """
+        pi = self.counts.double() / self.counts.double().sum().clamp_min(1)
+        return (torch.special.entr(pi) + pi * self.information.double()).sum()
+
+    @torch.no_grad()
+    def fit(self, features_clean: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+        """Cluster the clean features [N, D] (or [N, C, h, w]) with labels [N] and take the clusters'
+        statistics.
+
+        k-means++ on the first call, afterwards from the last centres. The noise enters as sigma^2 I added to
+        each covariance. Waits for the device. Raises UserError for shapes or labels that do not fit, Diverged
+        for features that are not finite.
+        """
+        if self.noise_std == 0:
+            return
+        features = features_clean.flatten(1).float()
+        if features.shape[1] != self.dims:
+            raise UserError(f"CEM was made for features of {self.dims} elements but got {features.shape[1]}.")
+        groups = labels if self.scope == "class" else torch.zeros_like(labels)
+        start = self.centers.view(self.groups, self.per_group, -1) if bool(self.fitted) else None
+        clusters = kmeans(features, groups, self.groups, self.per_group, generator, start)
+        self.centers.copy_(clusters.centers.flatten(0, 1))
+        self.counts.copy_(clusters.counts.flatten())
+        self._take_statistics(features, groups * self.per_group + clusters.assignment)
+        self.fitted.fill_(True)
+
+    def _take_statistics(self, features: Tensor, component: Tensor) -> None:
+        noise = self.noise_std**2
+        given = (features, component, self.centers, self.counts)
+        if self.estimator == "full":
+            statistics.covariance_(self.inverse, *given)
+            self.information.copy_(statistics.invert_(self.inverse, noise))
+            return
+        take = statistics.scalar_variance if self.estimator == "scalar" else statistics.diagonal_variance
+        self.variance.copy_(take(*given))
+        self.information.copy_(statistics.noisy_information(self.variance, noise, self.dims))
+
+    def forward(self, z_clean: Tensor, z_noisy: Tensor, labels: Tensor) -> Tensor:
+        """L_C, 0-dim float32, of features [B, D] or [B, C, h, w] and labels [B]; scalar reads z_clean, the
+        others z_noisy = z_clean + sigma * noise. Zero, with a zero gradient, before the first fit and
+        where sigma = 0."""
+        z = (z_clean if self.estimator == "scalar" else z_noisy).flatten(1).float()
+        zero = z.sum() * 0
+        if self.noise_std == 0:
+            return zero
+        with torch.autocast(z.device.type, enabled=False):
+            component = self._nearest(z.detach(), labels)
+            offset = z - self.centers[component]
+            if self.estimator == "scalar":
+                loss = self._released(offset, component, labels)
+            else:
+                loss = self._eq7(offset, component)
+        return torch.where(self.fitted, loss, 0.0) + zero
+
+    def _nearest(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Index [B] of the nearest component that has members, within the label's class for scope "class"."""
+        distance = torch.addmm(self.centers.square().sum(1).unsqueeze(0), z, self.centers.mT, alpha=-2)
+        distance = distance + _FAR * (self.counts == 0)
+        if self.scope == "class":
+            owner = torch.arange(self.num_components, device=z.device) // self.per_group
+            distance = distance.masked_fill(owner != labels.unsqueeze(1), torch.inf)
+        return distance.min(1).indices
+
+    def _released(self, offset: Tensor, component: Tensor, labels: Tensor) -> Tensor:
+        by_class = self.counts.view(self.classes, -1)
+        share = (by_class / by_class.sum(1, keepdim=True).clamp_min(1)).flatten()
+        row = component
+        if self.first_class_lookup:
+            row = row + (terms.lookup_class(labels, self.classes) - labels) * self.per_group
+        return terms.scalar_loss(
+            offset.square().mean(1),
+            component,
+            labels,
+            share[row],
+            self.variance[row],
+            expected=share[row] * self.counts.sum() / self.classes,
+            gain=self.gain,
+            floor=self.threshold * self.noise_std**2,
+            epsilon=self.epsilon,
+        )
+
+    def _eq7(self, offset: Tensor, component: Tensor) -> Tensor:
+        members = (component.unsqueeze(1) == torch.arange(self.num_components, device=offset.device)).float().sum(0)
+        samples = self.counts.sum().clamp_min(1)
+        pi = (self.weights * (samples - len(offset)).clamp_min(0) + members) / samples  # Eq 5
+        blend = (self.gain * members / (pi * samples))[component].clamp_max(_MAX_BLEND)  # of Eq 6
+        if self.estimator == "full":
+            change = terms.full_change(offset, component, self.inverse, blend)
+        else:
+            noisy_variance = self.variance[component] + self.noise_std**2
+            change = terms.diagonal_change(offset, component, noisy_variance, blend)
+        return (torch.special.entr(pi) + pi * self.information).sum() + (pi[component] * change).sum()  # Eq 7
+
+    def get_extra_state(self) -> Tensor:
+        """One triangle of each inverse, [K, D(D+1)/2]; empty for the other estimators."""
+        if self.estimator != "full":
+            return torch.zeros(0)
+        row, column = torch.tril_indices(self.dims, self.dims, device=self.inverse.device)
+        return self.inverse[:, row, column]
+
+    def set_extra_state(self, state: Tensor) -> None:
+        if self.estimator == "full":
+            row, column = torch.tril_indices(self.dims, self.dims, device=self.inverse.device)
+            state = state.to(self.inverse.device)
+            self.inverse[:, row, column] = state
+            self.inverse[:, column, row] = state
+
+
+def _check_settings(
+    estimator: str,
+    scope: str,
+    dims: int,
+    classes: int,
+    components: int,
+    noise_std: float,
+    threshold: float,
+    epsilon: float,
+) -> None:
+    if estimator not in ESTIMATORS:
+        raise UserError(f"CEM estimator {estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}.")
+    if scope not in SCOPES:
+        raise UserError(f"CEM scope {scope!r} is unknown; choose one of {', '.join(SCOPES)}.")
+    if estimator == "scalar" and scope == "all":
+        raise UserError("CEM scope 'all' needs the diagonal or full estimator: the scalar term is defined per class.")
+    for name, value in (("dims", dims), ("classes", classes), ("components", components)):
+        if value < 1:
+            raise UserError(f"CEM {name} is {value}; it must be at least 1.")
+    if not (math.isfinite(noise_std) and noise_std >= 0):
+        raise UserError(f"CEM noise_std is {noise_std}; it must be finite and not negative (0 turns CEM off).")
+    if not (threshold >= 0 and epsilon > 0):
+        raise UserError(f"CEM threshold {threshold} must not be negative and epsilon {epsilon} must be positive.")

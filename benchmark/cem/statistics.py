@@ -1,0 +1,80 @@
+"""Second moments of the clusters for the three estimators, once an epoch, without gradient."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmark.cem.blocks import arrange
+
+# Temporary memory of one chunk of a batched operation, bytes.
+_CHUNK_BYTES = 256 * 2**20
+
+
+def scalar_variance(features: Tensor, component: Tensor, centers: Tensor, counts: Tensor) -> Tensor:
+    """Mean over members and dimensions of (x - centre)^2: [K]; 0 for an empty component."""
+    sums = features.new_zeros(len(centers))
+    _accumulate(sums, features, component, centers, lambda x: x.square().sum((1, 2)))
+    return sums / (counts.clamp_min(1) * features.shape[1])
+
+
+def diagonal_variance(features: Tensor, component: Tensor, centers: Tensor, counts: Tensor) -> Tensor:
+    """Mean over members of (x - centre)^2: [K, D]; 0 for an empty component."""
+    sums = torch.zeros_like(centers)
+    _accumulate(sums, features, component, centers, lambda x: x.square().sum(1))
+    return sums / counts.clamp_min(1).unsqueeze(1)
+
+
+def covariance_(out: Tensor, features: Tensor, component: Tensor, centers: Tensor, counts: Tensor) -> None:
+    """Write the mean over members of (x - centre)(x - centre)^T into out [K, D, D]; 0 for an empty
+    component."""
+    out.zero_()
+    _accumulate(out, features, component, centers, lambda x: x.mT @ x)
+    out.div_(counts.clamp_min(1).view(-1, 1, 1))
+
+
+def _accumulate(
+    out: Tensor, features: Tensor, component: Tensor, centers: Tensor, reduce: Callable[[Tensor], Tensor]
+) -> None:
+    """Add reduce([m, S, D] centred members, zero rows where unused) of every block to its component's
+    entry of out."""
+    blocks = arrange(features, component, len(centers))
+    largest = max(out[0].numel(), blocks.rows[0].numel())
+    for part in torch.arange(len(blocks.owner), device=out.device).split(chunk_length(largest)):
+        owner = blocks.owner[part]
+        centred = (blocks.rows[part] - centers[owner].unsqueeze(1)) * blocks.valid[part].unsqueeze(2)
+        out.index_add_(0, owner, reduce(centred))
+
+
+def noisy_information(variance: Tensor, noise_variance: float, dims: int) -> Tensor:
+    """1/2 log(|Sigma + s^2 I| / |s^2 I|) in nats, [K] float32, of isotropic [K] or diagonal [K, D]
+    variances."""
+    ratios = torch.log1p(variance.double() / noise_variance)
+    total = ratios * dims if variance.ndim == 1 else ratios.sum(1)
+    return (total / 2).float()
+
+
+def invert_(covariance: Tensor, noise_variance: float) -> Tensor:
+    """Replace covariance [K, D, D] by (covariance + s^2 I)^-1, exactly symmetric; return 1/2 log(|.|/|s^2 I|)
+    [K].
+
+    Batched Cholesky factors, a chunk at a time; in float64, since the smallest eigenvalue is some 1e-4 of the
+    largest.
+    """
+    dims = covariance.shape[1]
+    information = covariance.new_empty(len(covariance))
+    for part in torch.arange(len(covariance), device=covariance.device).split(chunk_length(8 * dims * dims)):
+        chunk = slice(int(part[0]), int(part[-1]) + 1)
+        # In units of the noise variance, so that the determinant's ratio comes out without a cancellation.
+        scaled = covariance[chunk].double().div_(noise_variance)
+        scaled.diagonal(dim1=1, dim2=2).add_(1)
+        factor = torch.linalg.cholesky(scaled)
+        information[chunk] = factor.diagonal(dim1=1, dim2=2).log().sum(1).float()
+        inverse = torch.cholesky_inverse(factor.float())
+        torch.add(inverse, inverse.mT, out=covariance[chunk]).mul_(0.5 / noise_variance)
+    return information
+
+
+def chunk_length(elements: int) -> int:
+    """How many float32 items of that many elements make one chunk."""
+    return max(1, _CHUNK_BYTES // (4 * elements))

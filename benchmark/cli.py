@@ -1,0 +1,264 @@
+"""The command line. Each command is thin: read the matrix, call one stage, print."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tabulate import tabulate
+from typer.core import TyperGroup
+
+from benchmark.errors import UserError
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C in one of them is told here, before typer makes a silent exit of it."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted; run the same command to go on from here", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Reproducibility benchmark for defences against model inversion in split inference.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets and list them.")
+app.add_typer(data_app, name="data")
+
+Suite = Annotated[str, typer.Argument(help="a suite of the matrix: smoke, cifar10, cifar100, tinyimagenet, ...")]
+Where = Annotated[list[str], typer.Option("--where", help="keep matching cells: defense=patrol,cem=on")]
+Set = Annotated[list[str], typer.Option("--set", help="change a value: train.epochs=2")]
+MatrixPath = Annotated[Path | None, typer.Option("--matrix", help="another matrix file")]
+DataRoot = Annotated[Path, typer.Option("--data", envvar="BENCHMARK_DATA", help="folder of the prepared data sets")]
+Results = Annotated[Path, typer.Option("--results", envvar="BENCHMARK_RESULTS", help="folder of the results")]
+Tables = Annotated[Path, typer.Option("--tables", envvar="BENCHMARK_TABLES", help="folder of the tables")]
+Device = Annotated[str, typer.Option("--device", envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
+
+DATA, RESULTS, TABLES = Path("data"), Path("results"), Path("tables")
+
+
+@app.command()
+def plan(
+    suite: Suite,
+    where: Where = [],  # noqa: B006 (typer reads the default and never changes it)
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    device: Device = "auto",
+):
+    """List the cells and jobs of a suite: their keys, what is done already, and an estimate of the time."""
+    from benchmark.runner import estimate
+    from benchmark.runner.progress import clock
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    cells, jobs = _expand(suite, where, set_, matrix, data)
+    store, rate = Store(results), estimate.gflops(pick(device))
+    rows, left = [], 0.0
+    for job in jobs:
+        status = store.status(job)[0]
+        seconds = estimate.work(job) / rate
+        left += 0 if store.done(job) else seconds
+        rows.append([job.key[:12], job.title, status, clock(seconds)])
+    print(tabulate(rows, headers=["key", "job", "state", "estimate"], disable_numparse=True))
+    labels = sorted({cell.label for cell in cells if cell.label})
+    if labels:
+        print("\nDeparts from the published setting: " + "; ".join(sorted(set(", ".join(labels).split(", ")))))
+    done = sum(store.done(job) for job in jobs)
+    print(
+        f"\n{len(cells)} cells, {len(jobs)} jobs, {done} done; about {clock(left)} left on {device} (a rough estimate)"
+    )
+
+
+@app.command()
+def run(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    device: Device = "auto",
+):
+    """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
+    from benchmark.runner import estimate, local
+    from benchmark.runner.execute import Machine
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    chosen = pick(device)
+    names = _prepared(suite, where, set_, matrix, data)
+    _, jobs = _expand(suite, where, set_, matrix, data)
+    store = Store(results)
+    store.check_writable()
+    machine = Machine(store, data, chosen)
+    print(f"{suite}: {len(jobs)} jobs on {chosen}, data {', '.join(names) or 'none'}", file=sys.stderr)
+    failures = local.run(jobs, {job.key: estimate.work(job) for job in jobs}, machine)
+    for job, reason, log in failures:
+        print(f"failed: {job.title}: {reason}{f' (log: {log})' if log else ''}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(jobs)} jobs failed; run again to try them anew", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+):
+    """Say how far a suite is: done, running, waiting, failed, and why."""
+    from benchmark.runner.store import Store
+
+    _, jobs = _expand(suite, where, set_, matrix, data)
+    store = Store(results)
+    states = [(job, *store.status(job)) for job in jobs]
+    for state in ("done", "diverged", "running", "waiting", "failed"):
+        print(f"{state:9}{sum(found == state for _, found, _ in states):5}")
+    for job, state, reason in states:
+        if state in ("diverged", "running", "failed"):
+            log = f" (log: {store.workdir(job) / 'log.txt'})" if state == "failed" else ""
+            print(f"{state}: {job.title}: {reason}{log}")
+
+
+@app.command()
+def report(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+    compare: Annotated[bool, typer.Option("--compare", help="published values in parentheses")] = False,
+    metric: Annotated[list[str], typer.Option(help="one more column in the SSIM tables: psnr_db_per_image")] = [],  # noqa: B006
+):
+    """Write the tables of a suite (Markdown, LaTeX, CSV, HTML) from what is in the results."""
+    from benchmark.report.stage import write
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    for path in write(cells, results, tables / suite, compare, metric):
+        print(path)
+
+
+@app.command()
+def diff(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    against: Annotated[Path | None, typer.Option(help="results.csv of an earlier run, or its folder")] = None,
+    tolerance: Annotated[list[str], typer.Option(help="metric=value, for example mse=0.1")] = [],  # noqa: B006
+    markdown: Annotated[Path | None, typer.Option(help="also write the list as Markdown to this file")] = None,
+):
+    """Compare every cell of a suite with the published value or an earlier run. Exit status 1 beyond tolerance."""
+    from benchmark.report.stage import compare_with
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    raise typer.Exit(compare_with(cells, results, against, tolerance, markdown))
+
+
+@app.command()
+def schema():
+    """Print the JSON Schema of the matrix file."""
+    import json
+
+    from benchmark.matrix.schema import Matrix
+
+    print(json.dumps(Matrix.model_json_schema(), indent=2))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    names: Annotated[list[str], typer.Argument(help="data sets, or suites, whose data sets are meant")],
+    source: Annotated[Path | None, typer.Option("--from", help="folder or archive that is already on disk")] = None,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+):
+    """Download data sets, or read them from disk, check them and put them into the data folder.
+
+    --where and --set are as for `run`, and choose among the data sets of a suite.
+    """
+    from benchmark import data as datasets
+
+    found = [name for word in names for name in _datasets_of(word, where, set_, matrix, data)]
+    wanted = list(dict.fromkeys(found))
+    if source is not None and len(wanted) != 1:
+        raise UserError(f"--from {source} holds one data set, but {', '.join(wanted) or 'none'} was asked for")
+    for name in wanted:
+        found = datasets.prepare(name, data, source)
+        print(f"{name}: {len(found.train)} training and {len(found.test)} test images, {found.classes} classes")
+
+
+@data_app.command("list")
+def data_list(data: DataRoot = DATA):
+    """Say which data sets are prepared."""
+    from benchmark import data as datasets
+
+    print(tabulate(datasets.describe(data), headers="keys"))
+
+
+def _expand(suite, where, set_, matrix, data):
+    """(cells, jobs) of a suite as the options choose them."""
+    from benchmark.matrix.expand import expand, jobs, parse_where
+    from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+
+    cells = expand(MatrixFile(matrix or DEFAULT), suite, data, parse_where(where), parse_set(set_))
+    if not cells:
+        raise UserError(f"no cell of the suite '{suite}' is left by its exclusions and --where; choose others")
+    return cells, jobs(cells)
+
+
+def _datasets_of(name: str, where, set_, matrix, data) -> list[str]:
+    """The data set of that name, or those that the chosen cells of the suite of that name train on."""
+    from benchmark.data import DATASETS
+    from benchmark.matrix.load import DEFAULT, MatrixFile
+    from benchmark.matrix.source import suggest
+
+    if name in DATASETS.names():
+        return [name]
+    suites = MatrixFile(matrix or DEFAULT).matrix.suites
+    if name not in suites:
+        known = [*DATASETS.names(), *suites]
+        raise UserError(f"'{name}' is neither a data set nor a suite; {suggest(name, known)}")
+    cells, _ = _expand(name, where, set_, matrix, data)
+    return [cell.dataset for cell in cells if cell.job.kind != "efficiency"]
+
+
+def _prepared(suite, where, set_, matrix, data) -> list[str]:
+    """Check that every data set of a suite is ready before anything runs; the embedded one is made now."""
+    from benchmark import data as datasets
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    names = list(dict.fromkeys(cell.dataset for cell in cells if cell.job.kind != "efficiency"))
+    for name in names:
+        datasets.load(name, data)
+    return names
+
+
+def main() -> None:
+    """Entry point: a UserError is one sentence and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

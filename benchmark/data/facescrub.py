@@ -1,0 +1,104 @@
+"""FaceScrub (Ng and Winkler 2014): faces of 530 people, from a copy the user already has; there is no
+download.
+"""
+
+import hashlib
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmark.data.base import DATASETS, Parts, Source
+from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures
+from benchmark.data.tensors import ImageSet
+from benchmark.errors import UserError
+
+# a plain .npy has no named arrays (TypeError); the rest is what damage can lead to
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+@DATASETS.register("facescrub")
+class FaceScrub(Source):
+    """Pictures are resized to 48 x 48 (bilinear); classes are the people by name; order: person, then file
+    name.
+
+    Layouts: train/PERSON/*.jpg with validate/PERSON/*.jpg (or val/); PERSON/*.jpg; or an .npz file with the
+    arrays images (uint8 [N, H, W, 3]), labels (int [N]) and people (names [P]). The last two have no split of
+    their own: a picture is a test picture if the sha256 of "PERSON/FILE" (.npz: of its pixels) is 0 modulo
+    10, so about 10 %.
+    """
+
+    classes = 530
+    image_size = 48
+    nominal = (39_969, 4_170)
+    mean, std = (0.5708, 0.5905, 0.4272), (0.2058, 0.2275, 0.2098)
+    crop = False
+    publishable = False
+
+    def download(self, root: Path) -> Path:
+        raise UserError(
+            "facescrub cannot be downloaded; ask its authors (vintage.winklerbros.net/facescrub.html) for "
+            f"it, put the face crops into one folder per person and run: {self.command}"
+        )
+
+    def read(self, source: Path) -> Parts:
+        parts = self._read_arrays(source) if source.is_file() else self._read_folders(source)
+        people = len(parts.class_names)
+        return parts if people == self.classes else parts._replace(note=f"{people} people instead of {self.classes}")
+
+    def _read_folders(self, source: Path) -> Parts:
+        train, test = (
+            source / "train",
+            next((p for p in (source / "validate", source / "val") if p.is_dir()), None),
+        )
+        split = train.is_dir() and test is not None
+        people = [path.name for path in folders_in(train if split else source)]
+        if split:
+            unknown = {path.name for path in folders_in(test)} - set(people)
+            if unknown:
+                raise UserError(f"{test / min(unknown)} has no counterpart in {train}; every person needs both")
+            pictures = [(path, person, False) for person in people for path in pictures_in(train / person)]
+            pictures += [
+                (path, person, True)
+                for person in people
+                if (test / person).is_dir()
+                for path in pictures_in(test / person)
+            ]
+        else:
+            pictures = [
+                (path, person, _is_test(f"{person}/{path.name}".encode()))
+                for person in people
+                for path in pictures_in(source / person)
+            ]
+        if not pictures:
+            raise UserError(f"{source} has no folders of pictures, one per person; give such a folder or an .npz")
+        return Parts(*(self._part(pictures, people, is_test) for is_test in (False, True)), people)
+
+    def _part(self, pictures: list[tuple[Path, str, bool]], people: list[str], test: bool) -> ImageSet:
+        chosen = [(path, people.index(person)) for path, person, is_test in pictures if is_test == test]
+        images = read_pictures([path for path, _ in chosen], self.image_size, resize=True)
+        return ImageSet(images, torch.tensor([label for _, label in chosen], dtype=torch.int64))
+
+    def _read_arrays(self, source: Path) -> Parts:
+        try:
+            with np.load(source, allow_pickle=False) as arrays:
+                pixels, labels, people = arrays["images"], arrays["labels"], arrays["people"]
+        except _UNREADABLE as error:
+            raise UserError(f"{source} is not an .npz with images, labels and people ({error})") from error
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or labels.shape != pixels.shape[:1]:
+            raise UserError(f"{source}: images must be uint8 [N, H, W, 3] with one label each")
+        test = torch.tensor([_is_test(picture.tobytes()) for picture in pixels])
+        size = (self.image_size, self.image_size)
+        resized = [Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR) for picture in pixels]
+        whole = ImageSet(
+            channels_first(np.stack([np.asarray(picture) for picture in resized])),
+            torch.from_numpy(labels.astype(np.int64)),
+        )
+        return Parts(whole.take(torch.where(~test)[0]), whole.take(torch.where(test)[0]), [str(p) for p in people])
+
+
+def _is_test(content: bytes) -> bool:
+    return int.from_bytes(hashlib.sha256(content).digest(), "big") % 10 == 0

@@ -1,0 +1,153 @@
+"""Files from elsewhere, none of them trusted: checksums, downloads, archives, pictures."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import stat
+import tarfile
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmark.data import _torchvision
+from benchmark.errors import UserError
+
+_BLOCK = 1 << 20
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Hex digest of a file's content; `algorithm` "sha256" or "md5" (which only detects accidents here)."""
+    result = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            result.update(block)
+    return result.hexdigest()
+
+
+def require_md5(path: Path, allowed: Sequence[str]) -> None:
+    """UserError naming the file unless it exists and its md5 is one of `allowed`."""
+    if not path.is_file():
+        raise UserError(f"the file {path} is missing; give a complete copy of the official data")
+    found = digest(path, "md5")
+    if found not in allowed:
+        raise UserError(
+            f"{path} is damaged, incomplete or not the official file (its md5 is {found}, expected "
+            f"{' or '.join(allowed)}); delete it and get it again"
+        )
+
+
+def download(url: str, md5: str, folder: Path, by_hand: str) -> Path:
+    """Download `url` into `folder` unless an intact copy is there; UserError with the way by hand if it
+    fails.
+    """
+    path = folder / url.rsplit("/", 1)[1]
+    if path.is_file() and digest(path, "md5") == md5:
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        utils = _torchvision.load("torchvision.datasets.utils")
+        if utils is not None:
+            utils.download_url(url, str(folder), path.name, md5)
+        else:
+            _fetch(url, path)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise UserError(f"cannot download {url} ({error}); get the file by hand and run: {by_hand}") from error
+    require_md5(path, [md5])
+    return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as file:
+        shutil.copyfileobj(response, file, _BLOCK)
+    os.replace(part, path)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a .zip or .tar(.gz) into `folder`: plain files and folders only, none of them outside of it.
+
+    UserError naming the archive (and the member) if it is unreadable or holds anything else.
+    """
+    try:
+        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+        for name, plain, open_member in members:
+            _require_harmless(archive, name, plain)
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_member() as content, open(target, "wb") as file:
+                shutil.copyfileobj(content, file, _BLOCK)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+        raise UserError(f"the archive {archive} cannot be unpacked ({error}); get it again") from error
+
+
+def _zip_members(archive: Path) -> Iterator[tuple]:
+    with zipfile.ZipFile(archive) as content:
+        for member in content.infolist():
+            if not member.is_dir():
+                kind = stat.S_IFMT(member.external_attr >> 16)  # 0: made where files have no kind
+                yield member.filename, kind in (0, stat.S_IFREG), lambda member=member: content.open(member)
+
+
+def _tar_members(archive: Path) -> Iterator[tuple]:
+    with tarfile.open(archive) as content:
+        for member in content:
+            if not member.isdir():
+                yield member.name, member.isreg(), lambda member=member: content.extractfile(member)
+
+
+def _require_harmless(archive: Path, name: str, plain: bool) -> None:
+    path = PurePosixPath(name)
+    if not plain:
+        raise UserError(f"the archive {archive} holds '{name}', which is a link or a device; do not use it")
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+        raise UserError(f"the archive {archive} holds '{name}', which lies outside of it; do not use it")
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The JPEG and PNG files directly in `folder`, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders directly in `folder`, by name, hidden ones left out."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def read_pictures(paths: Sequence[Path], size: int, resize: bool) -> Tensor:
+    """Decode to uint8 [N, 3, size, size] in RGB. Other sizes: with `resize` bilinear, else a UserError.
+
+    A file that cannot be decoded is a UserError naming it.
+    """
+    result = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        for at, pixels in enumerate(pool.map(lambda path: _read_picture(path, size, resize), paths)):
+            result[at] = pixels
+    return channels_first(result)
+
+
+def _read_picture(path: Path, size: int, resize: bool) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"the picture {path} cannot be read ({error}); replace the file") from error
+    if resize:
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    elif picture.size != (size, size):
+        raise UserError(f"the picture {path} is {picture.size[0]} x {picture.size[1]} pixels, not {size} x {size}")
+    return np.asarray(picture)
+
+
+def channels_first(pixels: np.ndarray) -> Tensor:
+    """uint8 [N, H, W, 3] -> contiguous tensor [N, 3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))

@@ -1,0 +1,221 @@
+"""The prepared data sets: ROOT/NAME.safetensors (pixels and labels) and ROOT/NAME.json (what they are).
+
+The JSON is written last and holds the sha256 of the other file, so that a half-written or damaged pair is
+noticed.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from benchmark.data import files
+from benchmark.data.base import DATASETS, Parts, Source
+from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
+from benchmark.errors import UserError
+
+_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+_META = {"sha256", "bytes", "classes", "class_names", "train", "test", "image_size", "fingerprint", "note"}
+
+
+def names() -> list[str]:
+    """The names of all data sets."""
+    return DATASETS.names()
+
+
+def prepare(name: str, root: Path, source: Path | None = None) -> DataSet:
+    """Read the official data from `source` (folder or archive; None: download) and store it below `root`.
+
+    Without a `source`, data that is prepared and intact is only loaded. UserError for an unknown name, a
+    source that is not complete and official, a failing download, or a `root` that cannot be written.
+    """
+    data_set, root = DATASETS.get(name)(), Path(root)
+    if source is None and _is_intact(data_set, root):
+        return load(name, root)
+    if source is not None and data_set.embedded:
+        raise UserError(f"{name} comes with this program and takes no --from; run: {data_set.command}")
+    if source is not None and not Path(source).exists():
+        raise UserError(f"there is no {source} to prepare {name} from; give the official folder or archive")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the data folder {root} ({error}); choose another") from error
+    if source is None and not data_set.embedded:
+        source = data_set.download(root)
+    with _unpacked(data_set, root, source) as folder:
+        parts = data_set.read(folder)
+    _check(data_set, parts)
+    _write(data_set, root, parts, source)
+    return load(name, root)
+
+
+def load(name: str, root: Path) -> DataSet:
+    """The prepared data set, verified against its sha256; embedded ones are prepared on first use.
+
+    UserError telling the command that prepares it if it is missing or damaged.
+    """
+    data_set, root = DATASETS.get(name)(), Path(root)
+    meta = _read_meta(data_set, root)
+    if meta is None:
+        if data_set.embedded:
+            return prepare(name, root)
+        raise UserError(f"the data set {name} is not prepared in {root}; run: {data_set.command}")
+    path = _tensor_path(data_set, root)
+    if files.digest(path, "sha256") != meta["sha256"]:
+        raise _damaged(data_set, path)
+    try:
+        tensors = load_file(path)
+        train, test = (ImageSet(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test"))
+    except (SafetensorError, KeyError) as error:
+        raise _damaged(data_set, path) from error
+    return DataSet(
+        name=name,
+        classes=meta["classes"],
+        mean=data_set.mean,
+        std=data_set.std,
+        crop=data_set.crop,
+        train=train,
+        test=test,
+        class_names=meta["class_names"],
+        fingerprint=meta["fingerprint"],
+        publishable=data_set.publishable,
+    )
+
+
+def fingerprint(name: str, root: Path) -> str | None:
+    """The prepared data set's fingerprint from its JSON alone; None if it is not prepared (embedded ones then
+    are).
+    """
+    data_set, root = DATASETS.get(name)(), Path(root)
+    meta = _read_meta(data_set, root)
+    if meta is not None:
+        return meta["fingerprint"]
+    return prepare(name, root).fingerprint if data_set.embedded else None
+
+
+def note(name: str, root: Path) -> str:
+    """What is unusual about the prepared data set (a reduced copy); "" for nothing, or where it is not prepared."""
+    meta = _read_meta(DATASETS.get(name)(), Path(root))
+    return meta["note"] if meta else ""
+
+
+def describe(root: Path) -> list[dict]:
+    """One dict per data set for a listing: name, prepared, image_size, classes, train, test, bytes,
+    publishable, note, command (that prepares it). Reads only the JSON files; counts and bytes are None
+    where not prepared.
+    """
+    return [_describe(DATASETS.get(name)(), Path(root)) for name in names()]
+
+
+def _describe(data_set: Source, root: Path) -> dict:
+    try:
+        meta = _read_meta(data_set, root)
+        note = "" if meta is None else meta["note"]
+    except UserError:
+        meta, note = None, "damaged"
+    known = meta or {"classes": data_set.classes, "train": None, "test": None, "bytes": None}
+    return {
+        "name": data_set.name,
+        "prepared": meta is not None,
+        "image_size": data_set.image_size,
+        **{key: known[key] for key in ("classes", "train", "test", "bytes")},
+        "publishable": data_set.publishable,
+        "note": note or ("embedded: prepared on first use" if data_set.embedded and meta is None else ""),
+        "command": data_set.command,
+    }
+
+
+def _tensor_path(data_set: Source, root: Path) -> Path:
+    return root / f"{data_set.name}.safetensors"
+
+
+def _meta_path(data_set: Source, root: Path) -> Path:
+    return root / f"{data_set.name}.json"
+
+
+def _damaged(data_set: Source, path: Path) -> UserError:
+    return UserError(f"the prepared file {path} is damaged; delete it and run: {data_set.command}")
+
+
+def _read_meta(data_set: Source, root: Path) -> dict | None:
+    """The JSON, or None where either file is missing; UserError where it is not what was written."""
+    path = _meta_path(data_set, root)
+    if not path.is_file() or not _tensor_path(data_set, root).is_file():
+        return None
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(data_set, path) from error
+    if not isinstance(meta, dict) or not meta.keys() >= _META:
+        raise _damaged(data_set, path)
+    return meta
+
+
+def _is_intact(data_set: Source, root: Path) -> bool:
+    try:
+        meta = _read_meta(data_set, root)
+    except UserError:
+        return False
+    return meta is not None and files.digest(_tensor_path(data_set, root), "sha256") == meta["sha256"]
+
+
+@contextmanager
+def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Path | None]:
+    """The source itself, or the folder into which the archive (checked first) is unpacked meanwhile."""
+    if source is None or not data_set.archives or Path(source).is_dir():
+        yield source and Path(source)
+        return
+    files.require_md5(Path(source), data_set.archives)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f"{data_set.name}-") as folder:
+        files.unpack(Path(source), Path(folder))
+        yield Path(folder)
+
+
+def _check(data_set: Source, parts: Parts) -> None:
+    """A data set's `read` must keep its promises, an installed plug-in's too."""
+    size, classes = data_set.image_size, len(parts.class_names)
+    for what, part in (("training", parts.train), ("test", parts.test)):
+        images, labels = part.images, part.labels
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64 or images.shape[1:] != (3, size, size):
+            raise UserError(f"the {what} images of {data_set.name} are not uint8 [N, 3, {size}, {size}]")
+        if len(labels) == 0 or len(labels) != len(images):
+            raise UserError(f"the {what} part of {data_set.name} has {len(images)} images, {len(labels)} labels")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise UserError(f"the {what} part of {data_set.name} has a label outside 0..{classes - 1}")
+
+
+def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> None:
+    train, test = parts.train, parts.test
+    tensors = dict(zip(_TENSORS, (train.images, train.labels, test.images, test.labels), strict=True))
+    path = _tensor_path(data_set, root)
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix=f"{data_set.name}-") as folder:
+            new_tensors, new_meta = Path(folder) / path.name, Path(folder) / "meta.json"
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, new_tensors)
+            meta = {
+                "name": data_set.name,
+                "source": Path(source).name if source else "embedded",
+                "note": parts.note,
+                "train": len(train),
+                "test": len(test),
+                "image_size": data_set.image_size,
+                "classes": len(parts.class_names),
+                "bytes": new_tensors.stat().st_size,
+                "sha256": files.digest(new_tensors, "sha256"),
+                "fingerprint": fingerprint_of(train, test),
+                "class_names": parts.class_names,
+            }
+            new_meta.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            new_tensors.chmod(new_meta.stat().st_mode)  # safetensors lets nobody but the owner read
+            os.replace(new_tensors, path)
+            os.replace(new_meta, _meta_path(data_set, root))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write the prepared data set to {root} ({error}); free space or choose another"
+        ) from error

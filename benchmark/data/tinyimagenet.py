@@ -1,0 +1,77 @@
+"""TinyImageNet-200, from the official tiny-imagenet-200 folder or .zip."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from benchmark.data.base import DATASETS, Parts, Source
+from benchmark.data.files import folders_in, pictures_in, read_pictures
+from benchmark.data.tensors import ImageSet
+from benchmark.errors import UserError
+
+
+@DATASETS.register("tinyimagenet")
+class TinyImageNet(Source):
+    """Training images are train/CLASS/images/*.JPEG, test images the official validation images.
+
+    Both parts are ordered by class, then by file name, as when read folder by folder. Copies with fewer
+    training images than the official 500 a class are taken, with a note.
+    """
+
+    classes = 200
+    image_size = 64
+    nominal = (100_000, 10_000)
+    mean, std = (0.5141, 0.5775, 0.3985), (0.2927, 0.2570, 0.1434)
+    crop = False
+    url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    url_md5 = "90528d7ca1a48142e341f4ef8d21d0de"
+    archives = (url_md5,)
+    images_a_class: ClassVar[int] = 500
+
+    def read(self, source: Path) -> Parts:
+        folder = source if (source / "train").is_dir() else source / "tiny-imagenet-200"
+        annotations = folder / "val" / "val_annotations.txt"
+        for needed in (folder / "train", folder / "val" / "images", annotations):
+            if not needed.exists():
+                raise UserError(f"{needed} is missing; give the official tiny-imagenet-200 folder or .zip")
+        classes = [path.name for path in folders_in(folder / "train")]
+        if len(classes) != self.classes:
+            raise UserError(f"{folder / 'train'} has {len(classes)} class folders, not {self.classes}")
+        train = [self._class_pictures(folder / "train" / name / "images") for name in classes]
+        fewest = min(len(paths) for paths in train)
+        full = fewest == self.images_a_class
+        note = "" if full else f"reduced copy: {fewest} training images in a class instead of {self.images_a_class}"
+        return Parts(self._part(train), self._part(_validation(annotations, classes)), _words(folder, classes), note)
+
+    def _class_pictures(self, folder: Path) -> list[Path]:
+        paths = pictures_in(folder) if folder.is_dir() else []
+        if not paths:
+            raise UserError(f"{folder} holds no pictures; give a complete copy of tiny-imagenet-200")
+        return paths
+
+    def _part(self, by_class: list[list[Path]]) -> ImageSet:
+        images = read_pictures([path for paths in by_class for path in paths], self.image_size, resize=False)
+        counts = torch.tensor([len(paths) for paths in by_class])
+        return ImageSet(images, torch.arange(len(by_class)).repeat_interleave(counts))
+
+
+def _validation(annotations: Path, classes: list[str]) -> list[list[Path]]:
+    """The validation pictures of each class, from lines of "FILE <tab> CLASS <tab> box"."""
+    by_class: dict[str, list[Path]] = {name: [] for name in classes}
+    for number, line in enumerate(annotations.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        fields = line.split("\t")
+        if len(fields) < 2 or fields[1] not in by_class or Path(fields[0]).name != fields[0]:
+            raise UserError(f"{annotations}, line {number}: '{line[:80]}' does not name a picture and a known class")
+        by_class[fields[1]].append(annotations.parent / "images" / fields[0])
+    return [sorted(by_class[name]) for name in classes]
+
+
+def _words(folder: Path, classes: list[str]) -> list[str]:
+    """The first English word of each class from words.txt, or the class's own name."""
+    words = {}
+    if (folder / "words.txt").is_file():
+        for line in (folder / "words.txt").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, meaning = line.partition("\t")
+            words[name] = meaning.split(",")[0].strip()
+    return [words.get(name) or name for name in classes]

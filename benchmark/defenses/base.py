@@ -1,0 +1,114 @@
+"""What a defence may do: change the encoder, change the feature, add a loss, train an adversary, act on an epoch.
+
+A defence is one file in this folder (or in an installed package, entry-point group `benchmark.defenses`): a subclass of
+`Defense`, registered under its name, with its parameters as the fields of its `Params`. It overrides only the hooks
+it needs; the training loop (benchmark/training/train.py) and the attacks call them.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.matrix.schema import Number, Quirks, Strict
+from benchmark.registry import Registry
+
+DEFENSES = Registry("defence", "benchmark.defenses", "benchmark.defenses")
+
+Phase = Literal["train", "eval", "attack"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a defence may want to know of the cell it is in."""
+
+    classes: int
+    image_size: int
+    feature_shape: tuple[int, int, int]
+    widths: tuple[int, ...]  # output channels of the encoder's conv layers before any pruning
+    epochs: int
+    quirks: Quirks
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, on the device.
+
+    x01: images in [0, 1], augmented, [B, 3, H, W]; x: the same, normalised; labels: int64 [B];
+    z_clean: the encoder's feature [B, C, h, w]; z: the feature as sent (after `transform`).
+    """
+
+    x01: Tensor
+    x: Tensor
+    labels: Tensor
+    z_clean: Tensor
+    z: Tensor
+
+
+class Defense(nn.Module):
+    """The base of every defence: isotropic Gaussian noise on the feature and nothing else.
+
+    Paper section 5.1 and released code: noise of standard deviation `noise_std` (the paper says variance in places)
+    in training, in evaluation and in the attack. Raise `version` when a change alters results.
+    """
+
+    name = ""
+    version = 1
+
+    class Params(Strict):
+        noise_std: Annotated[Number, Field(ge=0)] = Field(
+            description="standard deviation of the Gaussian noise on the feature"
+        )
+
+    def __init__(self, params: Params, setting: Setting):
+        super().__init__()
+        self.params, self.setting = params, setting
+
+    @classmethod
+    def model_options(cls, params: Params) -> dict:
+        """Changes to the arguments of `benchmark.models.build` (`bottleneck`, `front`)."""
+        return {}
+
+    @classmethod
+    def final_widths(cls, params: Params, widths) -> list[int]:
+        """The output channels of the encoder's conv layers once trained, given those before (pruning lowers them)."""
+        return list(widths)
+
+    def transform(self, z: Tensor, generator: torch.Generator, phase: Phase) -> Tensor:
+        """The feature as sent: z_clean [B, C, h, w] -> z of the same shape, with fresh draws from `generator`."""
+        return add_gaussian(z, self.params.noise_std, generator)
+
+    def build(self) -> None:
+        """Make the defence's own networks and optimisers. Called for training alone: an attack needs none."""
+
+    def prepare(self, model: nn.Module, batches, generator: torch.Generator) -> None:
+        """Before the first epoch. `batches(epoch)` yields un-augmented (x01, x), one pass over the training images."""
+
+    def task_weight(self) -> float:
+        """Factor on the cross-entropy."""
+        return 1.0
+
+    def loss(self, batch: Batch) -> Tensor | None:
+        """A 0-dim tensor added to the cross-entropy, or None. Runs inside autocast."""
+        return None
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The defence's own optimisers by name, for its own parameters. The loop zeroes, steps and saves them."""
+        return {}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before epoch `epoch` (from 0), for schedules."""
+
+    def end_epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each epoch; the gradients of its last step are still in `model` (pruning uses them)."""
+
+
+def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """z + std * N(0, I), drawn from `generator` in float32; z itself where std is 0."""
+    if std == 0:
+        return z
+    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
+    return z + std * noise

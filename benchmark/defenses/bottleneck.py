@@ -1,0 +1,11 @@
+"""Bottleneck: a narrow conv and a Sigmoid at the end of the encoder, plus the feature noise. ResSFL's ablation.
+
+Source: released code of the CEM paper (cut layer 4, 8 channels, stride 1); Li et al., CVPR 2022.
+"""
+
+from benchmark.defenses.base import DEFENSES, Defense
+
+
+@DEFENSES.register("bottleneck")
+class Bottleneck(Defense):
+    """The 8-channel bottleneck, which every other defence has as well, and noise: nothing to add to the base."""

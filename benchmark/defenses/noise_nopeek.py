@@ -1,0 +1,34 @@
+"""Noise_NoPeek: noise on the feature, with or without the distance-correlation loss.
+
+Sources: Titcombe et al. 2021 (Laplacian noise added after training, scales 0.1, 0.5, 1.0, NoPeek weight 0.1);
+released code of the CEM paper (Gaussian noise; whether dCor is included is not said, so its weight is a parameter).
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.defenses.base import DEFENSES, add_gaussian
+from benchmark.defenses.distcorr import DistCorr
+
+
+@DEFENSES.register("noise_nopeek")
+class NoiseNoPeek(DistCorr):
+    """CE + weight * dCor(x, z_clean); z = z_clean + noise."""
+
+    class Params(DistCorr.Params):
+        distribution: Literal["gaussian", "laplace"] = Field(description="the noise; laplace: scale = noise_std")
+        when: Literal["always", "after_training"] = Field(
+            description="always (released), or only once the network is trained (Titcombe et al.)"
+        )
+
+    def transform(self, z: Tensor, generator: torch.Generator, phase) -> Tensor:
+        if phase == "train" and self.params.when == "after_training":
+            return z
+        if self.params.distribution == "gaussian":
+            return add_gaussian(z, self.params.noise_std, generator)
+        u = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
+        # inverse CDF; 1 - 2|u| is in (0, 1] because rand is in [0, 1), so the end that gives log 0 is nudged
+        return z - self.params.noise_std * u.sign() * torch.log((1 - 2 * u.abs()).clamp_min(1e-7))

@@ -1,0 +1,12 @@
+"""No defence at all: no bottleneck, no noise. The first row of Tables 1 to 3."""
+
+from benchmark.defenses.base import DEFENSES, Defense
+
+
+@DEFENSES.register("none")
+class NoDefense(Defense):
+    """The cut network as it is; the feature is the cut's own activation map, [128, 8, 8] for VGG11 at 32 px."""
+
+    @classmethod
+    def model_options(cls, params):
+        return {"bottleneck": None}

@@ -1,0 +1,306 @@
+"""From a suite to its cells and jobs. A job's key is a hash of all that its result depends on."""
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmark import data
+from benchmark.attacks import ATTACKS
+from benchmark.defenses import DEFENSES
+from benchmark.errors import UserError
+from benchmark.matrix.load import Change, MatrixFile, Settings
+from benchmark.matrix.schema import Quirks
+from benchmark.matrix.source import suggest
+from benchmark.training.train import VERSION
+
+AXES = ("dataset", "defense", "cem", "attacker", "split", "protocol", "seed")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit of work. `config` holds JSON values only; `parents` are the jobs whose results it reads."""
+
+    kind: str  # train, attack or efficiency
+    config: dict
+    parents: dict[str, "Job"] = field(default_factory=dict)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """32 hexadecimal digits: the same key means the same result."""
+        content = {
+            "kind": self.kind,
+            "config": self.config,
+            "parents": {role: job.key for role, job in self.parents.items()},
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def cell(self) -> dict:
+        """The configuration of the training this job is or belongs to."""
+        return self.parents["train"].config if self.kind == "attack" else self.config
+
+    @property
+    def folder(self) -> str:
+        """Where the finished job lies below the results folder; its name ends in the key."""
+        cell = self.cell
+        row = cell["defense"]["name"]
+        if cell.get("cem"):
+            row += "+cem" if cell["cem"]["estimator"] == "scalar" else f"+cem_{cell['cem']['estimator']}"
+        return f"{cell['dataset']}/{row}/{self.what}-{self.key[:12]}"
+
+    @property
+    def what(self) -> str:
+        """`train`, `efficiency`, or attacker and split."""
+        return f"{self.config['attack']}-{self.config['split']}" if self.kind == "attack" else self.kind
+
+    @property
+    def title(self) -> str:
+        """A line for people, for example `cifar100 patrol+cem seed 125 decoder-infer`."""
+        dataset, row, _ = self.folder.split("/")
+        seed = f" seed {self.cell['seed']}" if "seed" in self.cell else ""
+        return f"{dataset} {row}{seed} {self.what}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table before it is measured; `label` lists what differs from the published setting."""
+
+    suite: str
+    dataset: str
+    defense: str
+    cem: str
+    attacker: str
+    split: str
+    protocol: str
+    seed: int
+    job: Job
+    label: str
+
+
+def expand(
+    file: MatrixFile,
+    suite: str,
+    data_root: Path,
+    where: dict[str, list[str]] | None = None,
+    changes: list[Change] | None = None,
+) -> list[Cell]:
+    """All cells of a suite that match `where`, in the order of the matrix. UserError for an unknown name or path.
+
+    A data set's fingerprint, found below `data_root`, is part of the keys; an unprepared one counts as `None`.
+    """
+    if suite not in file.matrix.suites:
+        raise UserError(f"unknown suite '{suite}'; {suggest(suite, file.matrix.suites)}")
+    fingerprint = functools.cache(lambda name: data.fingerprint(name, data_root))
+    note = functools.cache(lambda name: data.note(name, data_root))
+    expansion = _Expansion(file, suite, changes or [], fingerprint, note)
+    cells = [cell for name in _included(file, suite) for cell in expansion.cells(name)]
+    return select(cells, where or {}, suite)
+
+
+def jobs(cells: list[Cell]) -> list[Job]:
+    """Every job the cells need, once each, parents first."""
+    found: dict[str, Job] = {}
+
+    def add(job: Job) -> None:
+        for parent in job.parents.values():
+            add(parent)
+        found.setdefault(job.key, job)
+
+    for cell in cells:
+        add(cell.job)
+    return list(found.values())
+
+
+def parse_where(texts: list[str]) -> dict[str, list[str]]:
+    """`--where defense=patrol,cem=on` -> {axis: values}; an axis named twice takes both values."""
+    where: dict[str, list[str]] = {}
+    for part in (part for text in texts for part in text.split(",")):
+        axis, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or axis not in AXES or not value:
+            allowed = ", ".join(AXES)
+            raise UserError(f"--where {part.strip()}: write it as axis=value; the axes are {allowed}")
+        where.setdefault(axis, []).append(value)
+    return where
+
+
+def select(cells: list[Cell], where: dict[str, list[str]], suite: str) -> list[Cell]:
+    """The cells that match; a training's own cell stays with the attacks on it."""
+    for axis, values in where.items():
+        known = sorted({str(getattr(cell, axis)) for cell in cells} - {""})
+        for value in values:
+            if value not in known:
+                raise UserError(
+                    f"--where {axis}={value}: the suite '{suite}' has no such cell; {suggest(value, known)}"
+                )
+
+    def matches(cell: Cell, axis: str) -> bool:
+        free = axis in ("attacker", "split") and cell.attacker == "none" and cell.split == "validation"
+        return free or str(getattr(cell, axis)) in where[axis]
+
+    return [cell for cell in cells if all(matches(cell, axis) for axis in where)]
+
+
+def _included(file: MatrixFile, suite: str, path: tuple = ()) -> list[str]:
+    """The suites whose cells `suite` holds: the included ones, then itself."""
+    if suite in path:
+        raise UserError(f"{file.where(('suites', suite))}: the suite '{suite}' includes itself")
+    inner = file.matrix.suites[suite].include
+    names = [name for part in inner for name in _included(file, part, (*path, suite))]
+    return list(dict.fromkeys([*names, suite]))
+
+
+@dataclass(frozen=True)
+class _Expansion:
+    """One expansion: the file, the name that the cells carry, the command line's changes, facts of the data sets."""
+
+    file: MatrixFile
+    label: str
+    changes: list[Change]
+    fingerprint: Callable[[str], str | None]
+    note: Callable[[str], str]
+
+    def cells(self, name: str) -> list[Cell]:
+        suite = self.file.matrix.suites[name]
+        cells = []
+        for dataset, protocol, seed, defense, cem in itertools.product(
+            self.file.members(name, "dataset"),
+            self.file.members(name, "protocol"),
+            suite.seed,
+            self.file.members(name, "defense"),
+            self.file.members(name, "cem"),
+        ):
+            axes = {"dataset": dataset, "defense": defense, "cem": cem, "protocol": protocol, "seed": seed}
+            if not any(_matches(axes, excluded) for excluded in suite.exclude):
+                cells += self._row(name, axes)
+        for dataset in suite.efficiency:
+            cells += self._efficiency(name, dataset)
+        return cells
+
+    def _row(self, name: str, axes: dict) -> list[Cell]:
+        """The training cell and the attack cells of one combination."""
+        suite = self.file.matrix.suites[name]
+        settings = self._settings(name, axes)
+        published = self.file.settings(axes["dataset"], axes["defense"], axes["cem"], [])
+        quirks = self.file.matrix.protocols[axes["protocol"]]
+        parent = self._train_job(axes, settings, quirks)
+        changes = (self.note(axes["dataset"]), _deviation(settings, published))
+        deviation = ", ".join(part for part in changes if part)
+        cells = [Cell(self.label, **axes, attacker="none", split="validation", job=parent, label=deviation)]
+        for attacker, split in itertools.product(self.file.members(name, "attacker"), suite.split):
+            job = _attack_job(parent, attacker, split, settings, quirks)
+            more = _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker])
+            text = ", ".join(part for part in (deviation, more) if part)
+            cells.append(Cell(self.label, **axes, attacker=attacker, split=split, job=job, label=text))
+        return cells
+
+    def _settings(self, name: str, axes: dict) -> Settings:
+        file, suite = self.file, self.file.matrix.suites[name]
+        own = file.changes(("suites", name, "set"), suite.set)
+        for index, override in enumerate(suite.overrides):
+            if _matches(axes, override.where):
+                own += file.changes(("suites", name, "overrides", index, "set"), override.set)
+        return file.settings(axes["dataset"], axes["defense"], axes["cem"], own + self.changes)
+
+    def _train_job(self, axes: dict, settings: Settings, quirks: Quirks) -> Job:
+        defense = {
+            "name": axes["defense"],
+            "version": DEFENSES.get(axes["defense"]).version,
+            "params": settings.params.model_dump(),
+        }
+        facts = data.DATASETS.get(axes["dataset"])
+        config = {
+            "dataset": axes["dataset"],
+            "fingerprint": self.fingerprint(axes["dataset"]),
+            "data": settings.data.model_dump(),
+            "input": {"mean": list(facts.mean), "std": list(facts.std), "crop": facts.crop},
+            "model": settings.model.model_dump(),
+            "train": settings.train.model_dump(),
+            "defense": defense,
+            "cem": settings.cem.model_dump() if settings.cem else None,
+            "quirks": _quirks(quirks, "q1", "q2", "q6"),
+            "seed": axes["seed"],
+            "version": VERSION,
+        }
+        return Job("train", config)
+
+    def _efficiency(self, name: str, dataset: str) -> list[Cell]:
+        """Table S6: PATROL's row, and one row for all others, which share encoder and server."""
+        cells = []
+        for row, defense in (("patrol", "patrol"), ("others", "bottleneck")):
+            settings = self._settings(name, {"dataset": dataset, "defense": defense, "cem": "off"})
+            published = self.file.settings(dataset, defense, "off", [])
+            config = {
+                "dataset": dataset,
+                "model": settings.model.model_dump(),
+                "defense": {"name": defense, "params": settings.params.model_dump()},
+                "efficiency": settings.efficiency.model_dump(),
+                "version": VERSION,
+            }
+            job = Job("efficiency", config)
+            text = _changed("efficiency", settings.efficiency, published.efficiency)
+            cells += [
+                Cell(self.label, dataset, row, "", "none", part, "", 0, job, text) for part in ("encoder", "server")
+            ]
+        return cells
+
+
+def _attack_job(parent: Job, attacker: str, split: str, settings: Settings, quirks: Quirks) -> Job:
+    attack = ATTACKS.get(attacker)
+    parents = {"train": parent}
+    warm = attack.warm_start if quirks.q4_gan_warm_start else None
+    if warm and warm[0] not in settings.attacks:
+        raise UserError(f"with quirk q4 the attacker '{attacker}' starts from '{warm[0]}'; declare that under attacks")
+    if warm and warm != (attacker, split):
+        parents["warm_start"] = _attack_job(parent, *warm, settings, quirks)
+    config = {
+        "attack": attacker,
+        "version": attack.version,
+        "params": settings.attacks[attacker].model_dump(),
+        "split": split,
+        "quirks": _quirks(quirks, "q3", "q5"),
+    }
+    return Job("attack", config, parents)
+
+
+def _quirks(quirks: Quirks, *prefixes: str) -> dict[str, bool]:
+    """The quirks that bear on a job, so that the others do not change its key."""
+    return {key: value for key, value in quirks.model_dump().items() if key.startswith(prefixes)}
+
+
+def _matches(axes: dict, condition: dict[str, object]) -> bool:
+    """Whether the axes have the values of `condition`, each a value or a list of values."""
+    for axis, wanted in condition.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if str(axes.get(axis)) not in [str(value) for value in values]:
+            return False
+    return True
+
+
+def _deviation(settings: Settings, published: Settings) -> str:
+    parts = [
+        _changed("data", settings.data, published.data),
+        _changed("model", settings.model, published.model),
+        _changed("train", settings.train, published.train),
+        _changed("defense", settings.params, published.params),
+        _changed("cem", settings.cem, published.cem),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _changed(section: str, ours, theirs) -> str:
+    """`train.epochs 2 (published 240)` for every value that differs."""
+    if ours is None or theirs is None:
+        return ""
+    new, old = ours.model_dump(), theirs.model_dump()
+
+    def show(value) -> str:
+        if isinstance(value, list):  # no commas: they part one change from the next
+            return "/".join(str(item) for item in value)
+        return "all" if value is None else str(value)
+
+    texts = [f"{section}.{key} {show(new[key])} (published {show(old[key])})" for key in new if new[key] != old[key]]
+    return ", ".join(texts)

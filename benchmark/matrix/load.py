@@ -1,0 +1,184 @@
+"""From the matrix file to checked values: defaults, then a data set's, a suite's and the command line's changes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from benchmark.attacks import ATTACKS
+from benchmark.data import DATASETS
+from benchmark.defenses import DEFENSES
+from benchmark.errors import UserError
+from benchmark.matrix.schema import CEM, Data, Efficiency, Matrix, Model, Train
+from benchmark.matrix.source import Loader, Source, explain, gravest, suggest
+
+DEFAULT = Path(__file__).with_name("matrix.yaml")
+
+# the axes of a suite whose values the matrix declares, and the section that does
+DECLARED = {
+    "dataset": "datasets",
+    "defense": "defenses",
+    "cem": "cem",
+    "attacker": "attacks",
+    "protocol": "protocols",
+}
+
+# what `exclude` and `overrides` may look at: the axes of a table's row
+ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One `set` entry: a dotted path, its value, and where it was written (for messages)."""
+
+    path: str
+    value: object
+    where: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every resolved value of one cell."""
+
+    data: Data
+    model: Model
+    train: Train
+    params: BaseModel  # the defence's
+    cem: CEM | None
+    attacks: dict[str, BaseModel]
+    efficiency: Efficiency
+
+
+class MatrixFile:
+    """A checked matrix file; `settings` resolves the values of one cell.
+
+    Raises UserError naming file, line, key, value and what is allowed.
+    """
+
+    def __init__(self, path: Path = DEFAULT):
+        self.source = Source(Path(path))
+        self.matrix = self._checked(Matrix, self.source.value, self.source.path.name)
+        self._check_names()
+
+    def settings(self, dataset: str, defense: str, cem: str, changes: list[Change]) -> Settings:
+        """The values for a data set, defence and CEM variant after the data set's own changes and `changes`."""
+        sections = self._sections(dataset, defense, cem)
+        own = self.changes(("datasets", dataset, "set"), self.matrix.datasets[dataset].set)
+        for change in own + changes:
+            self._apply(sections, change)
+        return Settings(
+            data=sections["data"],
+            model=sections["model"],
+            train=sections["train"],
+            params=sections[f"defenses.{defense}"],
+            cem=sections["cem"],
+            attacks={name: sections[f"attacks.{name}"] for name in self.matrix.attacks},
+            efficiency=sections["efficiency"],
+        )
+
+    def members(self, suite: str, axis: str) -> list[str]:
+        """The values of a suite's axis; `*` stands for everything the matrix declares of it, in its order."""
+        names = getattr(self.matrix.suites[suite], axis)
+        return list(getattr(self.matrix, DECLARED[axis])) if "*" in names else names
+
+    def changes(self, path: tuple, entries: dict[str, object]) -> list[Change]:
+        """The entries of a `set` mapping that stands at `path` of the file."""
+        return [Change(key, value, self.where((*path, key))) for key, value in entries.items()]
+
+    def where(self, path: tuple) -> str:
+        """`file, line N` of a key."""
+        return f"{self.source.path}, line {self.source.line(path)}"
+
+    def _sections(self, dataset: str, defense: str, cem: str) -> dict[str, BaseModel | None]:
+        matrix = self.matrix
+        sections: dict[str, BaseModel | None] = {
+            "data": matrix.data,
+            "model": matrix.datasets[dataset].model,
+            "train": matrix.train,
+            "cem": matrix.cem[cem],
+            "efficiency": matrix.efficiency,
+        }
+        sections |= {f"defenses.{name}": params for name, params in self._defense_params.items()}
+        sections |= {f"attacks.{name}": params for name, params in self._attack_params.items()}
+        return sections
+
+    def _apply(self, sections: dict[str, BaseModel | None], change: Change) -> None:
+        """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key."""
+        section, _, key = change.path.rpartition(".")
+        kinds = section.split(".")
+        if kinds[0] in ("defenses", "attacks") and kinds[1:] == ["*"]:
+            members = [s for s in sections if s.startswith(kinds[0] + ".") and key in type(sections[s]).model_fields]
+            if not members:
+                raise UserError(f"{change.where}: no member of '{kinds[0]}' has a parameter '{key}'")
+        elif section in sections and key:
+            members = [section]
+        else:
+            raise UserError(f"{change.where}: cannot set '{change.path}'; {suggest(section, _settable(sections))}")
+        for member in members:
+            old = sections[member]
+            if old is not None:  # `cem.*` says nothing to a cell without CEM
+                sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
+
+    def _checked(self, model: type[BaseModel], value, name: str, path: tuple = ()) -> BaseModel:
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            where = self.where((*path, *gravest(error)["loc"]))
+            raise UserError(explain(error, model, where)) from None
+
+    def _check_names(self) -> None:
+        """Names that the file uses must exist, and each plug-in's parameters must be its own."""
+        matrix = self.matrix
+        for name in matrix.datasets:
+            self._known(DATASETS.names(), name, ("datasets", name))
+        self._defense_params = self._plugin_params(DEFENSES, "defenses", matrix.defenses)
+        self._attack_params = self._plugin_params(ATTACKS, "attacks", matrix.attacks)
+        axes = {axis: getattr(matrix, section) for axis, section in DECLARED.items()}
+        axes |= {"efficiency": matrix.datasets, "include": matrix.suites}
+        for suite, content in matrix.suites.items():
+            conditions = [("exclude", index, item) for index, item in enumerate(content.exclude)]
+            conditions += [("overrides", index, item.where) for index, item in enumerate(content.overrides)]
+            for part, index, condition in conditions:
+                for axis in condition:
+                    self._known(ROW_AXES, axis, ("suites", suite, part, index))
+            for axis, known in axes.items():
+                for index, name in enumerate(getattr(content, axis)):
+                    self._known([*known, "*"] if axis in DECLARED else known, name, ("suites", suite, axis, index))
+
+    def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, BaseModel]:
+        params = {}
+        for name, values in entries.items():
+            self._known(registry.names(), name, (section, name))
+            params[name] = self._checked(registry.get(name).Params, values, name, (section, name))
+        return params
+
+    def _known(self, known, name: str, path: tuple) -> None:
+        if name not in known:
+            raise UserError(f"{self.where(path)}: unknown name '{name}'; {suggest(name, known)}")
+
+
+def parse_set(texts: list[str]) -> list[Change]:
+    """`--set path=value` texts of the command line; values are read as YAML."""
+    changes = []
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            raise UserError(f"--set {text}: write it as path=value, for example train.epochs=2")
+        try:
+            parsed = yaml.load(value, Loader=Loader)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
+        changes.append(Change(path.strip(), parsed, f"--set {text}"))
+    return changes
+
+
+def _validate(model: type[BaseModel], value: dict, where: str) -> BaseModel:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise UserError(explain(error, model, where)) from None
+
+
+def _settable(sections) -> list[str]:
+    return [f"{name}.*" for name in sections]

@@ -1,0 +1,141 @@
+"""The typed form of the matrix file: every key, its type, its range and its meaning.
+
+The classes here are also what a resolved job holds, so a value is checked once, by one rule, wherever it came from
+(the file, a suite's `set`, the command line). Times are in epochs; fractions of an epoch count are in [0, 1].
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Strict(BaseModel):
+    """A frozen record that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# YAML and the command line write 1 where 1.0 is meant; everything else stays strictly typed.
+Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=False, ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Data(Strict):
+    """Which images a cell uses; `null` takes all of them, a number the class-balanced first ones."""
+
+    train_images: Count | None = Field(None, description="training images; null = all")
+    test_images: Count | None = Field(None, description="test images; null = all")
+
+
+class Model(Strict):
+    """The split network (supplement S6; facts of the released code)."""
+
+    arch: Literal["vgg11", "resnet20"] = Field(description="architecture of encoder and server")
+    cut: Literal["c1", "c2", "c3"] = Field("c2", description="where the network is cut")
+    bottleneck: Count | None = Field(8, description="channels of the feature after the bottleneck conv")
+
+
+class Train(Strict):
+    """How encoder and server are trained (paper section 5.1; released code where the paper is silent)."""
+
+    epochs: Count = Field(description="passes over the training images")
+    batch_size: Count = Field(description="images in a step; the last, smaller batch of an epoch is left out")
+    lr: Annotated[Number, Field(gt=0)] = Field(description="peak learning rate of SGD")
+    momentum: Annotated[Fraction, Field(lt=1)] = Field(description="momentum of SGD")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty of SGD")
+    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(description="epochs of linear warm-up from 0 to lr")
+    milestones: list[Fraction] = Field(description="fractions of `epochs` at which lr is multiplied by `decay`")
+    decay: Annotated[Fraction, Field(gt=0)] = Field(description="factor on lr at each milestone")
+    select_after: Fraction = Field(
+        description="fraction of `epochs` after which the best epoch is kept as the checkpoint"
+    )
+    validation_fraction: Annotated[Fraction, Field(gt=0, lt=0.5)] = Field(
+        description="share of the training images held out to choose the checkpoint; used with quirk q6 off"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on CUDA; on a CPU whichever a short measurement finds faster"
+    )
+
+
+class CEM(Strict):
+    """Conditional entropy maximisation (Eq 5-8, Algorithm 1; `scalar` is the released form)."""
+
+    estimator: Literal["scalar", "diagonal", "full"] = Field(description="form of a component's covariance")
+    weight: Annotated[Number, Field(ge=0)] = Field(description="lambda of Eq 8")
+    components: Count = Field(description="mixture components a class (Algorithm 1's k = 3 n gives 3)")
+    scope: Literal["class", "all"] = Field("class", description="cluster within each class, or all features at once")
+    start_epoch: Annotated[int, Field(ge=2)] = Field(2, description="first epoch (from 1) that has the term")
+    lr_scaled: bool = Field(
+        description="gradient scaled by weight*0.001/lr while lr >= 0.00041, then by weight (released code)"
+    )
+    threshold: Annotated[Number, Field(gt=0)] = Field(0.125, description="t of the scalar form's floor t*sigma^2")
+
+
+class Quirks(Strict):
+    """Behaviours of the released code that are not in the paper; each can be turned on and off alone."""
+
+    q1_first_class_lookup: bool = Field(description="scalar CEM reads mostly the first class's statistics")
+    q2_batch_weight_x10: bool = Field(description="a batch moves a component's statistics ten times as far")
+    q3_attack_without_mask: bool = Field(description="the dropout mask is off when the attack is run")
+    q4_gan_warm_start: bool = Field(
+        description="the GAN's generator starts as the decoder that was fitted on 90 % of the test images"
+    )
+    q5_ordered_split: bool = Field(
+        description="`infer` fits on the first 90 % of the test images in stored order, scores on the last 10 %"
+    )
+    q6_test_selection: bool = Field(description="the checkpoint is chosen by accuracy on the test images")
+
+
+class Efficiency(Strict):
+    """How Table S6 is measured."""
+
+    batches: Count = Field(description="timed batches; the printed number is for 100, fewer are scaled up")
+    batch_size: Count = Field(description="images in a batch")
+    warmup: Annotated[int, Field(ge=0)] = Field(description="untimed batches before")
+
+
+class Dataset(Strict):
+    """A data set's own settings; `set` changes any default for its cells."""
+
+    model: Model
+    set: dict[str, object] = Field(default_factory=dict)
+
+
+class Override(Strict):
+    """Changes for the cells that match `where` (axis -> value or list of values)."""
+
+    where: dict[str, object]
+    set: dict[str, object]
+
+
+class Suite(Strict):
+    """A product of axes less the exclusions, with changes for all or some of its cells."""
+
+    description: str = ""
+    include: list[str] = Field(default_factory=list, description="suites whose cells this one holds as well")
+    dataset: list[str] = Field(default_factory=list)
+    defense: list[str] = Field(default_factory=list)
+    cem: list[str] = Field(default_factory=list)
+    attacker: list[str] = Field(default_factory=list)
+    split: list[Literal["train", "infer"]] = Field(default_factory=list)
+    protocol: list[str] = Field(default_factory=list)
+    seed: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
+    efficiency: list[str] = Field(default_factory=list, description="data sets for the rows of Table S6")
+    exclude: list[dict[str, object]] = Field(default_factory=list)
+    set: dict[str, object] = Field(default_factory=dict)
+    overrides: list[Override] = Field(default_factory=list)
+
+
+class Matrix(Strict):
+    """The whole matrix file."""
+
+    datasets: dict[str, Dataset]
+    data: Data
+    train: Train
+    defenses: dict[str, dict[str, object]] = Field(description="defence -> its parameters, as its file declares")
+    cem: dict[str, CEM | None] = Field(description="name of a variant -> its settings; null is no CEM")
+    attacks: dict[str, dict[str, object]] = Field(description="attacker -> its parameters, as its file declares")
+    protocols: dict[str, Quirks]
+    efficiency: Efficiency
+    suites: dict[str, Suite]

@@ -1,0 +1,61 @@
+"""MSE and PSNR of reconstructions, and the numbers that a table or an analysis wants of a set of them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+
+SMALLEST_MSE = 1e-10  # PSNR is capped at 100 dB, so that one perfect image does not make a mean infinite
+
+
+def mse_per_image(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error of images in [0, 1], two of [N, ...] -> fp32 [N]. ValueError if shapes differ."""
+    if a.shape != b.shape:
+        raise ValueError(f"MSE compares images of one shape, not {a.shape} and {b.shape}")
+    return (a.float() - b.float()).square().flatten(1).mean(1)
+
+
+def psnr_per_image(a: Tensor, b: Tensor) -> Tensor:
+    """10 log10(1 / MSE) in dB, two of [N, ...] -> fp32 [N]; at most 100 dB, the value of equal images."""
+    return _psnr(mse_per_image(a, b))
+
+
+def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -> dict[str, float]:
+    """Numbers for a set of reconstructed images, from MSE [N] and SSIM [N] in the order of scoring.
+
+    mse, ssim: means over the images. PSNR in dB, each PSNR capped at 100:
+    psnr_db: of the MSE of each of the consecutive batches, averaged with the batches' sizes as weights (the
+    paper's tables); psnr_db_per_image: mean of each image's own; psnr_db_of_mean_mse: of the mean MSE.
+    mse_worst_1_percent, ssim_worst_1_percent: means over the 1 % of images (one at least) that are
+    reconstructed best by that metric, the worst case for privacy. A NaN among the inputs makes every number
+    that depends on it NaN. Raises UserError for no images at all, ValueError for tensors of different
+    lengths.
+    """
+    if per_image_mse.shape != per_image_ssim.shape or per_image_mse.dim() != 1:
+        raise ValueError(f"one MSE and one SSIM an image, not {per_image_mse.shape} and {per_image_ssim.shape}")
+    if len(per_image_mse) == 0:
+        raise UserError("no reconstructed images to score; give the test set at least one image")
+    mse, ssim = per_image_mse.detach().cpu().double(), per_image_ssim.detach().cpu().double()
+    parts = mse.split(batch)
+    summary = {
+        "mse": mse.mean(),
+        "ssim": ssim.mean(),
+        "psnr_db": sum(_psnr(part.mean()) * len(part) for part in parts) / len(mse),
+        "psnr_db_per_image": _psnr(mse).mean(),
+        "psnr_db_of_mean_mse": _psnr(mse.mean()),
+        "mse_worst_1_percent": _lowest_percent(mse),
+        "ssim_worst_1_percent": -_lowest_percent(-ssim),
+    }
+    return {name: float(value) for name, value in summary.items()}
+
+
+def _psnr(mse: Tensor) -> Tensor:
+    return -10 * mse.clamp_min(SMALLEST_MSE).log10()
+
+
+def _lowest_percent(values: Tensor) -> Tensor:
+    if values.isnan().any():  # sorting would put it last and drop it
+        return torch.tensor(math.nan)
+    return values.sort().values[: max(len(values) // 100, 1)].mean()

@@ -1,0 +1,32 @@
+"""The GAN attack's critic. Architecture: released code (after Zhang et al., CVPR 2020)."""
+
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+
+
+class Critic(nn.Module):
+    """Images [B, 3, image_size, image_size] -> one unbounded value each, [B].
+
+    Three 5x5 convs of stride 2 (64, 128, 256 channels; InstanceNorm on the last two; LeakyReLU 0.2) and a 4x4
+    conv to one channel. Its map is 1x1 at 32 px; at other sizes the map is averaged. Raises UserError below
+    25 px.
+    """
+
+    def __init__(self, image_size: int):
+        super().__init__()
+        if image_size < 25:
+            raise UserError(f"the GAN critic needs images of 25 px or more, not {image_size} px")
+        self.layers = nn.Sequential(
+            _halving(3, 64), nn.LeakyReLU(0.2),
+            _halving(64, 128), nn.InstanceNorm2d(128, affine=True), nn.LeakyReLU(0.2),
+            _halving(128, 256), nn.InstanceNorm2d(256, affine=True), nn.LeakyReLU(0.2),
+            nn.Conv2d(256, 1, 4),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean((1, 2, 3))
+
+
+def _halving(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)

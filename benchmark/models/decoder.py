@@ -1,0 +1,62 @@
+"""The attackers' decoder: feature -> image. Supplement S3 and figure S1; details from the released code."""
+
+import math
+
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+from benchmark.models.split import conv3x3
+
+WIDTH = 64
+
+
+class ResidualBlock(nn.Module):
+    """BN, ReLU, conv3x3, BN, ReLU, conv3x3, plus shortcut: [B, inputs, H, W] -> [B, outputs, H, W].
+
+    The shortcut is a 1x1 conv without bias and BN where the widths differ, else the identity.
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        # not in place: the first BN's input is also the shortcut's
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(inputs), nn.ReLU(), conv3x3(inputs, outputs),
+            nn.BatchNorm2d(outputs), nn.ReLU(), conv3x3(outputs, outputs),
+        )  # fmt: skip
+        self.shortcut = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + self.shortcut(x)
+
+
+class Decoder(nn.Sequential):
+    """Feature [B, C, h, w] -> image in [0, 1], [B, 3, image_size, image_size].
+
+    711,539 parameters for (8, 8, 8) -> 32 px (the supplement prints 711.54k). One transposed conv per
+    doubling; a residual block stands in for each of the first two doublings that is not needed. blocks:
+    residual blocks before them (8; 4 in the ResSFL adversary). Raises UserError where the image is not the
+    feature doubled a whole number of times.
+    """
+
+    def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int = 8):
+        channels, height, width = feature_shape
+        doublings = round(math.log2(image_size / height))
+        if height != width or doublings < 0 or height << doublings != image_size:
+            raise UserError(
+                f"a decoder from {height}x{width} to {image_size} px needs a whole number of doublings; "
+                "choose another cut or image size"
+            )
+        layers = [ResidualBlock(channels, WIDTH), nn.ReLU()]
+        for _ in range(blocks):
+            layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
+        for _ in range(doublings):
+            layers += [_doubling(), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+        for _ in range(2 - doublings):
+            layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
+        super().__init__(*layers, ResidualBlock(WIDTH, 3), nn.Sigmoid())
+
+
+def _doubling() -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(WIDTH, WIDTH, 3, stride=2, padding=1, output_padding=1)

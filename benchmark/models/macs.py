@@ -1,0 +1,56 @@
+"""Sizes of networks as Table S6 and supplement S3 state them: parameters and multiply-accumulates (MAC)."""
+
+import torch
+from torch import Tensor, nn
+
+WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
+POOLS = (nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+
+
+def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:
+    """Numbers for one image: run `module` on `example_inputs` ([B, ...], any B) and count.
+
+    params: parameters (buffers are not counted).
+    macs_conv: multiplications of convs and linear layers alone; those of a transposed conv at its input's
+    resolution, which is where they are done.
+    macs_all: the convention nearest the printed numbers: transposed convs at their output's resolution, one
+    for each bias that is added, two for each element normalised, one for each activated, one for each element
+    pooled. Sums over shortcuts count in neither. The module's mode and its BatchNorm statistics stay as they
+    were.
+    """
+    totals = {"macs_conv": 0, "macs_all": 0}
+
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        for key, value in zip(totals, _layer(layer, inputs[0][0], output[0]), strict=True):
+            totals[key] += value
+
+    leaves = [layer for layer in module.modules() if isinstance(layer, WEIGHTED + NORMS + ACTIVATIONS + POOLS)]
+    handles = [layer.register_forward_hook(hook) for layer in leaves]
+    modes = {layer: layer.training for layer in module.modules()}
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(*example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, mode in modes.items():
+            layer.training = mode
+    return {"params": sum(parameter.numel() for parameter in module.parameters()), **totals}
+
+
+def _layer(layer: nn.Module, source: Tensor, output: Tensor) -> tuple[int, int]:
+    """(macs_conv, macs_all) of one layer, from one image's input and output."""
+    if isinstance(layer, WEIGHTED):
+        positions = output[0].numel() if output.dim() == 3 else 1
+        if isinstance(layer, nn.ConvTranspose2d):
+            multiplications = layer.weight.numel() * source[0].numel()
+        else:
+            multiplications = layer.weight.numel() * positions
+        biases = 0 if layer.bias is None else output.numel()
+        return multiplications, layer.weight.numel() * positions + biases
+    if isinstance(layer, NORMS):
+        return 0, 2 * output.numel()
+    return 0, source.numel()

@@ -1,0 +1,51 @@
+"""A network cut in two: the encoder on the device, the server model in the cloud."""
+
+from torch import Tensor, nn
+
+
+class Encoder(nn.Sequential):
+    """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w]."""
+
+    @property
+    def convs(self) -> list[nn.Conv2d]:
+        """The conv layers in the order of the data's way through them."""
+        return [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Output channels of every conv layer, front and bottleneck included; `build` takes them back."""
+        return tuple(conv.out_channels for conv in self.convs)
+
+
+class SplitModel(nn.Module):
+    """encoder: normalised images [B, 3, H, W] -> feature [B, C, h, w]; server: feature -> logits [B, K].
+
+    feature_shape: (C, h, w).
+    """
+
+    def __init__(self, encoder: Encoder, server: nn.Module, feature_shape: tuple[int, int, int]):
+        super().__init__()
+        self.encoder, self.server, self.feature_shape = encoder, server, feature_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, classes] of the undefended path: no noise, no mask."""
+        return self.server(self.encoder(x))
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:
+    return [conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def bottleneck_pair(inputs: int, outputs: int, width: int | None) -> tuple[list[nn.Module], list[nn.Module]]:
+    """End of the encoder, start of the server: conv inputs -> width, Sigmoid | conv width -> outputs.
+
+    Neither conv has a BatchNorm or a ReLU (released code: "noRELU, 8 channels, stride 1"). Two empty lists
+    where `width` is None.
+    """
+    if width is None:
+        return [], []
+    return [conv3x3(inputs, width), nn.Sigmoid()], [conv3x3(width, outputs)]

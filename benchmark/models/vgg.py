@@ -1,0 +1,62 @@
+"""VGG11 with BatchNorm, cut after one of its first three conv layers (paper: after the second)."""
+
+import torch
+from torch import nn
+
+from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv_bn_relu
+
+PLAN = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+# cut -> entries of PLAN that the encoder gets: [64, 16, 16], [128, 8, 8] and [256, 8, 8] at 32 px
+CUTS = {"c1": 2, "c2": 4, "c3": 5}
+
+
+def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ...]:
+    """Output channels of the encoder's convs before any pruning."""
+    convs = tuple(entry for entry in PLAN[: CUTS[cut]] if entry != "pool")
+    return (front,) * (front is not None) + convs + (bottleneck,) * (bottleneck is not None)
+
+
+def build(
+    classes: int,
+    image_size: int,
+    cut: str,
+    bottleneck: int | None,
+    front: int | None,
+    widths: tuple[int, ...],
+) -> SplitModel:
+    """The model with the encoder's convs `widths` wide. Arguments as checked by `benchmark.models.build`."""
+    left, right = PLAN[: CUTS[cut]], PLAN[CUTS[cut] :]
+    convs = iter(widths)
+    layers, channels = [], 3
+    for entry in (("front",) if front is not None else ()) + left:
+        if entry == "pool":
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += conv_bn_relu(channels, channels := next(convs))
+    full = [entry for entry in left if entry != "pool"][-1]  # the server does not shrink with the encoder
+    narrow, widen = bottleneck_pair(channels, full, bottleneck)
+    encoder = Encoder(*layers, *narrow)
+    _initialise(encoder)
+    side = image_size >> left.count("pool")
+    shape = (encoder.widths[-1], side, side)
+    return SplitModel(encoder, _server(widen, full, right, image_size // 32, classes), shape)
+
+
+def _server(first: list[nn.Module], channels: int, plan: tuple, side: int, classes: int) -> nn.Sequential:
+    layers = list(first)
+    for entry in plan:
+        if entry == "pool":
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += conv_bn_relu(channels, channels := entry)
+    layers += [nn.Flatten(), nn.Dropout(), nn.Linear(channels * side * side, 512), nn.ReLU(inplace=True)]
+    layers += [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)]
+    return nn.Sequential(*layers)
+
+
+def _initialise(encoder: Encoder) -> None:
+    """Xavier-uniform weights, zero biases (released code)."""
+    for conv in encoder.convs:
+        nn.init.xavier_uniform_(conv.weight)
+        with torch.no_grad():
+            conv.bias.zero_()

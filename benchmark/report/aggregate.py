@@ -1,0 +1,69 @@
+"""From the store to the tidy frame: one row for each cell, metric and seed, measured or not."""
+
+import math
+
+import pandas as pd
+
+from benchmark.matrix.expand import Cell
+from benchmark.report.frame import COLUMNS
+from benchmark.runner.store import Store
+
+TRAINING = ("accuracy_percent",)
+ATTACK = (
+    "mse",
+    "ssim",
+    "psnr_db",
+    "psnr_db_per_image",
+    "psnr_db_of_mean_mse",
+    "mse_worst_1_percent",
+    "ssim_worst_1_percent",
+)
+EFFICIENCY = ("params_m", "mmac", "mmac_conv", "inference_ms")
+
+
+def tidy_frame(cells: list[Cell], store: Store) -> pd.DataFrame:
+    """The results of `cells`, with NaN and a reason where there is none. UserError for a damaged results file."""
+    return pd.DataFrame([row for cell in cells for row in _rows(cell, store)], columns=COLUMNS)
+
+
+def devices(cells: list[Cell], store: Store) -> list[dict]:
+    """Provenance of the finished jobs of `cells`, a record for each job, in order."""
+    jobs = {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
+    return [{"job": job.title} | store.provenance(job) for job in jobs.values() if store.done(job)]
+
+
+def _rows(cell: Cell, store: Store) -> list[dict]:
+    status, reason = store.status(cell.job)
+    status = {"waiting": "missing"}.get(status, status)
+    values = store.metrics(cell.job)["values"] if status == "done" else {}
+    if cell.job.kind == "efficiency":
+        metrics, prefix = EFFICIENCY, f"{cell.split}_"
+    else:
+        metrics, prefix = (ATTACK if cell.job.kind == "attack" else TRAINING), ""
+    label = cell.label
+    if cell.job.kind == "efficiency" and status == "done":
+        device = f"device {store.provenance(cell.job)['device']} (published RTX 4090)"
+        label = ", ".join(part for part in (label, device.replace(", ", " with ")) if part)
+    rows = []
+    for metric in metrics:
+        value = values.get(prefix + metric)
+        lost = status == "done" and prefix + metric not in values
+        rows.append(
+            {
+                "suite": cell.suite,
+                "dataset": cell.dataset,
+                "defense": cell.defense,
+                "cem": cell.cem,
+                "protocol": cell.protocol,
+                "attacker": cell.attacker,
+                "split": cell.split,
+                "metric": metric,
+                "seed": cell.seed,
+                "value": math.nan if value is None else value,
+                "status": "missing" if lost else status,
+                "reason": "not recorded" if lost else reason,
+                "key": cell.job.key,
+                "label": label,
+            }
+        )
+    return rows

@@ -1,0 +1,84 @@
+"""How defences, data sets, attackers and metrics are called, ordered, rounded and compared in print."""
+
+from dataclasses import dataclass
+
+# The seven rows of Tables 1-3 and S1-S5, in the printed order; the "Average" rows are over these.
+DEFENSES = {
+    "bottleneck": "Bottleneck",
+    "distcorr": "DistCorr",
+    "dropout": "Dropout",
+    "patrol": "PATROL",
+    "ressfl": "ResSFL",
+    "noise_nopeek": "Noise_Nopeek",
+    "noise_arl": "Noise_ARL",
+}
+_OTHER_ROWS = {"none": "No defence", "others": "Others"}
+DATASETS = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "tinyimagenet": "TinyImageNet",
+    "facescrub": "FaceScrub",
+}
+ATTACKERS = {"decoder": "Dec.-based", "gan": "GAN-based"}
+
+# (data set, layout) -> the number under which the paper or its supplement prints that table
+PRINTED_TABLES = {
+    ("cifar10", "mse"): "1",
+    ("tinyimagenet", "mse"): "2",
+    ("facescrub", "mse"): "3",
+    ("cifar10", "ssim_psnr"): "S1",
+    ("cifar100", "ssim_psnr"): "S2",
+    ("tinyimagenet", "ssim_psnr"): "S3",
+    ("facescrub", "ssim_psnr"): "S4",
+    ("cifar100", "mse"): "S5",
+    ("cifar10", "efficiency"): "S6",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """title: the heading; better: "higher" or "lower" (for the defender) or ""; decimals as printed."""
+
+    title: str
+    better: str
+    decimals: int
+
+    @property
+    def heading(self) -> str:
+        return self.title + {"higher": "↑", "lower": "↓", "": ""}[self.better]
+
+
+METRICS = {
+    "accuracy_percent": Metric("Acc.", "higher", 2),
+    "mse": Metric("MSE", "higher", 4),
+    "ssim": Metric("SSIM", "lower", 3),
+    "psnr_db": Metric("PSNR", "lower", 2),
+    "params_m": Metric("Parameters (M)", "", 3),
+    "mmac": Metric("MMAC", "", 2),
+    "inference_ms": Metric("Inference time (ms)", "", 2),
+}
+
+
+def base_metric(name: str) -> str:
+    """The printed metric that `name` is a form of (`psnr_db_per_image` -> `psnr_db`), else `name` itself."""
+    return next((base for base in METRICS if name == base or name.startswith(base + "_")), name)
+
+
+def metric(name: str) -> Metric:
+    """Heading, direction and decimals of a metric; a form of a printed one inherits all but the title."""
+    known = METRICS.get(base_metric(name), Metric(name, "", 4))
+    return known if name in METRICS else Metric(name, known.better, known.decimals)
+
+
+def dataset_title(name: str) -> str:
+    return DATASETS.get(name, name)
+
+
+def row_label(defense: str, cem: str) -> str:
+    """`Bottleneck`, `Bottleneck+CEM`, and `Bottleneck+CEM (full)` for another variant of CEM."""
+    label = DEFENSES.get(defense) or _OTHER_ROWS.get(defense, defense)
+    return label + {"off": "", "on": "+CEM"}.get(cem, f"+CEM ({cem})")
+
+
+def average_label(cem: str) -> str:
+    return {"off": "Average w/o CEM", "on": "Average w/ CEM"}.get(cem, f"Average w/ CEM ({cem})")

@@ -1,0 +1,107 @@
+"""Tables to files: Markdown, LaTeX, JSON, the tidy CSV and an index; the same frame gives the same bytes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from benchmark.errors import UserError
+from benchmark.report.frame import tidy
+from benchmark.report.tables import build_tables
+
+_MARKDOWN = str.maketrans(
+    {char: "\\" + char for char in "\\`*_[]|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
+)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"{\char34}",  # some language packages make the plain one a command
+    "[": "{[}",  # at the start of a row it would be read as the option of the \\ before it
+    "]": "{]}",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "±": r"$\pm$",
+    "–": "--",
+    "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
+} | {char: "\\" + char for char in "&%$#_{}"}
+
+
+def escape_markdown(item) -> str:
+    """Text in which no character is markup, HTML included."""
+    return str(item).translate(_MARKDOWN)
+
+
+def escape_latex(item) -> str:
+    """Text that LaTeX prints as it stands; a character its fonts may lack becomes its code point (U+4E2D)."""
+    return "".join(_latex_character(char) for char in str(item))
+
+
+def _latex_character(char: str) -> str:
+    if char in _LATEX:
+        return _LATEX[char]
+    if char < " " or "\x7f" <= char <= "\x9f":
+        return " "
+    return char if char <= "\xff" else f"U+{ord(char):04X}"
+
+
+@cache
+def environment(kind: str) -> Environment:
+    """Templates of one kind ("md", "tex" or "html"). Every expression in them is escaped for that kind."""
+    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    if kind == "html":
+        options |= {"autoescape": True}
+    elif kind == "md":
+        options |= {"finalize": escape_markdown}
+    else:  # LaTeX is full of braces and percent signs
+        options |= {"finalize": escape_latex, "variable_start_string": "<<", "variable_end_string": ">>"}
+        options |= {"block_start_string": "<%", "block_end_string": "%>"}
+        options |= {"comment_start_string": "<#", "comment_end_string": "#>"}
+    return Environment(loader=PackageLoader("benchmark.report", "templates"), undefined=StrictUndefined, **options)
+
+
+def write_tables(
+    frame: pd.DataFrame, out_dir: Path, compare: bool = False, extra_metrics: Sequence[str] = ()
+) -> list[Path]:
+    """Write NAME.md and NAME.tex of every table, all_tables.tex, results.csv, tables.json and README.md.
+
+    frame, compare, extra_metrics: as in `build_tables`. Returns the written paths. Raises UserError for a
+    frame that is not tidy and for a folder that cannot be written.
+    """
+    frame = tidy(frame)
+    tables = build_tables(frame, compare, extra_metrics)
+    texts = {}
+    for table in tables:
+        texts[f"{table.name}.md"] = environment("md").get_template("table.md.j2").render(table=table)
+        texts[f"{table.name}.tex"] = environment("tex").get_template("table.tex.j2").render(table=table)
+    texts["all_tables.tex"] = environment("tex").get_template("all_tables.tex.j2").render(tables=tables)
+    texts["README.md"] = environment("md").get_template("index.md.j2").render(tables=tables)
+    texts["results.csv"] = frame.to_csv(index=False, lineterminator="\n")
+    texts["tables.json"] = (
+        json.dumps(
+            [{"title": table.title} | asdict(table) for table in tables],
+            indent=1,
+            ensure_ascii=False,
+            allow_nan=False,
+        )
+        + "\n"
+    )
+    return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file and the folders above it; returns the path. UserError where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
+    return path

@@ -1,0 +1,69 @@
+"""The report stage: from cells and the store to files and to a verdict."""
+
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell
+from benchmark.matrix.source import suggest
+from benchmark.report import diff, published
+from benchmark.report.aggregate import ATTACK, devices, tidy_frame
+from benchmark.report.html import render_page
+from benchmark.report.render import write_tables, write_text
+from benchmark.report.tables import build_tables
+from benchmark.runner.store import Store
+
+SHOWN = ("job", "device", "precision", "seconds", "peak_memory_mib", "finished", "commit")
+
+
+def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: list[str]) -> list[Path]:
+    """Write the tables of `cells` and report.html to the folder `out`; returns the paths.
+
+    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables.
+    UserError for a damaged result, an unknown metric or an unwritable folder.
+    """
+    store = Store(results)
+    for name in metrics:
+        if name not in ATTACK:
+            raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
+    frame = tidy_frame(cells, store)
+    paths = write_tables(frame, out, compare, metrics)
+    tables = build_tables(frame, compare, metrics)
+    provenance = [{key: record.get(key, "") for key in SHOWN} for record in devices(cells, store)]
+    title = f"Model inversion benchmark: {cells[0].suite}"
+    page = render_page(tables, provenance, _pictures(cells, store), title)
+    return [*paths, write_text(out / "report.html", page)]
+
+
+def compare_with(
+    cells: list[Cell], results: Path, against: Path | None, tolerances: list[str], markdown: Path | None
+) -> int:
+    """Print every cell beside the published value, or beside an earlier run's; the exit status of `diff`."""
+    reference = diff.read_reference(against) if against else published.reference()
+    result = diff.diff(reference, tidy_frame(cells, Store(results)), _tolerances(tolerances))
+    print(diff.to_text(result), end="")
+    if markdown:
+        write_text(markdown, diff.to_markdown(result))
+    return diff.exit_status(result)
+
+
+def _tolerances(texts: list[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        metric, _, value = text.partition("=")
+        try:
+            found[metric.strip()] = float(value)
+        except ValueError:
+            raise UserError(f"--tolerance {text}: write it as metric=number, for example mse=0.1") from None
+    return found
+
+
+def _pictures(cells: list[Cell], store: Store) -> list[tuple[str, bytes]]:
+    """(caption, PNG) of the reconstructions of every finished attack that has a picture."""
+    found = []
+    for cell in cells:
+        path = store.path(cell.job) / "reconstructions.png"
+        if cell.attacker != "none" and path.is_file():
+            cem = "" if cell.cem == "off" else f" + CEM ({cell.cem})"
+            protocol = f", {cell.protocol}, seed {cell.seed}"
+            found.append((f"{cell.defense}{cem}: {cell.attacker}, {cell.split}{protocol}", path.read_bytes()))
+    return found

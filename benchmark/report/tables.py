@@ -1,0 +1,376 @@
+"""The paper's tables as plain data, built from the tidy frame; rendering is render.py's and html.py's."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from benchmark.report import names, published
+from benchmark.report.frame import Summary, half_width, summarise, tidy
+
+DASH = "–"
+EFFICIENCY_SPLITS = ("encoder", "server")
+_NOT_IN_SUITE = "not in this suite"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: what is printed; behind: the published value or ""; notes: numbers of the table's notes."""
+
+    text: str
+    bold: bool
+    behind: str
+    notes: tuple[int, ...]
+    value: float | None
+    half_width: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    cells: list[Cell]
+    rule_above: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring columns under one heading; title "" for columns that stand alone."""
+
+    title: str
+    columns: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1."""
+
+    name: str
+    number: str
+    subject: str
+    caption: str
+    stub: str
+    groups: list[Group]
+    rows: list[Row]
+    notes: list[str]
+
+    @property
+    def title(self) -> str:
+        return f"Table {self.number}: {self.subject}"
+
+    @property
+    def width(self) -> int:
+        """Columns of cells, the row labels not counted."""
+        return sum(len(group.columns) for group in self.groups)
+
+    @property
+    def spans(self) -> list[tuple[str, int, int]]:
+        """(title, first, last) of every titled group; columns count from 1, which is the row labels."""
+        spans, first = [], 2
+        for group in self.groups:
+            if group.title:
+                spans.append((group.title, first, first + len(group.columns) - 1))
+            first += len(group.columns)
+        return spans
+
+
+@dataclass(frozen=True)
+class _Column:
+    group: str
+    heading: str
+    attacker: str
+    split: str
+    metric: str
+    decimals: int
+
+
+@dataclass
+class _Draft:
+    """One table under construction: columns, rows (defense, cem) and where their cells are looked up."""
+
+    dataset: str
+    columns: list[_Column]
+    rows: list[tuple[str, str]]
+    summaries: dict[tuple, Summary]
+    printed: dict[tuple, float]
+    mixed: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self, defense: str, cem: str, column: _Column) -> Summary | None:
+        key = (self.dataset, defense, cem, column.attacker, column.split, column.metric)
+        return self.summaries.get(key)
+
+    def mean(self, defense: str, cem: str, column: _Column) -> float | None:
+        summary = self.summary(defense, cem, column)
+        return summary.mean if summary else None
+
+    def labels(self) -> set[str]:
+        found = (self.summary(*row, column) for row in self.rows for column in self.columns)
+        return set().union(*(summary.labels for summary in found if summary and summary.values))
+
+    def note(self, text: str) -> int:
+        """The number of a note; the same text has one number."""
+        if text not in self.notes:
+            self.notes.append(text)
+        return self.notes.index(text) + 1
+
+
+def build_tables(frame: pd.DataFrame, compare: bool = False, extra_metrics: Sequence[str] = ()) -> list[Table]:
+    """Every table that the frame (frame.py) has cells for, one of each per suite and protocol.
+
+    For each data set these are the layouts `mse` (Tables 1-3, S5) and `ssim_psnr` (S1-S4), and for its
+    efficiency rows the layout of S6.
+
+    compare: print the published value behind the produced one, in brackets.
+    extra_metrics: further metrics (`psnr_db_per_image`, ...) as columns of the `ssim_psnr` tables.
+    Raises UserError for a frame that is not tidy.
+    """
+    frame = tidy(frame)
+    several = frame["suite"].nunique() > 1
+    tables = []
+    for (suite, protocol), part in frame.groupby(["suite", "protocol"], sort=True):
+        summaries = summarise(part)
+        for dataset, layout in _layouts(part):
+            draft = _draft(part[part["dataset"] == dataset], dataset, layout, summaries, extra_metrics)
+            tables.append(_finish(draft, layout, protocol, suite if several else "", compare))
+    return _with_own_names(tables)
+
+
+def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
+    """The (data set, layout) pairs with cells: the printed tables in their order, then the rest."""
+    efficiency = part["split"].isin(EFFICIENCY_SPLITS)
+    found = {(name, "efficiency") for name in part[efficiency]["dataset"]}
+    found |= {(name, layout) for name in part[~efficiency]["dataset"] for layout in ("mse", "ssim_psnr")}
+    order = list(names.PRINTED_TABLES)
+    return sorted(found, key=lambda pair: (order.index(pair) if pair in order else len(order), pair))
+
+
+def _draft(part, dataset: str, layout: str, summaries: dict, extra_metrics: Sequence[str]) -> _Draft:
+    efficiency = part["split"].isin(EFFICIENCY_SPLITS)
+    if layout == "efficiency":
+        columns, rows = _efficiency_columns(), _efficiency_rows(part[efficiency])
+    else:
+        columns = _attack_columns(layout, part, extra_metrics)
+        rows = _method_rows(part[~efficiency], dataset, layout)
+    return _Draft(dataset, columns, rows, summaries, {})
+
+
+def _attack_columns(layout: str, part: pd.DataFrame, extra_metrics: Sequence[str]) -> list[_Column]:
+    accuracy = names.metric("accuracy_percent")
+    columns = [_Column("", accuracy.heading, "none", "validation", "accuracy_percent", accuracy.decimals)]
+    others = sorted(set(part["attacker"]) - set(names.ATTACKERS) - {"none"})
+    for attacker in [*names.ATTACKERS, *others]:
+        title = names.ATTACKERS.get(attacker, f"{attacker}-based")
+        if layout == "mse":
+            digits = names.metric("mse").decimals
+            for split, heading in (("train", "Train↑"), ("infer", "Infer↑")):
+                columns.append(_Column(f"{title} MSE", heading, attacker, split, "mse", digits))
+        else:
+            for name in dict.fromkeys(["ssim", "psnr_db", *extra_metrics]):
+                metric = names.metric(name)
+                columns.append(_Column(f"{title} MIA", metric.heading, attacker, "infer", name, metric.decimals))
+    return columns
+
+
+def _efficiency_columns() -> list[_Column]:
+    decimals = {"encoder": (3, 1, 2), "server": (2, 2, 2)}  # as S6 prints them
+    titles = {"encoder": "Local encoder", "server": "Cloud server"}
+    return [
+        _Column(titles[split], names.metric(name).heading, "none", split, name, digits)
+        for split in EFFICIENCY_SPLITS
+        for name, digits in zip(("params_m", "mmac", "inference_ms"), decimals[split], strict=True)
+    ]
+
+
+def _method_rows(part: pd.DataFrame, dataset: str, layout: str) -> list[tuple[str, str]]:
+    """(defense, cem) in printed order: all printed rows for the paper's data sets, and those in the frame."""
+    seen = set(zip(part["defense"], part["cem"], strict=True))
+    if dataset in names.DATASETS:
+        seen |= {(defense, cem) for defense in names.DEFENSES for cem in ("off", "on")}
+    # Tables 1-3 alone print the undefended row
+    if names.PRINTED_TABLES.get((dataset, layout), "").isdigit():
+        seen.add(("none", "off"))
+    if layout != "mse":
+        seen = {row for row in seen if row[0] != "none"}
+    order = ["none", *names.DEFENSES]
+    return sorted(
+        seen,
+        key=lambda row: (order.index(row[0]) if row[0] in order else len(order), row[0], _cem_order(row[1])),
+    )
+
+
+def _efficiency_rows(part: pd.DataFrame) -> list[tuple[str, str]]:
+    printed = [("patrol", "off"), ("others", "off")]
+    return printed + sorted(set(zip(part["defense"], part["cem"], strict=True)) - set(printed))
+
+
+def _cem_order(cem: str) -> tuple[int, str]:
+    return ({"off": 0, "on": 1}.get(cem, 2), cem)
+
+
+def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool) -> Table:
+    number = names.PRINTED_TABLES.get((draft.dataset, layout), f"{draft.dataset}-{layout}")
+    draft.printed = published.printed(number) if compare else {}
+    labels = draft.labels()
+    draft.mixed = len(labels) > 1 and "" in labels
+    rows = [Row(names.row_label(*row), [_cell(draft, *row, column) for column in draft.columns]) for row in draft.rows]
+    rows += _average_rows(draft)
+    where = f"protocol {protocol}" + (f", suite {suite}" if suite else "")
+    return Table(
+        name=_slug(number, "" if protocol == "published" else protocol, suite),
+        number=number,
+        subject=f"{names.dataset_title(draft.dataset)}, {_SUBJECT[layout][0]} ({where})",
+        caption=_caption(draft, layout, rows, labels),
+        stub="Methods",
+        groups=_groups(draft.columns),
+        rows=rows,
+        notes=draft.notes,
+    )
+
+
+_SUBJECT = {
+    "mse": ("reconstruction MSE", "Accuracy in percent and the attacker's reconstruction MSE."),
+    "ssim_psnr": (
+        "reconstruction SSIM and PSNR",
+        "Accuracy in percent and the attacker's reconstruction SSIM and PSNR (dB) on the infer split.",
+    ),
+    "efficiency": (
+        "efficiency",
+        "Size and cost of the two parts; time of 100 batches of 128 images on the device of the run.",
+    ),
+}
+
+
+def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str]) -> str:
+    parts = [_SUBJECT[layout][1]]
+    cells = [cell for row in rows for cell in row.cells]
+    if any(cell.bold for cell in cells):
+        gain = "raises the MSE" if layout == "mse" else "lowers SSIM or PSNR"
+        parts.append(f"Bold: at the printed precision CEM {gain}, or costs no accuracy.")
+    if any(cell.half_width is not None for cell in cells):
+        parts.append("Mean ± half-width of the Student t 95 % interval of the mean over seeds.")
+    if draft.printed:
+        parts.append("In brackets: the published value.")
+    # cells depart in different combinations (an attack has its own epochs): each change is told once
+    reductions = sorted({change for label in labels for change in label.split(", ") if change})
+    if reductions:
+        which = "Some cells are not" if "" in labels else "Not"
+        parts.append(f"{which} at the published setting: {'; '.join(reductions)}.")
+    return " ".join(parts)
+
+
+def _groups(columns: list[_Column]) -> list[Group]:
+    groups: list[Group] = []
+    for column in columns:
+        if not groups or groups[-1].title != column.group:
+            groups.append(Group(column.group, []))
+        groups[-1].columns.append(column.heading)
+    return groups
+
+
+def _cell(draft: _Draft, defense: str, cem: str, column: _Column) -> Cell:
+    summary = draft.summary(defense, cem, column)
+    if summary is None:
+        return _make_cell(draft, column, defense, cem, None, None, None, [_NOT_IN_SUITE])
+    notes = [summary.reason] if summary.reason else []
+    if draft.mixed and summary.values:
+        notes += [f"reduced: {label}" for label in sorted(summary.labels - {""})]
+    plain = draft.mean(defense, "off", column) if cem != "off" else None
+    return _make_cell(draft, column, defense, cem, summary.mean, summary.half_width, plain, notes)
+
+
+def _make_cell(draft, column: _Column, defense, cem, value, spread, plain, notes: list[str]) -> Cell:
+    """plain: the value of the same row without CEM, which decides on bold; None where there is none."""
+    digits = column.decimals
+    text = DASH if value is None else f"{value:.{digits}f}"
+    if spread is not None:
+        text += f" ± {spread:.{digits}f}"
+    other = draft.printed.get((defense, cem, column.attacker, column.split, column.metric))
+    return Cell(
+        text=text,
+        bold=value is not None and plain is not None and _helps(column.metric, value, plain, digits),
+        behind="" if other is None else f"{other:.{digits}f}",
+        notes=tuple(draft.note(note) for note in notes),
+        value=value,
+        half_width=spread,
+    )
+
+
+def _helps(name: str, with_cem: float, without: float, digits: int) -> bool:
+    """Whether CEM helps at the printed precision, so that bold never contradicts the numbers one reads."""
+    with_cem, without = float(f"{with_cem:.{digits}f}"), float(f"{without:.{digits}f}")
+    if name == "accuracy_percent":
+        return with_cem >= without
+    better = names.metric(name).better
+    return (better == "higher" and with_cem > without) or (better == "lower" and with_cem < without)
+
+
+def _average_rows(draft: _Draft) -> list[Row]:
+    variants = sorted({cem for defense, cem in draft.rows if defense in names.DEFENSES}, key=_cem_order)
+    if draft.columns[0].metric != "accuracy_percent":
+        return []
+    return [
+        Row(
+            names.average_label(cem),
+            [_average_cell(draft, cem, column) for column in draft.columns],
+            rule_above=index == 0,
+        )
+        for index, cem in enumerate(variants)
+    ]
+
+
+def _average_cell(draft: _Draft, cem: str, column: _Column) -> Cell:
+    members = _averaged(draft, cem, column)
+    if not members:
+        return _make_cell(draft, column, "average", cem, None, None, None, ["no row to average"])
+    notes = []
+    if len(members) < len(names.DEFENSES):
+        listed = ", ".join(names.DEFENSES[name] for name in members)
+        notes.append(f"average over {len(members)} of {len(names.DEFENSES)} rows: {listed}")
+    plain = None
+    if cem != "off":
+        without = [draft.mean(name, "off", column) for name in members]
+        plain = None if None in without else sum(without) / len(without)
+    by_row = [draft.summary(name, cem, column).values for name in members]
+    value = sum(draft.mean(name, cem, column) for name in members) / len(members)
+    return _make_cell(draft, column, "average", cem, value, _average_spread(by_row), plain, notes)
+
+
+def _averaged(draft: _Draft, cem: str, column: _Column) -> list[str]:
+    """The defences that enter an average: those with a value both with and without CEM.
+
+    So the two averages are over the same rows. A side without any value at all does not shrink the other.
+    """
+    other = "on" if cem == "off" else "off"
+    has = {
+        variant: [name for name in names.DEFENSES if draft.mean(name, variant, column) is not None]
+        for variant in (cem, other)
+    }
+    return [name for name in has[cem] if not has[other] or name in has[other]]
+
+
+def _average_spread(by_row: list[dict[str, float]]) -> float | None:
+    """Interval of the per-seed averages; None unless all rows have the same seeds."""
+    seeds = list(by_row[0])
+    if any(set(values) != set(seeds) for values in by_row):
+        return None
+    return half_width([sum(values[seed] for values in by_row) / len(by_row) for seed in seeds])
+
+
+def _slug(*parts: str) -> str:
+    """A name that is safe as a file name, in a LaTeX label and in a Markdown link."""
+    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(part for part in parts if part)).strip("-") or "table"
+
+
+def _with_own_names(tables: list[Table]) -> list[Table]:
+    """Tables whose names fall together (`a_b` and `a-b`, or but for their case) get a number behind."""
+    taken: set[str] = set()
+    result = []
+    for table in tables:
+        name, count = table.name, 1
+        while name.lower() in taken:
+            count += 1
+            name = f"{table.name}-{count}"
+        taken.add(name.lower())
+        result.append(Table(**{**table.__dict__, "name": name}))
+    return result

@@ -1,0 +1,104 @@
+"""How much work a job is, and how long this machine may take for it."""
+
+import functools
+import time
+
+import torch
+from torch import nn
+
+from benchmark import models
+from benchmark.data import DATASETS
+from benchmark.defenses import DEFENSES
+from benchmark.matrix.expand import Job
+from benchmark.models import macs
+from benchmark.models.decoder import Decoder
+
+
+def work(job: Job) -> float:
+    """GFLOP of a job, roughly: multiply-accumulates of the networks times images, epochs and passes."""
+    cell = job.cell
+    if job.kind == "efficiency":
+        settings = cell["efficiency"]
+        return 2 * sum(_macs(job)) * settings["batch_size"] * (settings["batches"] + settings["warmup"]) / 1e9
+    train, test = _image_counts(cell)
+    encoder, server = _macs(job)
+    if job.kind == "train":
+        epochs = cell["train"]["epochs"]
+        flop = 6 * (encoder + server) * train * epochs + 2 * (encoder + server) * test * epochs
+        params = cell["defense"]["params"]
+        if "adversary_blocks" in params:
+            decoder = _decoder_macs(_feature_shape(job), _image_size(cell), params["adversary_blocks"])
+            flop += 6 * decoder * train * (epochs + params["pretrain_epochs"])
+        return flop / 1e9
+    params = job.config["params"]
+    fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
+    decoder = _decoder_macs(_feature_shape(job), _image_size(cell), params.get("blocks", 8))
+    passes = 6.0
+    if "generator_every" in params:  # most steps run the generator forwards only; the critic costs about 20 MMAC
+        passes = 2 + 4 / params["generator_every"] + 12 * 20e6 / decoder
+    return (passes * decoder * fitted * params["epochs"] + 2 * decoder * scored) / 1e9
+
+
+def gflops(device: torch.device) -> float:
+    """GFLOP/s of a conv's training step on this device, from half a second of measuring."""
+    conv = nn.Conv2d(128, 128, 3, padding=1).to(device, memory_format=torch.channels_last)
+    x = torch.rand(64, 128, 16, 16, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
+    flop, best = 6 * 128 * 128 * 9 * 16 * 16 * 64, float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        conv(x).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    # a whole step reaches about half of what its large convs do alone (BatchNorm, pooling, small layers)
+    return flop / best / 1e9 / 2
+
+
+def _image_counts(cell: dict) -> tuple[int, int]:
+    """Training and test images of a cell: at most as many as asked for."""
+    facts = DATASETS.get(cell["dataset"])
+    asked = (cell["data"]["train_images"], cell["data"]["test_images"])
+    return tuple(min(wanted or nominal, nominal) for wanted, nominal in zip(asked, facts.nominal, strict=True))
+
+
+def _image_size(cell: dict) -> int:
+    return DATASETS.get(cell["dataset"]).image_size
+
+
+def _macs(job: Job) -> tuple[int, int]:
+    """Multiply-accumulates of encoder and server for one image."""
+    return _network(*_arguments(job))[:2]
+
+
+def _feature_shape(job: Job) -> tuple[int, int, int]:
+    return _network(*_arguments(job))[2]
+
+
+def _arguments(job: Job) -> tuple:
+    cell = job.cell
+    defense = DEFENSES.get(cell["defense"]["name"])
+    options = {"bottleneck": cell["model"]["bottleneck"]}
+    options |= defense.model_options(defense.Params(**cell["defense"]["params"]))
+    facts = DATASETS.get(cell["dataset"])
+    return (
+        cell["model"]["arch"],
+        facts.classes,
+        facts.image_size,
+        cell["model"]["cut"],
+        tuple(options.items()),
+    )
+
+
+@functools.cache
+def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
+    model = models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)).eval()
+    with torch.no_grad():
+        encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
+        server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
+    return encoder, server, tuple(model.feature_shape)
+
+
+@functools.cache
+def _decoder_macs(shape: tuple[int, int, int], size: int, blocks: int) -> int:
+    with torch.no_grad():
+        return macs.count(Decoder(shape, size, blocks=blocks).eval(), torch.zeros(1, *shape))["macs_conv"]

@@ -1,0 +1,224 @@
+"""What a job does: train a cell, attack a trained encoder, or time encoder and server."""
+
+import csv
+import resource
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark import data
+from benchmark.attacks import ATTACKS, Target
+from benchmark.attacks.splits import split
+from benchmark.data import DataSet, ImageSet
+from benchmark.defenses import DEFENSES
+from benchmark.errors import Diverged
+from benchmark.matrix.expand import Job
+from benchmark.matrix.schema import CEM, Efficiency, Model, Quirks, Train
+from benchmark.metrics.reconstruction import mse_per_image, summarise
+from benchmark.metrics.ssim import ssim_per_image
+from benchmark.report.pictures import save_pairs
+from benchmark.runner.efficiency import measure
+from benchmark.runner.provenance import provenance
+from benchmark.runner.store import CHECKPOINT, Store
+from benchmark.training import checkpoint, device, loop
+from benchmark.training.loop import seeded
+from benchmark.training.train import Recipe, Training, build_defense, build_model
+
+SCORE_BATCH = 128  # images in a batch of the paper's PSNR, and of every evaluation
+ALL_OFF = {name: False for name in Quirks.model_fields}
+
+
+@dataclass
+class Machine:
+    """What the jobs of one process share: the device, the folders, and the data sets already loaded."""
+
+    store: Store
+    data_root: Path
+    device: torch.device
+    loaded: dict[tuple, DataSet] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.device.type == "cpu":
+            device.tune_allocator()
+        else:
+            torch.backends.cudnn.benchmark = True  # every shape comes again and again
+            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+
+    def data(self, config: dict) -> DataSet:
+        """The images of a training's configuration, on the device; the last data set used stays loaded."""
+        key = (config["dataset"], config["data"]["train_images"], config["data"]["test_images"])
+        if key not in self.loaded:
+            self.loaded.clear()
+            whole = data.load(config["dataset"], self.data_root)
+            self.loaded[key] = data.subset(whole, *key[1:]).to(self.device)
+        return self.loaded[key]
+
+
+def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
+    """Run a job in its working folder and move it to its place in the store; returns its metrics.
+
+    A run whose loss stops being finite is a result too: it is recorded as `diverged`, with no values.
+    """
+    start = time.perf_counter()
+    if machine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(machine.device)
+    try:
+        values, extra = _KINDS[job.kind](job, folder, machine, monitor)
+        metrics = {"status": "done", "reason": "", "values": values}
+    except Diverged as error:
+        metrics, extra = {"status": "diverged", "reason": str(error), "values": {}}, {}
+    seconds = time.perf_counter() - start
+    record = provenance(machine.device) | extra
+    record |= {"seconds": round(seconds, 3), "peak_memory_mib": peak_memory(machine.device)}
+    machine.store.finish(job, metrics, record)
+    return metrics
+
+
+def _train(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dict]:
+    recipe, images = recipe_of(job), machine.data(job.config)
+    precision = device.precision(machine.device, recipe.train.precision)
+    task = Training(recipe, images, machine.device, precision)
+    history = loop.run(task, folder / "state.safetensors", monitor)
+    _write_history(folder, history)
+    values = {"best_epoch": int(task.best_accuracy[1])}
+    if recipe.quirks.q6_test_selection:
+        values["accuracy_percent"] = float(task.best_accuracy[0])
+    else:
+        task.model = build_model(recipe, images, machine.device, task.best["widths"])
+        task.model.load_state_dict(task.best["weights"])
+        values["accuracy_percent"] = task.accuracy(images.test.images, images.test.labels)
+    checkpoint.save(folder / CHECKPOINT, task.best)
+    return values, {
+        "precision": precision,
+        "steps": task.epochs * task.steps,
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dict]:
+    parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
+    for role in job.parents.values():
+        if machine.store.metrics(role)["status"] == "diverged":
+            raise Diverged(f"{role.what} diverged: {machine.store.metrics(role)['reason']}")
+    recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    best = checkpoint.load(machine.store.path(parent) / CHECKPOINT)
+    model = build_model(recipe, images, machine.device, best["widths"])
+    model.load_state_dict(best["weights"])
+    model.eval()
+    defense = build_defense(recipe, images, model, machine.device)
+    precision = _precision_of(parent, machine)
+    autocast = dict(device_type=machine.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    fit, score = split(job.config["split"], images, job.config["quirks"]["q5_ordered_split"], recipe.seed)
+    target = Target(
+        features=encode(model, images, fit, autocast),
+        images=fit.images,
+        send=lambda z, generator: defense.transform(z, generator, "attack"),
+        image_size=images.image_size,
+        device=machine.device,
+        seed=recipe.seed,
+        autocast=autocast,
+    )
+    task = attack(attack.Params(**job.config["params"]), target)
+    if "warm_start" in job.parents:
+        task.start(checkpoint.load(machine.store.path(job.parents["warm_start"]) / CHECKPOINT))
+    history = loop.run(task, folder / "state.safetensors", monitor)
+    _write_history(folder, history)
+
+    z = target.send(encode(model, images, score, autocast), seeded(machine.device, "score", recipe.seed))
+    per_image, pictures = reconstruct(task, z, score)
+    checkpoint.save(folder / "per_image.safetensors", per_image)
+    if images.publishable:  # pictures of people never reach the results
+        save_pairs(folder / "reconstructions.png", *pictures)
+    if attack.keeps_state:
+        checkpoint.save(folder / CHECKPOINT, task.fitted())
+    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
+    values |= {"fitted_on": len(fit), "scored_on": len(score), "final_loss": history[-1]["loss"]}
+    return values, {
+        "precision": precision,
+        "steps": task.epochs * task.steps,
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _efficiency(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dict]:
+    config = job.config
+    params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
+    settings = Efficiency(**config["efficiency"])
+    return measure(
+        config["dataset"],
+        Model(**config["model"]),
+        config["defense"]["name"],
+        params,
+        settings,
+        machine.device,
+    ), {}
+
+
+_KINDS = {"train": _train, "attack": _attack, "efficiency": _efficiency}
+
+
+def _precision_of(parent: Job, machine: Machine) -> str:
+    """An attack computes as its training did, where that was on the same kind of device."""
+    record = machine.store.provenance(parent)
+    if record.get("device_type") == machine.device.type and "precision" in record:
+        return record["precision"]
+    return device.precision(machine.device, parent.config["train"]["precision"])
+
+
+def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
+    """The recipe that a training job's configuration declares; `quirks` are those of an attack on it."""
+    config = job.config
+    params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
+    return Recipe(
+        model=Model(**config["model"]),
+        train=Train(**config["train"]),
+        defense=config["defense"]["name"],
+        params=params,
+        cem=CEM(**config["cem"]) if config["cem"] else None,
+        quirks=Quirks(**(ALL_OFF | config["quirks"] | (quirks or {}))),
+        seed=config["seed"],
+    )
+
+
+@torch.no_grad()
+def encode(model, images: DataSet, part: ImageSet, autocast: dict) -> Tensor:
+    """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
+    features = torch.empty(len(part), *model.feature_shape, device=part.images.device)
+    for start in range(0, len(part), SCORE_BATCH):
+        x01 = data.to_unit(part.images[start : start + SCORE_BATCH]).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(**autocast):
+            z = model.encoder(data.normalise(x01, images.mean, images.std))
+        features[start : start + SCORE_BATCH] = z
+    return features
+
+
+def reconstruct(task, z: Tensor, score: ImageSet) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """Per-image MSE and SSIM of all reconstructions (fp32 [N]), and the first originals and reconstructions."""
+    mse, ssim, kept = [], [], None
+    for start in range(0, len(score), SCORE_BATCH):
+        x01 = data.to_unit(score.images[start : start + SCORE_BATCH])
+        rebuilt = task.reconstruct(z[start : start + SCORE_BATCH]).float()
+        mse.append(mse_per_image(rebuilt, x01))
+        ssim.append(ssim_per_image(rebuilt, x01))
+        kept = kept or (x01[:12], rebuilt[:12])
+    return {"mse": torch.cat(mse).cpu(), "ssim": torch.cat(ssim).cpu()}, kept
+
+
+def peak_memory(where: torch.device) -> float:
+    """MiB: the job's peak on a GPU; on a CPU the process's so far, which is all the system tells."""
+    if where.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(where) / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def _write_history(folder: Path, history: list[dict]) -> None:
+    with open(folder / "history.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

@@ -1,0 +1,94 @@
+"""The device of a run and the arithmetic that is fastest on it."""
+
+import ctypes
+import functools
+import platform
+import time
+
+import torch
+from torch import nn
+
+from benchmark.errors import UserError
+
+
+def pick(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA where there is one, else the CPU. UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"the device '{name}' is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"the device '{name}' was asked for but no CUDA GPU is usable here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no {name}: this machine has {torch.cuda.device_count()} CUDA GPU(s)")
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """The name of the hardware, for provenance and for Table S6."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+# mallopt's parameters, from malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+
+
+def tune_allocator() -> None:
+    """Make glibc keep freed memory for the next step; does nothing where the C library is another one.
+
+    As delivered, it takes every block of over 32 MB from the system and gives it back when it is freed: in each step of
+    a training on a CPU the activations are mapped anew and zeroed page by page (80,000 page faults a step of 128
+    images of 32 px, a tenth of its time). Afterwards only blocks of over 1 GiB are. What the process has used once
+    stays with it. Results are the same bit for bit.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_M_TRIM_THRESHOLD, -1)  # never
+    if not mallopt(_M_MMAP_THRESHOLD, 1 << 30):  # refused before glibc 2.35
+        mallopt(_M_MMAP_MAX, 0)
+
+
+@functools.cache
+def precision(device: torch.device, wanted: str) -> str:
+    """`fp32` or `bf16`; `auto` is bf16 on a GPU that has it, and on a CPU the faster by `bf16_gain`."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if bf16_gain() > 1.2 else "fp32"
+
+
+@functools.cache
+def bf16_gain() -> float:
+    """How many times faster a conv's forward and backward pass is in bf16 autocast than in fp32 on this CPU.
+
+    A CPU with AMX or AVX512-BF16 gains; one without emulates bf16 and is many times slower. Takes about 0.2 s.
+    """
+
+    def seconds(bf16: bool) -> float:
+        conv = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+        x = torch.rand(8, 64, 16, 16).to(memory_format=torch.channels_last)
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                y = conv(x)
+            y.float().sum().backward()
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    with torch.random.fork_rng(devices=[]):
+        return seconds(False) / seconds(True)

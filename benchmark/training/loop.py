@@ -1,0 +1,187 @@
+"""The one resumable loop. Trainings and attacks are `Task`s; this file steps, saves, resumes and reports them."""
+
+import hashlib
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import Diverged, UserError
+from benchmark.training import checkpoint
+
+
+class Task:
+    """Something fitted in epochs of steps.
+
+    `parts()` names everything that changes while it runs: modules and optimisers (anything with `state_dict`),
+    generators, and tensors that are changed in place. The loop saves and restores exactly these, so a run that was
+    killed and resumed ends, bit for bit on a CPU, as one that was not.
+    """
+
+    epochs: int
+    steps: int  # a whole epoch's
+    monitor: "Silent"  # set by `run`, for a `prepare` that takes long
+    where: dict  # device type and precision (JSON values): a state is resumed only where both are the same
+
+    def prepare(self) -> None:
+        """Once, before the first epoch of a fresh run."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch alone: learning rates, the order of the images."""
+
+    def step(self, epoch: int, index: int) -> None:
+        raise NotImplementedError
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """The epoch's metrics; must contain `loss`."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, object]:
+        raise NotImplementedError
+
+    def before_load(self, shape: dict) -> None:
+        """Make the parts fit a saved state (a pruned encoder), given what `shape` returned when it was saved."""
+
+    def shape(self) -> dict:
+        """JSON values from which `before_load` can rebuild the shapes of the parts."""
+        return {}
+
+
+class Silent:
+    """A monitor that tells nobody."""
+
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """After each epoch."""
+
+    def step(self, done: float, epochs: int) -> None:
+        """Now and then: `done` epochs (a fraction) of `epochs`."""
+
+    def preparing(self, text: str) -> None:
+        """Now and then while the task prepares: what it does."""
+
+    def stopping(self) -> bool:
+        """Asked after each step: whether to save and end with KeyboardInterrupt."""
+        return False
+
+    def note(self, text: str) -> None:
+        """A sentence worth keeping in the job's log."""
+
+
+def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0) -> list[dict[str, float]]:
+    """Fit `task` and return its history, one record an epoch.
+
+    path: file of the checkpoint, written every `every` seconds, and read at the start where it exists. A damaged one
+    is set aside (`.damaged`) and the task starts over. Raises Diverged when the loss stops being finite.
+    """
+    task.monitor = monitor = monitor or Silent()
+    history: list[dict[str, float]] = []
+    epoch = index = 0
+    state = _read(path, task, monitor)
+    if state is not None:
+        task.before_load(state["shape"])
+        _put(task.parts(), state["parts"])
+        history, epoch, index = state["history"], state["epoch"], state["index"]
+        monitor.note(f"resumed at epoch {epoch + 1}, step {index}")
+    else:
+        task.prepare()
+    saved, pause = time.monotonic(), every
+
+    def save_if_due() -> None:
+        nonlocal saved, pause
+        stopping = monitor.stopping()
+        start = time.monotonic()
+        if stopping or start - saved > pause:
+            _write(path, task, history, epoch, index)
+            saved = time.monotonic()
+            pause = max(every, 20 * (saved - start))  # large states: at most 5 % of the time goes into saving
+        if stopping:
+            raise KeyboardInterrupt
+
+    while epoch < task.epochs:
+        task.begin_epoch(epoch)
+        while index < task.steps:
+            task.step(epoch, index)
+            index += 1
+            monitor.step(epoch + index / task.steps, task.epochs)
+            if index < task.steps:  # an epoch's end belongs to its last step: pruning reads that step's gradients
+                save_if_due()
+        metrics = task.end_epoch(epoch)
+        if not math.isfinite(metrics["loss"]):
+            raise Diverged(f"the loss is {metrics['loss']} in epoch {epoch + 1} of {task.epochs}")
+        history.append({"epoch": epoch + 1, **metrics})
+        monitor.epoch(epoch + 1, task.epochs, metrics)
+        epoch, index = epoch + 1, 0
+        save_if_due()
+    return history
+
+
+def _read(path: Path | None, task: Task, monitor) -> dict | None:
+    """The saved state, or None where there is none that fits; one that does not fit is set aside."""
+    if path is None or not path.exists():
+        return None
+    try:
+        state = checkpoint.load(path)
+        if state["where"] == task.where:
+            return state
+        reason = f"the saved state is of {state['where']}, this run is on {task.where}"
+    except (UserError, KeyError, TypeError) as error:
+        reason = str(error)
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    monitor.note(f"{reason}; set aside as {aside.name}, starting this job over")
+    return None
+
+
+def _write(path: Path | None, task: Task, history: list, epoch: int, index: int) -> None:
+    if path is not None:
+        state = {
+            "parts": _get(task.parts()),
+            "shape": task.shape(),
+            "where": task.where,
+            "history": history,
+            "epoch": epoch,
+            "index": index,
+        }
+        checkpoint.save(path, state)
+
+
+def _get(parts: dict[str, object]) -> dict:
+    def state(part):
+        if isinstance(part, Tensor):
+            return part
+        return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+
+    return {name: state(part) for name, part in parts.items()}
+
+
+def _put(parts: dict[str, object], saved: dict) -> None:
+    for name, part in parts.items():
+        if isinstance(part, Tensor):
+            part.copy_(saved[name])
+        elif isinstance(part, torch.Generator):
+            part.set_state(saved[name])
+        else:
+            part.load_state_dict(saved[name])
+            if isinstance(part, torch.optim.Optimizer):
+                _lay_out_as_parameters(part)
+
+
+def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded state the memory layout of its parameter: fused optimisers walk both as plain memory."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter).copy_(value)
+
+
+def seeded(device: torch.device, *words: object) -> torch.Generator:
+    """A generator on `device` whose seed is a hash of the words: independent streams from one seed."""
+    digest = hashlib.sha256("/".join(str(word) for word in words).encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def epoch_order(count: int, epoch: int, seed: int, device: torch.device) -> Tensor:
+    """The order of `count` images in an epoch, int64 [count]; a function of its arguments and nothing else."""
+    return torch.randperm(count, generator=seeded(device, "order", seed, epoch), device=device)

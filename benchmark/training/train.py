@@ -1,0 +1,314 @@
+"""Training one cell: encoder and server, a defence, and the CEM term. The whole of it is in this file.
+
+Algorithm 1 of the paper with the schedule of section 5.1; where the paper is silent, the released code's. One step is
+augment -> normalise -> encoder -> transform -> server -> cross-entropy + defence loss + lambda * L_C (Eq 8).
+The data set lies on the device; metrics stay there and are read once an epoch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmark import models
+from benchmark.cem import ConditionalEntropy
+from benchmark.data import DataSet, augment, normalise, to_unit
+from benchmark.defenses import DEFENSES, Batch, Defense, Setting
+from benchmark.matrix.schema import CEM, Model, Quirks, Train
+from benchmark.metrics.accuracy import correct_count
+from benchmark.training.loop import Task, epoch_order, seeded
+
+VERSION = 1  # raise it when a change here, in models/ or in cem/ alters results: every job's key depends on it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training's result depends on, besides the data."""
+
+    model: Model
+    train: Train
+    defense: str
+    params: Defense.Params
+    cem: CEM | None
+    quirks: Quirks
+    seed: int
+
+
+class Training(Task):
+    """A `Task` whose `best` is the chosen checkpoint (weights and encoder widths) when it has run.
+
+    data: the whole data set on `device`; precision: fp32 or bf16 (autocast; the rest of the step stays in fp32).
+    """
+
+    def __init__(self, recipe: Recipe, data: DataSet, device: torch.device, precision: str):
+        self.recipe, self.data, self.device = recipe, data, device
+        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        self.where = {"device": device.type, "precision": precision}
+        train = recipe.train
+        torch.manual_seed(recipe.seed)
+        self.fit_index, self.select_set = self._selection()
+        self.batch_size = min(train.batch_size, len(self.fit_index))
+        self.epochs, self.steps = train.epochs, len(self.fit_index) // self.batch_size
+
+        self.model = build_model(recipe, data, device)
+        self.defense = build_defense(recipe, data, self.model, device)
+        self.defense.build()
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=train.lr,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            fused=True,
+        )
+        self.cem = self._cem()
+        self.noise = seeded(device, "noise", recipe.seed)
+        self.augmentation = seeded(device, "augmentation", recipe.seed)
+        self.clustering = seeded(device, "clustering", recipe.seed)
+        self.totals = torch.zeros(4, device=device, dtype=torch.float64)  # loss, L_C, hits, images of this epoch
+        if self.cem is not None:
+            seen = self.steps * self.batch_size
+            dims = math.prod(self.model.feature_shape)
+            self.features = torch.zeros(seen, dims, device=device)
+            self.feature_labels = torch.zeros(seen, dtype=torch.int64, device=device)
+        # accuracy of the best epoch so far (-1: none yet), its number, and its weights
+        self.best_accuracy = torch.full((2,), -1.0, dtype=torch.float64)
+        self.best = _snapshot(self.model)
+
+    # -- one step
+
+    def step(self, epoch: int, index: int) -> None:
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        self._set_lr(epoch + index / self.steps)
+        owned = self.defense.optimizers().values()
+        for optimizer in (self.optimizer, *owned):
+            optimizer.zero_grad(set_to_none=True)
+        loss, term, hits = self.losses(self.data.train.images[chosen], self.data.train.labels[chosen], epoch)
+        loss.backward()
+        for optimizer in (self.optimizer, *owned):
+            optimizer.step()
+        self.totals += torch.stack([loss.detach(), term, hits, torch.full_like(loss, len(chosen))])
+        if self.cem is not None:
+            rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            self.features[rows] = self.last_feature.flatten(1)
+            self.feature_labels[rows] = self.data.train.labels[chosen]
+
+    def losses(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 images [B, 3, H, W] and labels [B] -> total loss, the value of L_C, correct predictions (0-dim)."""
+        x01 = augment(images, self.augmentation, self.data.crop)
+        x01 = x01.contiguous(memory_format=torch.channels_last)
+        x = normalise(x01, self.data.mean, self.data.std)
+        with torch.autocast(**self.autocast):
+            z_clean = self.model.encoder(x)
+            z = self.defense.transform(z_clean, self.noise, "train")
+            logits = self.model.server(z)
+            extra = self.defense.loss(Batch(x01, x, labels, z_clean, z))
+        logits = logits.float()
+        loss = self.defense.task_weight() * cross_entropy(logits, labels)
+        if extra is not None:
+            loss = loss + extra
+        term = torch.zeros((), device=self.device)
+        if self.cem is not None:
+            self.last_feature = z_clean.detach().float()
+            if epoch + 1 >= self.recipe.cem.start_epoch:
+                term = self.cem(z_clean.float().flatten(1), z.float().flatten(1), labels)
+                loss = loss + self._cem_weight() * term
+        return loss, term.detach(), correct_count(logits, labels)
+
+    def _set_lr(self, progress: float) -> None:
+        train = self.recipe.train
+        passed = sum(int(progress) >= fraction * train.epochs for fraction in train.milestones)
+        warm = min(1.0, (progress + 1 / self.steps) / train.warmup_epochs) if train.warmup_epochs else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = train.lr * train.decay**passed * warm
+
+    def _cem_weight(self) -> float:
+        lr, cem = self.optimizer.param_groups[0]["lr"], self.recipe.cem
+        return cem.weight * 0.001 / lr if cem.lr_scaled and lr >= 0.00041 else cem.weight
+
+    # -- epochs
+
+    def prepare(self) -> None:
+        torch.manual_seed(self.recipe.seed)  # for the server's nn.Dropout, whatever was drawn since the start
+        self.defense.prepare(self.model, self._plain_batches, self.noise)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.order = self.fit_index[epoch_order(len(self.fit_index), epoch, self.recipe.seed, self.device)]
+        self.defense.begin_epoch(epoch)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        self.defense.end_epoch(epoch, self.model, self.optimizer)
+        if self.cem is not None and epoch + 1 < self.epochs:
+            self.cem.fit(self.features, self.feature_labels, self.clustering)
+        loss, term, hits, count = self.totals.tolist()
+        self.totals.zero_()
+        accuracy = self.accuracy(*self.select_set)
+        # the last epoch always qualifies, so that a run of few epochs has a checkpoint
+        late = epoch + 1 > self.recipe.train.select_after * self.epochs or epoch + 1 == self.epochs
+        if late and accuracy > self.best_accuracy[0]:
+            self.best_accuracy = torch.tensor([accuracy, epoch + 1], dtype=torch.float64)
+            self.best = _snapshot(self.model)
+        return {
+            "loss": loss / self.steps,
+            "cem": term / self.steps,
+            "train_accuracy_percent": 100 * hits / count,
+            "selection_accuracy_percent": accuracy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+
+    @torch.no_grad()
+    def accuracy(self, images: Tensor, labels: Tensor) -> float:
+        """Percent of uint8 images [N, 3, H, W] that the defended pipeline, noise and masks included, gets right."""
+        self.model.eval()
+        hits = torch.zeros((), dtype=torch.int64, device=self.device)
+        for x01, rows in _batches(images, 256):
+            with torch.autocast(**self.autocast):
+                z = self.model.encoder(normalise(x01, self.data.mean, self.data.std))
+                logits = self.model.server(self.defense.transform(z, self.noise, "eval"))
+            hits += correct_count(logits, labels[rows])
+        self.model.train()
+        return 100 * hits.item() / len(labels)
+
+    # -- the pieces
+
+    def _selection(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Indices of the images fitted on, and (images, labels) by which the checkpoint is chosen (quirk q6)."""
+        train, test = self.data.train, self.data.test
+        everything = torch.arange(len(train), device=self.device)
+        if self.recipe.quirks.q6_test_selection:
+            return everything, (test.images, test.labels)
+        shuffled = torch.randperm(
+            len(train), generator=seeded(self.device, "holdout", self.recipe.seed), device=self.device
+        )
+        held = max(1, round(self.recipe.train.validation_fraction * len(train)))
+        return shuffled[held:], (train.images[shuffled[:held]], train.labels[shuffled[:held]])
+
+    def _cem(self) -> ConditionalEntropy | None:
+        cem, noise_std = self.recipe.cem, self.recipe.params.noise_std
+        if cem is None or noise_std == 0:  # released: no noise, no CEM; Eq 7 is infinite there
+            return None
+        return ConditionalEntropy(
+            estimator=cem.estimator,
+            dims=math.prod(self.model.feature_shape),
+            classes=self.data.classes,
+            noise_std=noise_std,
+            components=cem.components,
+            scope=cem.scope,
+            first_class_lookup=self.recipe.quirks.q1_first_class_lookup,
+            batch_weight_x10=self.recipe.quirks.q2_batch_weight_x10,
+            threshold=cem.threshold,
+            device=self.device,
+        )
+
+    def _plain_batches(self, epoch: int):
+        """Un-augmented (x01, x) over the images fitted on, in the order of a pre-training epoch (from 0)."""
+        order = self.fit_index[epoch_order(len(self.fit_index), -1 - epoch, self.recipe.seed, self.device)]
+        for start in range(0, self.steps * self.batch_size, self.batch_size):
+            self.monitor.preparing(f"pre-training the adversary, epoch {epoch + 1}")
+            if self.monitor.stopping():
+                raise KeyboardInterrupt
+            images = self.data.train.images[order[start : start + self.batch_size]]
+            x01 = to_unit(images).contiguous(memory_format=torch.channels_last)
+            yield x01, normalise(x01, self.data.mean, self.data.std)
+
+    # -- saving
+
+    def parts(self) -> dict[str, object]:
+        parts = {
+            "model": self.model,
+            "defense": self.defense,
+            "optimizer": self.optimizer,
+            "noise": self.noise,
+            "augmentation": self.augmentation,
+            "clustering": self.clustering,
+            "global": GlobalRandom(self.device),  # nn.Dropout of the server draws from it
+            "totals": self.totals,
+            "best_accuracy": self.best_accuracy,
+            "best": _Best(self),
+        }
+        parts |= {f"optimizer.{name}": optimizer for name, optimizer in self.defense.optimizers().items()}
+        if self.cem is not None:
+            parts |= {"cem": self.cem, "features": self.features, "feature_labels": self.feature_labels}
+        return parts
+
+    def shape(self) -> dict:
+        return {"widths": list(self.model.encoder.widths)}
+
+    def before_load(self, shape: dict) -> None:
+        """A pruned encoder is rebuilt at its saved widths, and the optimiser over its parameters."""
+        if list(self.model.encoder.widths) != shape["widths"]:
+            self.model = build_model(self.recipe, self.data, self.device, shape["widths"])
+            self.optimizer.param_groups[0]["params"] = list(self.model.parameters())
+
+
+class _Best:
+    """The chosen checkpoint as a part of the task: a dictionary that is replaced, not changed."""
+
+    def __init__(self, task: Training):
+        self.task = task
+
+    def state_dict(self) -> dict:
+        return self.task.best
+
+    def load_state_dict(self, state: dict) -> None:
+        self.task.best = state
+
+
+class GlobalRandom:
+    """torch's global generators of the CPU and of `device`, as something with a state."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def state_dict(self) -> dict:
+        state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: dict) -> None:
+        torch.set_rng_state(state["cpu"])
+        if "cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+
+
+def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None) -> models.SplitModel:
+    """The cell's split network on `device`, in channels_last; widths: of a pruned encoder."""
+    options = {"bottleneck": recipe.model.bottleneck}
+    options |= DEFENSES.get(recipe.defense).model_options(recipe.params)
+    model = models.build(
+        recipe.model.arch,
+        classes=data.classes,
+        image_size=data.image_size,
+        cut=recipe.model.cut,
+        widths=widths,
+        seed=recipe.seed,
+        **options,
+    )
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def build_defense(recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device) -> Defense:
+    """The cell's defence on `device`."""
+    setting = Setting(
+        classes=data.classes,
+        image_size=data.image_size,
+        feature_shape=tuple(model.feature_shape),
+        widths=tuple(model.encoder.widths),
+        epochs=recipe.train.epochs,
+        quirks=recipe.quirks,
+        device=device,
+    )
+    return DEFENSES.get(recipe.defense)(recipe.params, setting).to(device)
+
+
+def _batches(images: Tensor, size: int):
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
+        yield to_unit(images[rows]).contiguous(memory_format=torch.channels_last), rows
+
+
+def _snapshot(model: models.SplitModel) -> dict:
+    weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return {"weights": weights, "widths": list(model.encoder.widths)}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Usage: ./reproduce.sh [SUITE|test] [--where AXIS=VALUE,...] [--set PATH=VALUE] ...
+#
+#   ./reproduce.sh            set up, then every table of the smoke suite, on embedded images
+#   ./reproduce.sh cifar100   the same path on CIFAR-100 at the published settings
+#   ./reproduce.sh test       set up, then the tests
+#
+# Works from any directory and may be run again at any time: what is installed, prepared or computed is kept.
+# BENCHMARK_DATA, BENCHMARK_RESULTS, BENCHMARK_TABLES and BENCHMARK_DEVICE (auto, cpu, cuda) override the defaults.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { printf '== %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 2; }
+
+# -- set up: conda, mamba or micromamba where found, else a venv with the pip section of environment.yml
+set_up() {
+  local tool wanted
+  wanted=$(cksum environment.yml pyproject.toml)
+  for tool in micromamba mamba conda; do
+    if command -v "$tool" >/dev/null; then
+      python=$PWD/.conda/bin/python
+      [ "$(cat .conda/.installed 2>/dev/null)" = "$wanted" ] && return
+      say "setting up the environment .conda with $tool"
+      rm -rf .conda # an update of a half-made environment fails
+      CONDA_ALWAYS_YES=true MAMBA_ALWAYS_YES=true "$tool" env create -p "$PWD/.conda" -f environment.yml
+      "$python" -m pip install --quiet --no-deps --editable .
+      printf '%s' "$wanted" > .conda/.installed
+      return
+    fi
+  done
+  python=$PWD/.venv/bin/python
+  [ "$(cat .venv/.installed 2>/dev/null)" = "$wanted" ] && return
+  say "setting up the environment .venv (a few minutes the first time)"
+  command -v python3 >/dev/null || die "python3 is not installed; install Python 3.10 or newer"
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "python3 is $(python3 -V 2>&1); install Python 3.10 or newer"
+  if ! "$python" -m pip --version >/dev/null 2>&1; then
+    rm -rf .venv
+    python3 -m venv .venv || die "python3 -m venv failed; install Python's venv package"
+  fi
+  # the pip section: the items below the line '- pip:'
+  sed -n '/- pip:/,$ s/^ *- \([A-Za-z].*[^:]\)$/\1/p' environment.yml > .venv/requirements.txt
+  "$python" -m pip install --quiet --requirement .venv/requirements.txt
+  "$python" -m pip install --quiet --no-deps --editable .
+  printf '%s' "$wanted" > .venv/.installed
+}
+
+suite=smoke
+case ${1:-} in -h | --help) sed -n '2,9s/^# \{0,1\}//p' reproduce.sh; exit 0 ;; '' | -*) ;; *) suite=$1; shift ;; esac
+
+if [ "$suite" = test ]; then
+  set_up
+  say "running the tests"
+  exec "$python" -m pytest "$@"
+fi
+for option in "$@"; do # the options that every stage knows
+  case $option in --where | --set | --where=* | --set=* | *=*) ;; *) die "unknown option $option; see ./reproduce.sh --help" ;; esac
+done
+
+set_up
+say "preparing the data of the suite $suite"
+"$python" -m benchmark data prepare "$suite" "$@"
+say "running the suite $suite"
+status=0
+"$python" -m benchmark run "$suite" "$@" || status=$?
+[ "$status" -le 1 ] || exit "$status" # 1: some cells failed, which the tables will say
+say "writing the tables of the suite $suite"
+"$python" -m benchmark report "$suite" "$@"
+if [ "$suite" != smoke ]; then
+  say "comparing with the published tables"
+  "$python" -m benchmark diff "$suite" "$@" || [ $? -eq 1 ] # beyond tolerance is a finding, not an error
+fi
+exit "$status"

@@ -1,0 +1,128 @@
+"""For the tests of the whole: the command line in this process, a small suite, and one finished run of it."""
+
+import contextlib
+import functools
+import io
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmark import cli
+from benchmark.matrix.expand import expand, parse_where
+from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+
+TINY = {
+    "data.train_images": 24,
+    "data.test_images": 20,
+    "train.epochs": 2,  # CEM starts in the second
+    "train.batch_size": 12,
+    "train.precision": "fp32",
+    "attacks.*.batch_size": 9,
+    "attacks.*.epochs": 1,
+    "attacks.*.blocks": 1,
+    "efficiency.batches": 1,
+    "efficiency.batch_size": 2,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+def call(*words) -> Outcome:
+    """`python -m benchmark WORDS` without a new process. An exception that leaves main() fails the test."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["benchmark", *map(str, words)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main()
+            code = 0
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        sys.argv = before
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+@dataclass(frozen=True)
+class Place:
+    """A matrix whose smoke suite is tiny, with folders of its own."""
+
+    folder: Path
+    data: Path
+
+    @property
+    def matrix(self) -> Path:
+        return self.folder / "matrix.yaml"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def tables(self) -> Path:
+        return self.folder / "tables"
+
+    def edit(self, change=lambda matrix, smoke: None) -> "Place":
+        """Write the matrix, changed by `change(matrix, smoke suite)`: plain data."""
+        value = MatrixFile(DEFAULT).source.value
+        smoke = value["suites"]["smoke"]
+        smoke["set"] |= TINY
+        smoke["defense"] = ["bottleneck", "dropout"]
+        # the smaller network, but not in the efficiency rows: they are of the VGG and have no protocol
+        smoke["overrides"] = [{"where": {"protocol": "published"}, "set": {"model.arch": "resnet20"}}]
+        change(value, smoke)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.matrix.write_text(yaml.safe_dump(value))
+        return self
+
+    def words(self, command: str, *more, suite="smoke") -> list:
+        folders = ["--matrix", self.matrix, "--data", self.data, "--results", self.results]
+        if command == "report":
+            folders += ["--tables", self.tables]
+        return [command, suite, *folders, *more]
+
+    def call(self, command: str, *more, suite="smoke") -> Outcome:
+        return call(*self.words(command, *more, suite=suite))
+
+    def cells(self, *where, changes=()):
+        return expand(MatrixFile(self.matrix), "smoke", self.data, parse_where(list(where)), parse_set(list(changes)))
+
+    def finished(self) -> dict[str, bytes]:
+        """Folder of each finished job below the results -> its metrics.json."""
+        found = self.results.glob("*/*/*/metrics.json")
+        return {str(path.parent.relative_to(self.results)): path.read_bytes() for path in found}
+
+
+@functools.cache
+def _finished(base: Path) -> tuple[Place, Outcome]:
+    place = Place(base / "finished", base / "data").edit()
+    return place, place.call("run")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Place:
+    """A finished run of the tiny suite: two defences, CEM off and on, both attackers and splits. Do not change it."""
+    place, outcome = _finished(tmp_path_factory.getbasetemp())
+    assert outcome.code == 0, outcome.err
+    return place
+
+
+@pytest.fixture
+def place(tmp_path, tmp_path_factory) -> Place:
+    """The tiny suite with nothing run."""
+    return Place(tmp_path, tmp_path_factory.getbasetemp() / "data").edit()
+
+
+@pytest.fixture
+def copied(finished, place) -> Place:
+    """The tiny suite with a copy of the finished run, to be changed at will."""
+    shutil.copytree(finished.results, place.results)
+    return place

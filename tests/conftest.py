@@ -1,0 +1,58 @@
+"""Shared pieces of the tests: a tiny matrix on a tiny data set, and a store to run it in."""
+
+import pytest
+import torch
+import yaml
+
+from benchmark.data import DataSet, ImageSet
+from benchmark.matrix.load import DEFAULT, MatrixFile
+
+
+@pytest.fixture(scope="session")
+def tiny_images() -> DataSet:
+    """Three classes of 32 px colour gradients with noise: 48 training and 24 test images."""
+    generator = torch.Generator().manual_seed(1)
+
+    def part(count: int) -> ImageSet:
+        labels = torch.arange(count) % 3
+        base = torch.linspace(0, 200, 32)[None, None, :, None] * torch.ones(count, 3, 32, 32)
+        base = base * (0.3 + 0.3 * labels[:, None, None, None])
+        noise = torch.rand(base.shape, generator=generator) * 50
+        return ImageSet((base + noise).clamp(0, 255).to(torch.uint8), labels)
+
+    return DataSet(
+        name="tiny",
+        classes=3,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        crop=True,
+        train=part(48),
+        test=part(24),
+        class_names=["a", "b", "c"],
+        fingerprint="0" * 64,
+        publishable=True,
+    )
+
+
+@pytest.fixture
+def matrix(tmp_path):
+    """The shipped matrix with its smoke suite cut down to seconds; call it with changes to the plain data."""
+
+    def make(change=lambda value: None) -> MatrixFile:
+        value = MatrixFile(DEFAULT).source.value
+        smoke = value["suites"]["smoke"]
+        smoke["set"] |= {
+            "data.train_images": 24,
+            "data.test_images": 20,
+            "train.batch_size": 12,
+            "attacks.*.batch_size": 9,
+            "attacks.*.epochs": 1,
+            "efficiency.batches": 1,
+            "efficiency.batch_size": 2,
+        }
+        change(value)
+        path = tmp_path / "matrix.yaml"
+        path.write_text(yaml.safe_dump(value))
+        return MatrixFile(path)
+
+    return make

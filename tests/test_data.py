@@ -1,0 +1,552 @@
+"""Reading the official layouts, storing, loading and picking; every file is generated here."""
+
+import dataclasses
+import hashlib
+import http.server
+import io
+import json
+import os
+import pickle
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import data
+from benchmark.data import _torchvision, cifar, files
+from benchmark.data.cifar import Cifar10, Cifar100
+from benchmark.data.facescrub import FaceScrub
+from benchmark.data.tinyimagenet import TinyImageNet
+from benchmark.errors import UserError
+
+RNG = np.random.default_rng(0)
+NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def md5(path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+# ---------------------------------------------------------------- CIFAR
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    """Small CIFAR-10 files in both official layouts, and what must come out: (folder, pixels, labels)."""
+    pixels = RNG.integers(0, 256, (60, 3072), dtype=np.uint8)
+    labels = RNG.permutation(np.arange(60) % 10)
+    source = tmp_path / "official"
+    python, binary = source / "cifar-10-batches-py", source / "bin" / "cifar-10-batches-bin"
+    python.mkdir(parents=True), binary.mkdir(parents=True)
+    for i, name in enumerate([f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]):
+        rows = slice(10 * i, 10 * i + 10)
+        batch = {
+            "data": pixels[rows],
+            "labels": labels[rows].tolist(),
+            "batch_label": name,
+            "filenames": ["x"] * 10,
+        }
+        (python / name).write_bytes(pickle.dumps(batch, protocol=3))
+        records = np.concatenate([labels[rows, None].astype(np.uint8), pixels[rows]], 1)
+        (binary / f"{name}.bin").write_bytes(records.tobytes())
+    (python / "batches.meta").write_bytes(pickle.dumps({"label_names": NAMES10}, protocol=3))
+    (binary / "batches.meta.txt").write_text("\n".join(NAMES10) + "\n\n")
+    monkeypatch.setattr(Cifar10, "python_files", {name: md5(python / name) for name in Cifar10.python_files})
+    parts = Cifar10()._read_python(python)
+    monkeypatch.setattr(Cifar10, "contents", cifar._contents(parts.train, parts.test))
+    return source, torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels)
+
+
+@pytest.mark.parametrize("layout", ["", "cifar-10-batches-py", "bin", "bin/cifar-10-batches-bin"])
+def test_cifar10_layouts(cifar10, tmp_path, layout):
+    source, pixels, labels = cifar10
+    prepared = data.prepare("cifar10", tmp_path / "root", source / layout)
+    assert torch.equal(prepared.train.images, pixels[:50]) and torch.equal(prepared.test.images, pixels[50:])
+    assert torch.equal(prepared.train.labels, labels[:50]) and torch.equal(prepared.test.labels, labels[50:])
+    assert prepared.class_names == NAMES10 and prepared.crop and prepared.image_size == 32
+    loaded = data.load("cifar10", tmp_path / "root")
+    assert torch.equal(loaded.train.images, prepared.train.images)
+    assert data.fingerprint("cifar10", tmp_path / "root") == loaded.fingerprint
+    assert sorted(p.name for p in (tmp_path / "root").iterdir()) == ["cifar10.json", "cifar10.safetensors"]
+
+
+@pytest.mark.parametrize("layout", ["python", "binary"])
+def test_cifar100_layouts_give_fine_labels(tmp_path, monkeypatch, layout):
+    folder = tmp_path / {"python": "cifar-100-python", "binary": "cifar-100-binary"}[layout]
+    folder.mkdir()
+    names = [f"class{i}" for i in range(100)]
+    fine, coarse = np.arange(100)[::-1].copy(), np.arange(100) // 5
+    pixels = RNG.integers(0, 256, (100, 3072), dtype=np.uint8)
+    for name in ("train", "test"):
+        batch = {"data": pixels, "fine_labels": fine.tolist(), "coarse_labels": coarse.tolist()}
+        if layout == "python":
+            (folder / name).write_bytes(pickle.dumps(batch, protocol=3))
+        else:
+            both = np.stack([coarse, fine], 1).astype(np.uint8)
+            (folder / f"{name}.bin").write_bytes(np.concatenate([both, pixels], 1).tobytes())
+    if layout == "python":
+        (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names}, protocol=3))
+        monkeypatch.setattr(Cifar100, "python_files", {n: md5(folder / n) for n in Cifar100.python_files})
+    else:
+        (folder / "fine_label_names.txt").write_text("\n".join(names))
+        rows = [hashlib.sha256(bytes([f]) + p.tobytes()).digest() for f, p in zip(fine, pixels, strict=True)]
+        monkeypatch.setattr(Cifar100, "contents", hashlib.sha256(b"".join(sorted(rows)) * 2).hexdigest())
+    loaded = data.prepare("cifar100", tmp_path / "root", tmp_path)
+    assert loaded.train.labels.tolist() == fine.tolist() and loaded.class_names == names
+    assert torch.equal(loaded.test.images, torch.from_numpy(pixels).view(-1, 3, 32, 32))
+
+
+def test_cifar_damage_is_named(cifar10, tmp_path):
+    source, *_ = cifar10
+    batch = source / "cifar-10-batches-py" / "data_batch_3"
+    batch.write_bytes(batch.read_bytes()[:-100])
+    with pytest.raises(UserError, match="data_batch_3 is damaged, incomplete or not the official"):
+        data.prepare("cifar10", tmp_path / "root", source)
+    batch.unlink()
+    with pytest.raises(UserError, match="data_batch_3 is missing"):
+        data.prepare("cifar10", tmp_path / "root", source)
+    binary = source / "bin" / "cifar-10-batches-bin" / "data_batch_2.bin"
+    whole = binary.read_bytes()
+    binary.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="data_batch_2.bin is not made of records of 3073 bytes"):
+        data.prepare("cifar10", tmp_path / "root", source / "bin")
+    binary.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match="are not those of the official cifar10"):
+        data.prepare("cifar10", tmp_path / "root", source / "bin")
+    with pytest.raises(UserError, match="holds neither cifar-10-batches-py/data_batch_1 nor"):
+        data.prepare("cifar10", tmp_path / "root", tmp_path)
+    assert not (tmp_path / "root" / "cifar10.json").exists()
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def test_pickle_cannot_run_anything(tmp_path):
+    path, target = tmp_path / "data_batch_1", tmp_path / "made-by-the-pickle"
+    path.write_bytes(pickle.dumps({"data": Malicious(target), "labels": []}, protocol=3))
+    with pytest.raises(UserError, match="data_batch_1 is not a CIFAR file .*mkdir"):
+        cifar._unpickle(path)
+    assert not target.exists()
+    for other in (eval, np.load, torch.load):
+        path.write_bytes(pickle.dumps(other))
+        with pytest.raises(UserError, match="it asks for"):
+            cifar._unpickle(path)
+    path.write_bytes(b"not a pickle")
+    with pytest.raises(UserError, match="is not a CIFAR file"):
+        cifar._unpickle(path)
+
+
+# ---------------------------------------------------------------- archives and downloads
+
+
+def tar_of(path, folder) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, folder.name)
+
+
+def test_archive_is_checked_and_unpacked(cifar10, tmp_path, monkeypatch):
+    source, pixels, _ = cifar10
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    tar_of(archive, source / "cifar-10-batches-py")
+    with pytest.raises(UserError, match="cifar-10-python.tar.gz is damaged, incomplete or not the official"):
+        data.prepare("cifar10", tmp_path / "root", archive)
+    monkeypatch.setattr(Cifar10, "archives", (md5(archive),))
+    loaded = data.prepare("cifar10", tmp_path / "root", archive)
+    assert torch.equal(loaded.train.images, pixels[:50])
+    stored = list((tmp_path / "root").iterdir())
+    assert len(stored) == 2  # the unpacked files are gone
+    assert len({path.stat().st_mode for path in stored}) == 1  # whoever may read one may read the other
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    with pytest.raises(UserError, match="damaged, incomplete"):
+        data.prepare("cifar10", tmp_path / "root", archive)
+
+
+def test_truncated_archive_is_a_clear_error(cifar10, tmp_path):
+    archive = tmp_path / "half.tar.gz"
+    tar_of(archive, cifar10[0] / "cifar-10-batches-py")
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    with pytest.raises(UserError, match="half.tar.gz cannot be unpacked"):
+        files.unpack(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/outside", "..\\outside", "C:outside"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_archive_members_cannot_leave_the_folder(tmp_path, name, kind):
+    archive, folder = tmp_path / f"a.{kind}", tmp_path / "in" / "out"
+    folder.mkdir(parents=True)
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as content:
+            content.writestr(name, b"x")
+    else:
+        with tarfile.open(archive, "w") as content:
+            content.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(UserError, match="lies outside of it"):
+        files.unpack(archive, folder)
+    assert not list(tmp_path.rglob("*outside"))
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "device", "zip symlink"])
+def test_archive_links_are_refused(tmp_path, kind):
+    archive = tmp_path / "a"
+    if kind == "zip symlink":
+        member = zipfile.ZipInfo("link")
+        member.external_attr = 0o120777 << 16
+        with zipfile.ZipFile(archive, "w") as content:
+            content.writestr(member, "/etc/passwd")
+    else:
+        member = tarfile.TarInfo("link")
+        member.type = {"symlink": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}[kind]
+        member.linkname = "/etc/passwd"
+        with tarfile.open(archive, "w") as content:
+            content.addfile(member)
+    with pytest.raises(UserError, match="a link or a device"):
+        files.unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out" / "link").exists()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of the folder `served`; yields (its address, the folder)."""
+    served = tmp_path / "served"
+    served.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(served))
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}", served
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("with_torchvision", [True, False])
+def test_download(cifar10, server, tmp_path, monkeypatch, with_torchvision):
+    if not with_torchvision:
+        monkeypatch.setattr(_torchvision, "load", lambda module: None)
+    address, served = server
+    archive = served / "cifar-10-python.tar.gz"
+    tar_of(archive, cifar10[0] / "cifar-10-batches-py")
+    right = md5(archive)
+    monkeypatch.setattr(Cifar10, "url", f"{address}/{archive.name}")
+    monkeypatch.setattr(Cifar10, "url_md5", "0" * 32)
+    monkeypatch.setattr(Cifar10, "archives", (right,))
+    with pytest.raises(UserError, match="damaged|cannot download"):  # the wrong checksum
+        data.prepare("cifar10", tmp_path / "root")
+    monkeypatch.setattr(Cifar10, "url_md5", right)
+    loaded = data.prepare("cifar10", tmp_path / "root")  # gets it again over the wrong one
+    assert torch.equal(loaded.train.images, cifar10[1][:50])
+    archive.unlink()
+    assert data.prepare("cifar10", tmp_path / "root").fingerprint == loaded.fingerprint  # asks for nothing
+    (tmp_path / "root" / "downloads" / archive.name).unlink()
+    (tmp_path / "root" / "cifar10.json").unlink()
+    with pytest.raises(UserError, match=r"cannot download .*run: python -m benchmark data prepare cifar10"):
+        data.prepare("cifar10", tmp_path / "root")
+
+
+# ---------------------------------------------------------------- TinyImageNet
+
+
+def picture(path, size, colour) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (size, size), colour).save(path)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Two classes; the training pictures' brightness tells class and number; files are not made in order."""
+    monkeypatch.setattr(TinyImageNet, "classes", 2)
+    folder = tmp_path / "tiny-imagenet-200"
+    for c, name in ((1, "n02"), (0, "n01")):
+        for i in (2, 0, 1):
+            picture(folder / "train" / name / "images" / f"{name}_{i}.JPEG", 64, (100 * c + 20 * i,) * 3)
+        (folder / "train" / name / f"{name}_boxes.txt").write_text("")
+    lines = []
+    for i, name in enumerate(["n02", "n01", "n02"]):
+        picture(folder / "val" / "images" / f"val_{i}.JPEG", 64, (50 * i,) * 3)
+        lines.append(f"val_{i}.JPEG\t{name}\t0\t0\t62\t62")
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (folder / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn99\tother\n")
+    return folder
+
+
+def test_tinyimagenet_is_in_class_order(tiny, tmp_path):
+    loaded = data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    assert loaded.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and loaded.test.labels.tolist() == [0, 1, 1]
+    assert loaded.train.images[:, 0, 0, 0].tolist() == [0, 20, 40, 100, 120, 140]
+    assert loaded.test.images[:, 0, 0, 0].tolist() == [50, 0, 100]
+    assert loaded.class_names == ["goldfish", "n02"] and not loaded.crop
+    note = json.loads((tmp_path / "root" / "tinyimagenet.json").read_text())["note"]
+    assert note == "reduced copy: 3 training images in a class instead of 500"
+
+
+def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
+    Image.new("L", (64, 64), 77).save(tiny / "train" / "n01" / "images" / "n01_0.JPEG")
+    archive = tmp_path / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        for path in tiny.rglob("*"):
+            content.write(path, path.relative_to(tmp_path))
+    monkeypatch.setattr(TinyImageNet, "archives", (md5(archive),))
+    monkeypatch.setattr(TinyImageNet, "images_a_class", 3)
+    loaded = data.prepare("tinyimagenet", tmp_path / "root", archive)
+    assert loaded.train.images[0, :, 5, 5].tolist() == [77, 77, 77]
+    assert json.loads((tmp_path / "root" / "tinyimagenet.json").read_text())["note"] == ""
+
+
+def test_tinyimagenet_bad_files_are_named(tiny, tmp_path):
+    def fails(match):
+        with pytest.raises(UserError, match=match):
+            data.prepare("tinyimagenet", tmp_path / "root", tiny)
+
+    corrupt = tiny / "train" / "n01" / "images" / "n01_1.JPEG"
+    good = corrupt.read_bytes()
+    corrupt.write_bytes(good[: len(good) // 2])
+    fails("n01_1.JPEG cannot be read")
+    corrupt.write_bytes(b"no picture")
+    fails("n01_1.JPEG cannot be read")
+    picture(corrupt, 32, (0, 0, 0))
+    fails("n01_1.JPEG is 32 x 32 pixels, not 64 x 64")
+    corrupt.write_bytes(good)
+    annotations = tiny / "val" / "val_annotations.txt"
+    lines = annotations.read_text()
+    annotations.write_text(lines + "val_9.JPEG\tn01\t0\n")
+    fails("val_9.JPEG cannot be read")
+    for bad in ("val_0.JPEG n01", "val_0.JPEG\tn77", "../../x.JPEG\tn01"):
+        annotations.write_text(lines + bad + "\n")
+        fails("val_annotations.txt, line 4")
+    annotations.unlink()
+    fails("val_annotations.txt is missing")
+
+
+def test_tinyimagenet_class_count(tiny, tmp_path):
+    (tiny / "train" / "n03" / "images").mkdir(parents=True)
+    with pytest.raises(UserError, match="has 3 class folders, not 2"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+
+
+# ---------------------------------------------------------------- FaceScrub
+
+
+def test_facescrub_with_its_own_split(tmp_path):
+    source = tmp_path / "faces"
+    for person, grey in (("B", 100), ("A", 50)):
+        for i in range(3):
+            picture(source / "train" / person / f"{i}.png", 96, (grey + i,) * 3)
+        picture(source / "validate" / person / "0.png", 40, (grey + 9,) * 3)
+    loaded = data.prepare("facescrub", tmp_path / "root", source)
+    assert loaded.class_names == ["A", "B"] and loaded.image_size == 48 and loaded.classes == 2
+    assert loaded.train.images[:, 0, 9, 9].tolist() == [50, 51, 52, 100, 101, 102]
+    assert loaded.test.images[:, 0, 9, 9].tolist() == [59, 109] and loaded.test.labels.tolist() == [0, 1]
+    assert not loaded.publishable
+    picture(source / "validate" / "C" / "0.png", 40, (0, 0, 0))
+    with pytest.raises(UserError, match="C has no counterpart"):
+        data.prepare("facescrub", tmp_path / "root", source)
+
+
+def test_facescrub_single_level_is_split_by_name(tmp_path):
+    expected = {False: [], True: []}
+    for person in ("A", "B"):
+        for i in range(40):
+            picture(tmp_path / "faces" / person / f"{i:02}.png", 48, (i, i, i))
+            last = int(hashlib.sha256(f"{person}/{i:02}.png".encode()).hexdigest(), 16) % 10
+            expected[last == 0].append((int(person == "B"), i))
+    loaded = data.prepare("facescrub", tmp_path / "root", tmp_path / "faces")
+    for part, is_test in ((loaded.train, False), (loaded.test, True)):
+        found = list(zip(part.labels.tolist(), part.images[:, 0, 0, 0].tolist(), strict=True))
+        assert found == expected[is_test]
+    assert 1 <= len(loaded.test) <= 16
+
+
+def test_facescrub_arrays(tmp_path):
+    source = tmp_path / "faces.npz"
+    pixels = RNG.integers(0, 256, (60, 64, 64, 3), dtype=np.uint8)
+    np.savez_compressed(source, images=pixels, labels=np.arange(60) % 3, people=np.array(["a", "b", "c"]))
+    loaded = data.prepare("facescrub", tmp_path / "root", source)
+    test = [i for i in range(60) if int(hashlib.sha256(pixels[i].tobytes()).hexdigest(), 16) % 10 == 0]
+    assert loaded.test.labels.tolist() == [i % 3 for i in test] and len(loaded.train) == 60 - len(test)
+    resized = np.array(Image.fromarray(pixels[test[0]]).resize((48, 48), Image.Resampling.BILINEAR))
+    assert torch.equal(loaded.test.images[0], torch.from_numpy(resized).permute(2, 0, 1))
+    assert json.loads((tmp_path / "root" / "facescrub.json").read_text())["note"] == "3 people instead of 530"
+    np.savez(source, images=pixels, labels=np.full(60, 7), people=np.array(["a", "b", "c"]))
+    with pytest.raises(UserError, match=r"label outside 0\.\.2"):
+        data.prepare("facescrub", tmp_path / "root", source)
+    np.savez(source, images=pixels)
+    with pytest.raises(UserError, match="is not an .npz with images, labels and people"):
+        data.prepare("facescrub", tmp_path / "root", source)
+    for content in (b"nothing", b"PK\x03\x04 and then nothing"):
+        source.write_bytes(content)
+        with pytest.raises(UserError, match="is not an .npz"):
+            data.prepare("facescrub", tmp_path / "root", source)
+
+
+def test_facescrub_is_not_downloaded(tmp_path):
+    with pytest.raises(UserError, match="facescrub cannot be downloaded.*data prepare facescrub --from PATH"):
+        data.prepare("facescrub", tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no folders of pictures"):
+        data.prepare("facescrub", tmp_path, tmp_path / "empty")
+
+
+# ---------------------------------------------------------------- the store
+
+
+def test_names_and_unknown_name(tmp_path):
+    assert data.names() == ["cifar10", "cifar100", "facescrub", "photos", "tinyimagenet"]
+    for call in (data.load, data.prepare, data.fingerprint):
+        with pytest.raises(UserError, match="unknown data set 'mnist'; known: cifar10, cifar100, facescrub"):
+            call("mnist", tmp_path)
+
+
+def test_missing_data_tells_the_command(tmp_path):
+    with pytest.raises(UserError) as caught:
+        data.load("cifar10", tmp_path)
+    assert str(caught.value).endswith("run: python -m benchmark data prepare cifar10 [--from PATH]")
+    assert data.fingerprint("cifar10", tmp_path) is None
+    with pytest.raises(UserError, match="there is no .*nowhere to prepare cifar10 from"):
+        data.prepare("cifar10", tmp_path, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("where", ["first byte", "last byte", "cut", "empty"])
+def test_damaged_tensors_are_detected(cifar10, tmp_path, where):
+    root = tmp_path / "root"
+    before = data.prepare("cifar10", root, cifar10[0])
+    path = root / "cifar10.safetensors"
+    content = bytearray(path.read_bytes())
+    if where.endswith("byte"):
+        content[0 if where == "first byte" else -1] ^= 1
+    path.write_bytes({"cut": content[:-10], "empty": b""}.get(where, content))
+    with pytest.raises(UserError, match="cifar10.safetensors is damaged.*python -m benchmark data prepare cifar10"):
+        data.load("cifar10", root)
+    assert data.prepare("cifar10", root, cifar10[0]).fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"sha256": 1}', "\xff"])
+def test_damaged_json_is_detected(cifar10, tmp_path, content):
+    root = tmp_path / "root"
+    data.prepare("cifar10", root, cifar10[0])
+    (root / "cifar10.json").write_bytes(content.encode("latin1"))
+    for call in (data.load, data.fingerprint):
+        with pytest.raises(UserError, match="cifar10.json is damaged"):
+            call("cifar10", root)
+    row = next(row for row in data.describe(root) if row["name"] == "cifar10")
+    assert not row["prepared"] and row["note"] == "damaged"
+
+
+def test_describe(cifar10, tmp_path):
+    root = tmp_path / "root"
+    data.prepare("cifar10", root, cifar10[0])
+    rows = {row["name"]: row for row in data.describe(root)}
+    assert list(rows) == data.names()
+    assert rows["cifar10"]["prepared"] and (rows["cifar10"]["train"], rows["cifar10"]["test"]) == (50, 10)
+    assert rows["cifar10"]["bytes"] == (root / "cifar10.safetensors").stat().st_size
+    assert not rows["tinyimagenet"]["prepared"] and rows["tinyimagenet"]["bytes"] is None
+    assert not rows["facescrub"]["publishable"]
+
+
+def test_root_that_is_a_file(cifar10, tmp_path):
+    (tmp_path / "root").write_text("")
+    with pytest.raises(UserError, match="cannot make the data folder"):
+        data.prepare("cifar10", tmp_path / "root", cifar10[0])
+
+
+def test_fingerprint_tells_every_change(cifar10, tmp_path):
+    loaded = data.prepare("cifar10", tmp_path / "root", cifar10[0])
+    again = data.prepare("cifar10", tmp_path / "other", cifar10[0] / "bin")
+    assert again.fingerprint == loaded.fingerprint and len(loaded.fingerprint) == 64
+    from benchmark.data.tensors import fingerprint_of
+
+    for field in ("images", "labels"):
+        changed = getattr(loaded.test, field).clone()
+        changed.view(-1)[-1] += 1
+        test = dataclasses.replace(loaded.test, **{field: changed})
+        assert fingerprint_of(loaded.train, test) != loaded.fingerprint
+    assert fingerprint_of(loaded.test, loaded.train) != loaded.fingerprint
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def made_up(labels: list[int]) -> data.DataSet:
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+    part = data.ImageSet(images, torch.tensor(labels))
+    third = (0.5, 0.4, 0.3)
+    return data.DataSet("x", 3, third, third, False, part, part, ["a", "b", "c"], "f" * 64, True)
+
+
+def test_subset_takes_the_first_of_each_class_in_stored_order():
+    whole = made_up([2, 2, 2, 0, 1, 0, 0, 1, 2])
+
+    def chosen(count):
+        return data.subset(whole, count, None).train.images[:, 0, 0, 0].tolist()
+
+    assert chosen(3) == [0, 3, 4]
+    assert chosen(6) == [0, 1, 3, 4, 5, 7]
+    assert chosen(7) == [0, 1, 3, 4, 5, 6, 7]  # the third of class 0 comes before the third of class 2
+    assert chosen(9) == chosen(None) == list(range(9))
+    small = data.subset(whole, 4, 2)
+    assert small.fingerprint == whole.fingerprint and (len(small.train), len(small.test)) == (4, 2)
+    assert small.train.labels.tolist() == [2, 0, 1, 0]
+    for bad in (0, -1, 10):
+        with pytest.raises(UserError, match="choose 1 to 9"):
+            data.subset(whole, bad, None)
+
+
+def test_subset_is_balanced_and_deterministic():
+    labels = torch.randint(0, 7, (2000,), generator=torch.Generator().manual_seed(0)).tolist()
+    images = torch.zeros(2000, 3, 1, 1, dtype=torch.uint8)
+    whole = dataclasses.replace(made_up([0]), train=data.ImageSet(images, torch.tensor(labels)))
+    counts = data.subset(whole, 700, None).train.labels.bincount()
+    assert counts.tolist() == [100] * 7
+    uneven = data.subset(whole, 703, None).train.labels
+    assert uneven.bincount().tolist() == [101] * 3 + [100] * 4
+    assert torch.equal(uneven, data.subset(whole, 703, None).train.labels)
+
+
+def test_scaling():
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    x01 = data.to_unit(images)
+    assert torch.allclose(x01.flatten(), torch.tensor([0.0, 0.2, 1.0])) and data.to_unit(x01) is x01
+    with torch.inference_mode():
+        data.normalise(x01, (0.5, 0.1, 0.0), (0.5, 0.1, 2.0))
+    x01.requires_grad_()  # what was kept in inference mode must do for training too
+    result = data.normalise(x01, (0.5, 0.1, 0.0), (0.5, 0.1, 2.0))
+    assert torch.allclose(result.flatten(), torch.tensor([-1.0, 1.0, 0.5]))
+    result.sum().backward()
+    assert torch.allclose(x01.grad.flatten(), torch.tensor([2.0, 10.0, 0.5]))
+
+
+def test_moving_keeps_everything_else():
+    whole = made_up([0, 1, 2])
+    assert whole.to("meta").train.images.device.type == "meta" and whole.to("meta").mean == whole.mean
+    assert whole.train.take(torch.tensor([2, 0])).labels.tolist() == [2, 0] and whole.image_size == 4
+
+
+def test_constants_of_the_paper():
+    assert (FaceScrub.mean, FaceScrub.std) == ((0.5708, 0.5905, 0.4272), (0.2058, 0.2275, 0.2098))
+    assert [data.DATASETS.get(n).image_size for n in ("cifar10", "tinyimagenet", "facescrub")] == [32, 64, 48]
+    assert [data.DATASETS.get(n).crop for n in ("cifar100", "tinyimagenet", "facescrub")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_plug_ins_promises_are_checked(tmp_path, monkeypatch):
+    parts = data.Parts(*(data.ImageSet(torch.zeros(2, 3, 32, 32), torch.zeros(2).long()),) * 2, ["a"])
+    monkeypatch.setattr(Cifar10, "read", lambda self, source: parts)
+    with pytest.raises(UserError, match=r"training images of cifar10 are not uint8 \[N, 3, 32, 32\]"):
+        data.prepare("cifar10", tmp_path / "root", tmp_path)

@@ -1,0 +1,182 @@
+"""The matrix: what it expands to, what changes a key, and what its errors say."""
+
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.matrix import expand as expansion
+from benchmark.matrix.expand import expand, jobs, parse_where
+from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch):
+    """Expansion must not need any image."""
+    monkeypatch.setattr(expansion.data, "fingerprint", lambda name, root: "f" * 64)
+
+
+def cells_of(suite, tmp_path, where=(), changes=()):
+    return expand(MatrixFile(), suite, tmp_path, parse_where(list(where)), parse_set(list(changes)))
+
+
+def test_all_covers_every_printed_cell(tmp_path):
+    """4 data sets x (7 defences x CEM off/on + no defence) x (accuracy + 2 attackers x 2 splits), and Table S6."""
+    cells = cells_of("all", tmp_path)
+    rows = 7 * 2 + 1
+    assert len(cells) == 4 * rows * (1 + 4) + 4
+    printed = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells}
+    from benchmark.report.published import reference
+
+    table = reference()
+    wanted = set(
+        table[table["defense"] != "average"][["dataset", "defense", "cem", "attacker", "split"]].itertuples(
+            index=False, name=None
+        )
+    )
+    efficiency = {cell for cell in wanted if cell[4] in ("encoder", "server")}
+    assert wanted - efficiency <= printed
+
+
+def test_suites_of_the_paper_carry_no_deviation(tmp_path):
+    assert {cell.label for cell in cells_of("all", tmp_path)} == {""}
+    labels = " ".join(cell.label for cell in cells_of("smoke", tmp_path))
+    assert "train.epochs 2 (published 240)" in labels and "attacks.gan.epochs 1 (published 150)" in labels
+
+
+def test_parents_come_first_and_once(tmp_path):
+    listed = jobs(cells_of("cifar100", tmp_path))
+    keys = [job.key for job in listed]
+    assert len(set(keys)) == len(keys) == 15 * 5
+    for place, job in enumerate(listed):
+        assert all(keys.index(parent.key) < place for parent in job.parents.values())
+
+
+def test_a_change_reruns_exactly_what_depends_on_it(tmp_path):
+    def keys(*changes):
+        return {(c.defense, c.cem, c.attacker, c.split): c.job.key for c in cells_of("cifar10", tmp_path, (), changes)}
+
+    before = keys()
+    attack = keys("attacks.gan.penalty=9")
+    assert {cell for cell in before if before[cell] != attack[cell]} == {cell for cell in before if cell[2] == "gan"}
+    defense = keys("defenses.dropout.rate=0.3")
+    assert {c[0] for c in before if before[c] != defense[c]} == {"dropout"}
+    term = keys("cem.weight=8")
+    assert {c[1] for c in before if before[c] != term[c]} == {"on"}
+    decoder = keys("attacks.decoder.epochs=49")  # the GAN starts from the decoder (quirk q4)
+    assert {c[2] for c in before if before[c] != decoder[c]} == {"decoder", "gan"}
+
+
+def test_quirks_change_only_what_they_bear_on(tmp_path):
+    def keys(protocol):
+        file = MatrixFile()
+        quirks = file.matrix.protocols["published"].model_copy(update=protocol)
+        file.matrix.protocols["published"] = quirks
+        return {
+            (c.attacker, c.split): c.job.key
+            for c in expand(file, "cifar10", tmp_path, {"defense": ["dropout"], "cem": ["on"]})
+        }
+
+    before = keys({})
+    assert keys({"q1_first_class_lookup": False})[("none", "validation")] != before[("none", "validation")]
+    ordered = keys({"q5_ordered_split": False})
+    assert ordered[("none", "validation")] == before[("none", "validation")]
+    assert ordered[("decoder", "infer")] != before[("decoder", "infer")]
+    cold = keys({"q4_gan_warm_start": False})
+    assert (
+        cold[("decoder", "train")] == before[("decoder", "train")]
+        and cold[("gan", "train")] != before[("gan", "train")]
+    )
+
+
+def test_filters(tmp_path):
+    cells = cells_of("cifar10", tmp_path, ["defense=patrol,cem=on", "defense=dropout"])
+    assert {(c.defense, c.cem) for c in cells} == {("patrol", "on"), ("dropout", "on")}
+    attack = cells_of("cifar10", tmp_path, ["attacker=gan,split=train,defense=patrol"])
+    assert {(c.attacker, c.split) for c in attack} == {("none", "validation"), ("gan", "train")}
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("defense=nope", "patrol"),
+        ("defence=patrol", "the axes are dataset"),
+        ("cem", "axis=value"),
+        ("seed=1", "125"),
+    ],
+)
+def test_bad_filters_say_what_is_allowed(tmp_path, where, text):
+    with pytest.raises(UserError, match=text):
+        cells_of("cifar10", tmp_path, [where])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("train.epoch=2", "did you mean 'epochs'"),
+        ("train.epochs=two", "epochs = 'two' is not allowed"),
+        ("train.epochs=0", "greater than or equal to 1"),
+        ("train.epochs", "path=value"),
+        ("epochs=2", "cannot set 'epochs'"),
+        ("defenses.patrol.rate=0.1", "unknown key 'rate'"),
+        ("attacks.*.rate=0.1", "no member of 'attacks'"),
+        ("train.lr=.nan", "lr = nan is not allowed"),
+        ("cem.weight=[", "not a YAML value"),
+    ],
+)
+def test_bad_changes_say_what_is_allowed(tmp_path, change, text):
+    with pytest.raises(UserError) as caught:
+        cells_of("cifar10", tmp_path, (), [change])
+    assert text in str(caught.value) and f"--set {change}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line_of", "texts"),
+    [
+        ("epochs: 240 #", "epochs: many #", "epochs: many", ["train.epochs", "'many'", "integer"]),
+        ("momentum: 0.9", "momentun: 0.9", "momentun: 0.9", ["momentun", "did you mean 'momentum'"]),
+        ("rate: 0.2", "rate: 1.2", "dropout: {", ["rate = 1.2", "less than"]),
+        ("rate: 0.2", "ratio: 0.2", "dropout: {", ["ratio", "rate"]),
+        ("  dropout: {", "  dropoot: {", "dropoot: {", ["dropoot", "did you mean 'dropout'"]),
+        ("attacker: &both [decoder, gan]", "attacker: &both [decoder, gun]", "gun]", ["'gun'", "'gan'"]),
+        ("train.epochs: 2\n", "train.epoch: 2\n", "train.epoch: 2\n", ["epoch", "'epochs'"]),
+        ("epochs: 240 #", "epochs: 240 #\n  epochs: 3 #", "epochs: 3 #", ["stands twice"]),
+        ("estimator: scalar", "estimator: scaler", "estimator: scaler", ["'scaler'", "'scalar'"]),
+    ],
+)
+def test_errors_name_file_line_key_value_and_what_is_allowed(tmp_path, old, new, line_of, texts):
+    text = DEFAULT.read_text()
+    assert old in text
+    text = text.replace(old, new, 1)
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    line = text[: text.index(line_of)].count("\n") + 1
+    with pytest.raises(UserError) as caught:
+        expand(MatrixFile(path), "smoke", tmp_path)
+    message = str(caught.value)
+    assert f"{path}, line {line}:" in message
+    assert all(part in message for part in texts), message
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "a: !!python/object:os.system {}", "\x00", "x: &a [*a]"])
+def test_files_that_are_no_matrix(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match="bad.yaml"):
+        MatrixFile(path)
+
+
+def test_a_suite_may_not_include_itself(matrix, tmp_path):
+    def loop(value):
+        value["suites"]["all"]["include"] = ["all"]
+
+    with pytest.raises(UserError, match="includes itself"):
+        expand(matrix(loop), "all", tmp_path)
+
+
+def test_overrides_change_the_matching_cells_only(matrix, tmp_path):
+    def override(value):
+        change = {"where": {"defense": ["patrol", "dropout"], "cem": "on"}, "set": {"train.lr": 0.01}}
+        value["suites"]["cifar10"]["overrides"] = [change]
+
+    cells = expand(matrix(override), "cifar10", tmp_path)
+    changed = {(c.defense, c.cem) for c in cells if c.job.cell["train"]["lr"] == 0.01}
+    assert changed == {("patrol", "on"), ("dropout", "on")}

@@ -1,0 +1,433 @@
+"""The tables against the printed numbers, read here with the csv module alone, and the files they become."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib.resources import files
+from statistics import mean, stdev
+
+import pandas as pd
+import pytest
+
+from benchmark.errors import UserError
+from benchmark.report import published
+from benchmark.report.frame import COLUMNS, half_width, tidy
+from benchmark.report.html import render_page
+from benchmark.report.render import escape_latex, write_tables
+from benchmark.report.tables import build_tables
+
+PRINTED = [
+    row | {"value": float(row["value"])}
+    for row in csv.DictReader(
+        files("benchmark.report").joinpath("published.csv").read_text(encoding="utf-8").splitlines()
+    )
+]
+MSE_COLUMNS = [("decoder", "train"), ("decoder", "infer"), ("gan", "train"), ("gan", "infer")]
+ROWS = ["bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl"]
+LABELS = ["Bottleneck", "DistCorr", "Dropout", "PATROL", "ResSFL", "Noise_Nopeek", "Noise_ARL"]
+MSE_TABLES = ["1", "2", "3", "S5"]
+SSIM_TABLES = ["S1", "S2", "S3", "S4"]
+
+
+def printed_frame(table: str) -> pd.DataFrame:
+    rows = published.load()
+    return rows[(rows["table"] == table) & (rows["defense"] != "average")]
+
+
+def row(value=0.01, **changes) -> dict:
+    base = {
+        "suite": "s",
+        "dataset": "cifar10",
+        "defense": "bottleneck",
+        "cem": "off",
+        "protocol": "published",
+    }
+    base |= {"attacker": "decoder", "split": "infer", "metric": "mse", "seed": 0, "value": value}
+    return base | {"status": "done", "reason": "", "key": "k", "label": ""} | changes
+
+
+def frame_of(*rows: dict) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def table_named(frame: pd.DataFrame, name: str, **options):
+    return next(table for table in build_tables(frame, **options) if table.name == name)
+
+
+def cells_of(table, label: str):
+    return next(line.cells for line in table.rows if line.label == label)
+
+
+def read_markdown(text: str) -> tuple[list[str], dict[str, list[str]]]:
+    """A pipe table without its markup: the headings, and the texts of the cells by row label."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    split = [[part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    clean = [[re.sub(r"\\(.)", r"\1", part).replace("**", "") for part in parts] for parts in split]
+    return clean[0], {parts[0]: parts[1:] for parts in clean[2:]}
+
+
+def expected_row(table: str, defense: str, cem: str) -> list[str]:
+    """One printed row, in the printed order of columns and with the printed number of decimals."""
+    found = {
+        (row["attacker"], row["split"], row["metric"]): row["value"]
+        for row in PRINTED
+        if (row["table"], row["defense"], row["cem"]) == (table, defense, cem)
+    }
+    texts = [f"{found['none', 'validation', 'accuracy_percent']:.2f}"]
+    if table in MSE_TABLES:
+        return texts + [f"{found[(*column, 'mse')]:.4f}" for column in MSE_COLUMNS]
+    for attacker in ("decoder", "gan"):
+        texts += [f"{found[attacker, 'infer', 'ssim']:.3f}", f"{found[attacker, 'infer', 'psnr_db']:.2f}"]
+    return texts
+
+
+@pytest.mark.parametrize("table", MSE_TABLES + SSIM_TABLES)
+def test_every_printed_cell_returns_in_markdown(table, tmp_path):
+    write_tables(printed_frame(table), tmp_path)
+    headings, rows = read_markdown((tmp_path / f"{table}.md").read_text(encoding="utf-8"))
+    if table in MSE_TABLES:
+        assert headings[1:] == [
+            "Acc.↑",
+            *(f"{who} MSE {split}↑" for who in ("Dec.-based", "GAN-based") for split in ("Train", "Infer")),
+        ]
+    else:
+        assert headings[1:] == [
+            "Acc.↑",
+            *(f"{who} MIA {name}↓" for who in ("Dec.-based", "GAN-based") for name in ("SSIM", "PSNR")),
+        ]
+    first = ["No defence"] if table in ("1", "2", "3") else []
+    pairs = [name for label in LABELS for name in (label, f"{label}+CEM")]
+    assert list(rows) == first + pairs + ["Average w/o CEM", "Average w/ CEM"]
+    for defense, label in zip(ROWS, LABELS, strict=True):
+        assert rows[label] == expected_row(table, defense, "off")
+        assert rows[f"{label}+CEM"] == expected_row(table, defense, "on")
+    if first:
+        assert rows["No defence"] == expected_row(table, "no_defense", "off")
+
+
+@pytest.mark.parametrize("table", MSE_TABLES + SSIM_TABLES)
+@pytest.mark.parametrize("cem", ["off", "on"])
+def test_averages_are_computed_not_copied(table, cem):
+    label = {"off": "Average w/o CEM", "on": "Average w/ CEM"}[cem]
+    cells = cells_of(table_named(printed_frame(table), table), label)
+    columns = [[float(expected_row(table, name, cem)[index]) for name in ROWS] for index in range(5)]
+    for cell, values in zip(cells, columns, strict=True):
+        assert cell.value == pytest.approx(mean(values), abs=1e-12)
+        assert cell.notes == ()
+
+
+def test_known_misprinted_averages_differ():
+    with_cem = cells_of(table_named(printed_frame("S3"), "S3", compare=True), "Average w/ CEM")
+    assert (with_cem[0].text, with_cem[0].behind) == ("51.66", "51.62")
+    gan = cells_of(table_named(printed_frame("S5"), "S5", compare=True), "Average w/ CEM")[3:]
+    assert [(cell.text, cell.behind) for cell in gan] == [("0.0092", "0.0095"), ("0.0098", "0.0102")]
+
+
+def test_efficiency_table_prints_s6():
+    table = table_named(printed_frame("S6"), "S6", compare=True)
+    assert table.spans == [("Local encoder", 2, 4), ("Cloud server", 5, 7)]
+    expected = {
+        "PATROL": ["0.083", "27.3", "65.61", "9.78", "136.38", "175.92"],
+        "Others": ["0.085", "21.9", "55.16", "9.78", "133.59", "169.87"],
+    }
+    assert {line.label: [cell.text for cell in line.cells] for line in table.rows} == expected
+    assert {line.label: [cell.behind for cell in line.cells] for line in table.rows} == expected
+
+
+def test_package_data_is_the_given_file():
+    assert len(PRINTED) == len(published.load()) == 667
+    reference = published.reference()
+    assert "average" not in set(reference["defense"]) and "no_defense" not in set(reference["defense"])
+    tiny = reference.query("dataset == 'tinyimagenet' and defense == 'bottleneck' and cem == 'on'")
+    assert tiny[tiny["metric"] == "accuracy_percent"]["value"].tolist() == [52.25]
+
+
+def test_bold_marks_help_and_nothing_else():
+    rows = []
+    for metric, attacker, split, pairs in [
+        ("accuracy_percent", "none", "validation", [(90.0, 90.0), (90.0, 89.99)]),
+        ("mse", "decoder", "infer", [(0.01, 0.02), (0.01, 0.010001)]),
+        ("ssim", "decoder", "infer", [(0.5, 0.4), (0.5, 0.6)]),
+        ("psnr_db", "decoder", "infer", [(20.0, 19.0), (20.0, 20.0)]),
+    ]:
+        for defense, (off, on) in zip(("bottleneck", "dropout"), pairs, strict=True):
+            place = {"metric": metric, "attacker": attacker, "split": split, "defense": defense}
+            rows += [row(off, **place), row(on, cem="on", **place)]
+    mse, ssim = (table_named(frame_of(*rows), name) for name in ("1", "S1"))
+    assert [cell.bold for cell in cells_of(mse, "Bottleneck+CEM")] == [True, False, True, False, False]
+    assert [cell.bold for cell in cells_of(mse, "Dropout+CEM")] == [False] * 5
+    assert [cell.bold for cell in cells_of(ssim, "Bottleneck+CEM")] == [True, True, True, False, False]
+    assert [cell.bold for cell in cells_of(ssim, "Dropout+CEM")] == [False] * 5
+    assert not any(cell.bold for cell in cells_of(mse, "Bottleneck"))
+
+
+def test_several_seeds_give_mean_and_t_interval():
+    values = [0.010, 0.013, 0.016]
+    table = table_named(frame_of(*(row(v, seed=i) for i, v in enumerate(values))), "1")
+    cell = cells_of(table, "Bottleneck")[2]
+    width = 4.302652729911275 * stdev(values) / math.sqrt(3)  # t(0.975, 2 degrees of freedom), from a table
+    assert cell.half_width == pytest.approx(width, rel=1e-9)
+    assert cell.text == f"0.0130 ± {width:.4f}"
+    assert "Student t" in table.caption
+    assert half_width([1.0]) is None and half_width([2.0, 2.0]) == 0
+
+
+def test_average_interval_is_over_the_averages_of_the_seeds():
+    values = {"bottleneck": [0.01, 0.02], "dropout": [0.03, 0.06]}
+    rows = [row(v, defense=d, seed=s) for d, column in values.items() for s, v in enumerate(column)]
+    cell = cells_of(table_named(frame_of(*rows), "1"), "Average w/o CEM")[2]
+    assert cell.value == pytest.approx(0.03)
+    assert cell.half_width == pytest.approx(12.706204736432095 * stdev([0.02, 0.04]) / math.sqrt(2))
+    ragged = cells_of(table_named(frame_of(*rows[:-1]), "1"), "Average w/o CEM")[2]
+    assert ragged.half_width is None and ragged.value == pytest.approx((0.015 + 0.03) / 2)
+
+
+def test_lost_cells_are_dashes_with_reasons_and_never_averaged():
+    table = table_named(
+        frame_of(
+            row(0.01),
+            row(0.02, seed=1),
+            row(9.0, seed=2, status="diverged", reason="loss not finite in epoch 3"),
+            row(0.05, cem="on", status="failed", reason="out of memory"),
+            row(math.nan, defense="distcorr"),
+            row(math.inf, defense="distcorr", cem="on"),
+            row(math.nan, defense="dropout", status="missing"),
+            row(math.nan, defense="dropout", cem="on", status="running"),
+            row(0.03, defense="patrol"),
+            row(0.04, defense="patrol", cem="on"),
+        ),
+        "1",
+    )
+    shown = {
+        label: (
+            cells_of(table, label)[2].text,
+            [table.notes[n - 1] for n in cells_of(table, label)[2].notes],
+        )
+        for label in [line.label for line in table.rows]
+    }
+    assert shown["Bottleneck"][0].startswith("0.0150 ± ")
+    assert shown["Bottleneck"][1] == ["mean of 2 of 3 seeds; diverged: loss not finite in epoch 3"]
+    assert shown["Bottleneck+CEM"] == ("–", ["failed: out of memory"])
+    assert shown["DistCorr"] == ("–", ["diverged: the value is not a finite number"])
+    assert shown["DistCorr+CEM"] == ("–", ["diverged: the value is not a finite number"])
+    assert shown["Dropout"] == ("–", ["not run yet"])
+    assert shown["Dropout+CEM"] == ("–", ["still running"])
+    assert shown["ResSFL"] == ("–", ["not in this suite"])
+    # Bottleneck has no value with CEM, so neither average has it
+    assert shown["Average w/o CEM"] == ("0.0300", ["average over 1 of 7 rows: PATROL"])
+    assert shown["Average w/ CEM"] == ("0.0400", ["average over 1 of 7 rows: PATROL"])
+    assert cells_of(table, "ResSFL")[0].notes == cells_of(table, "ResSFL")[4].notes
+
+
+def test_plug_ins_follow_the_printed_rows_and_stay_out_of_averages():
+    frame = frame_of(
+        row(0.01, dataset="photos"),
+        row(0.5, dataset="photos", defense="mine"),
+        row(0.6, dataset="photos", defense="mine", cem="full"),
+        row(0.7, dataset="photos", attacker="strong"),
+        row(0.001, dataset="photos", defense="none"),
+    )
+    table = table_named(frame, "photos-mse", compare=True)
+    assert [line.label for line in table.rows] == [
+        "No defence",
+        "Bottleneck",
+        "mine",
+        "mine+CEM (full)",
+        "Average w/o CEM",
+    ]
+    assert [group.title for group in table.groups] == [
+        "",
+        "Dec.-based MSE",
+        "GAN-based MSE",
+        "strong-based MSE",
+    ]
+    assert cells_of(table, "Average w/o CEM")[2].text == "0.0100"
+    assert all(cell.behind == "" for line in table.rows for cell in line.cells)
+
+
+def test_protocols_and_suites_have_tables_of_their_own():
+    frame = frame_of(row(), row(0.02, protocol="corrected"))
+    tables = {table.name: table for table in build_tables(frame)}
+    assert set(tables) == {"1", "S1", "1-corrected", "S1-corrected"}
+    assert "protocol corrected" in tables["1-corrected"].title
+    assert cells_of(tables["1-corrected"], "Bottleneck")[2].text == "0.0200"
+    names = {table.name for table in build_tables(frame_of(row(), row(0.02, suite="t")))}
+    assert names == {"1-s", "S1-s", "1-t", "S1-t"}
+
+
+def test_reductions_are_in_the_caption_and_marked_where_only_some_cells_have_them():
+    whole = table_named(frame_of(row(label="2 epochs, 512 images")), "1")
+    assert "Not at the published setting: 2 epochs, 512 images." in whole.caption
+    assert cells_of(whole, "Bottleneck")[2].notes == ()
+    part = table_named(frame_of(row(label="2 epochs"), row(0.02, cem="on")), "1")
+    assert "Some cells are not at the published setting: 2 epochs." in part.caption
+    assert [part.notes[n - 1] for n in cells_of(part, "Bottleneck")[2].notes] == ["reduced: 2 epochs"]
+    assert cells_of(part, "Bottleneck+CEM")[2].notes == ()
+
+
+def test_extra_metrics_become_columns():
+    frame = frame_of(row(0.4, metric="ssim"), row(0.4567, metric="ssim_valid"))
+    table = table_named(frame, "S1", extra_metrics=["ssim_valid"])
+    assert [cell.text for cell in cells_of(table, "Bottleneck")] == [
+        "–",
+        "0.400",
+        "–",
+        "0.457",
+        "–",
+        "–",
+        "–",
+    ]
+
+
+def test_same_frame_same_bytes_whatever_the_order_of_its_rows(tmp_path):
+    frame = published.reference()
+    first = write_tables(frame, tmp_path / "a", compare=True)
+    second = write_tables(frame.sample(frac=1, random_state=3), tmp_path / "b", compare=True)
+    assert [path.name for path in first] == [path.name for path in second]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+    pd.testing.assert_frame_equal(
+        tidy(pd.read_csv(tmp_path / "a" / "results.csv", dtype=str, keep_default_na=False)), tidy(frame)
+    )
+    assert len(json.loads((tmp_path / "a" / "tables.json").read_text(encoding="utf-8"))) == 9
+    index = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    assert all((tmp_path / "a" / target).is_file() for target in re.findall(r"\]\(([^)]+)\)", index))
+
+
+HOSTILE = "a_b%<script>alert(1)</script>|&#{}\\~^$[x]中\n"
+
+
+def hostile_frame() -> pd.DataFrame:
+    return frame_of(
+        row(0.01, dataset=HOSTILE, label=HOSTILE),
+        row(0.02, dataset=HOSTILE, cem="on"),
+        row(0.03, dataset=HOSTILE, defense=HOSTILE),
+        row(math.nan, dataset=HOSTILE, defense="[x]", status="failed", reason=HOSTILE),
+        row(0.03, dataset=HOSTILE, attacker=HOSTILE),
+    )
+
+
+def check_latex(text: str) -> None:
+    """Balanced braces and environments, and in every tabular as many cells in each line as columns."""
+    body = re.sub(r"(?<!\\)%.*", "", text)
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", body):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        assert depth >= 0
+    assert depth == 0
+    stack = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        if kind == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert not stack
+    for columns, lines in re.findall(r"\\begin\{tabular\}\{([lc]+)\}(.*?)\\end\{tabular\}", body, re.S):
+        lines = re.sub(r"\\(?:toprule|midrule|bottomrule)|\\cmidrule\(lr\)\{(\d+)-(\d+)\}", "", lines)
+        for line in lines.split("\\\\")[:-1]:
+            parts = re.split(r"(?<!\\)&", line)
+            wide = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+            assert len(parts) + sum(wide) == len(columns), line
+        for first, last in re.findall(r"\\cmidrule\(lr\)\{(\d+)-(\d+)\}", body):
+            assert 2 <= int(first) <= int(last) <= len(columns)
+
+
+@pytest.mark.parametrize("make", [published.reference, hostile_frame], ids=["published", "hostile"])
+def test_latex_is_well_formed_and_compiles(make, tmp_path):
+    paths = write_tables(make(), tmp_path, compare=True)
+    sources = [path for path in paths if path.suffix == ".tex"]
+    for path in sources:
+        check_latex(path.read_text(encoding="utf-8"))
+    compiler = shutil.which("pdflatex") or shutil.which("tectonic")
+    if compiler is None:
+        pytest.skip("neither pdflatex nor tectonic is installed: sources parsed, not compiled")
+    options = ["-interaction=nonstopmode", "-halt-on-error"] if compiler.endswith("pdflatex") else []
+    done = subprocess.run(
+        [compiler, *options, "all_tables.tex"], cwd=tmp_path, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert (tmp_path / "all_tables.pdf").stat().st_size > 1000
+
+
+def test_check_latex_sees_faults():
+    good = "\\begin{tabular}{lc}\na & b \\\\\n\\end{tabular}"
+    check_latex(good)
+    for bad in (good + "}", good.replace("a & b", "a"), good.replace("\\end{tabular}", "")):
+        with pytest.raises(AssertionError):
+            check_latex(bad)
+
+
+def test_hostile_names_are_text_everywhere(tmp_path):
+    paths = write_tables(hostile_frame(), tmp_path)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", path.name) and path.parent == tmp_path for path in paths)
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".md":
+            assert "<script" not in text
+    table = next(path for path in paths if path.name.endswith("-mse.md"))
+    headings, rows = read_markdown(table.read_text(encoding="utf-8"))
+    assert all(len(cells) == len(headings) - 1 for cells in rows.values())
+    assert escape_latex("a_b%<#>") == r"a\_b\%\textless{}\#\textgreater{}"
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.sources, self.open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_self_contained_and_escaped():
+    png = b"\x89PNG\r\n\x1a\n" + b"0" * 20
+    tables = build_tables(hostile_frame())
+    text = render_page(
+        tables,
+        provenance=[{"device": HOSTILE, "cells": 3}, {"torch": "2"}],
+        images=[(HOSTILE, png)],
+        title="<b>",
+    )
+    page = Page(text)
+    assert page.open == [] and "script" not in page.tags
+    assert page.tags.count("table") == len(tables) + 1
+    assert len(page.sources) == 1 and page.sources[0].startswith("data:image/png;base64,")
+    assert all(note.split("<")[0] in text for table in tables for note in table.notes)
+    assert Page(render_page(build_tables(published.reference(), compare=True))).open == []
+    with pytest.raises(UserError, match="not a PNG"):
+        render_page(tables, images=[("x", b"GIF89a")])
+
+
+def test_bad_frames_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="lacks the columns protocol"):
+        tidy(frame_of(row()).drop(columns="protocol"))
+    with pytest.raises(UserError, match="unknown status 'lost'"):
+        tidy(frame_of(row(status="lost")))
+    with pytest.raises(UserError, match="not a number"):
+        tidy(frame_of(row("many")))
+    with pytest.raises(UserError, match="two different results"):
+        tidy(frame_of(row(0.01), row(0.02)))
+    assert len(tidy(frame_of(row(0.01), row(0.01, key="other")))) == 1
+    assert tidy(frame_of(row(9.0, status="diverged")))["value"].isna().all()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_tables(frame_of(row()), tmp_path / "file")
+
+
+def test_an_empty_frame_gives_an_empty_index(tmp_path):
+    assert {path.name for path in write_tables(frame_of(), tmp_path)} == {
+        "README.md",
+        "all_tables.tex",
+        "results.csv",
+        "tables.json",
+    }

@@ -1,0 +1,222 @@
+"""The store of results: locks, whole or absent results, failures, damage."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from command_line import copied, finished, place  # noqa: F401 (fixtures)
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
+from benchmark.runner import store as module
+from benchmark.runner.store import Store, write_json
+
+TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
+DONE = {"status": "done", "reason": "", "values": {"accuracy_percent": 12.5}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture
+def dead_process() -> int:
+    """The id of a process that has ended."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def lock(store, content, age=0.0):
+    path = store.workdir(TRAIN) / "lock.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+def claimed(store) -> bool:
+    with store.claim(TRAIN) as folder:
+        return folder is not None
+
+
+# -- locks
+
+
+def test_a_living_holder_is_respected(store):
+    lock(store, {"host": socket.gethostname(), "pid": os.getppid()})
+    assert not claimed(store)
+    status, reason = store.status(TRAIN)
+    assert status == "running" and str(os.getppid()) in reason
+    assert (store.workdir(TRAIN) / "lock.json").exists()
+
+
+def test_a_holder_on_another_machine_lives_by_its_heartbeat(store):
+    lock(store, {"host": "elsewhere", "pid": 1}, age=module.STALE - 5)
+    assert not claimed(store)
+    lock(store, {"host": "elsewhere", "pid": 1}, age=module.STALE + 5)
+    assert store.status(TRAIN)[0] == "waiting" and claimed(store)
+
+
+def test_a_dead_holders_lock_is_taken_over(store, dead_process):
+    path = lock(store, {"host": socket.gethostname(), "pid": dead_process})
+    assert store.status(TRAIN)[0] == "waiting"
+    with store.claim(TRAIN) as folder:
+        assert folder == store.workdir(TRAIN)
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert [file.name for file in folder.iterdir()] == []  # neither the lock nor the stale one stays
+
+
+@pytest.mark.parametrize("content", ["", '{"host": "a', "null", "{}", "[1]"])
+def test_a_torn_lock_counts_by_its_age(store, content):
+    """A lock that was being written when its process was killed, or is being written this moment."""
+    lock(store, content)
+    assert store.status(TRAIN)[0] == "running" and not claimed(store)
+    lock(store, content, age=module.STALE + 5)
+    assert store.status(TRAIN)[0] == "waiting" and claimed(store)
+
+
+def test_one_holder_at_a_time(store):
+    other = Store(store.root)
+    with store.claim(TRAIN) as first, other.claim(TRAIN) as second:
+        assert first is not None and second is None
+    assert claimed(other)
+
+
+def test_the_heartbeat_keeps_a_lock_fresh(store, monkeypatch):
+    monkeypatch.setattr(module, "HEARTBEAT", 0.02)
+    with store.claim(TRAIN) as folder:
+        path = folder / "lock.json"
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 5
+        while path.stat().st_mtime < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - path.stat().st_mtime < 5
+
+
+def test_a_job_that_another_finished_meanwhile_is_not_run_again(store):
+    """Between the look and the claim: the claim says no, and the result stays the first one's."""
+    finish(store)
+    before = (store.path(TRAIN) / "metrics.json").read_bytes()
+    assert not claimed(store)
+    assert (store.path(TRAIN) / "metrics.json").read_bytes() == before
+    assert not store.workdir(TRAIN).exists()
+
+
+# -- results
+
+
+def finish(store, metrics=DONE, before_end=lambda: None):
+    with store.claim(TRAIN) as folder:
+        (folder / "history.csv").write_text("epoch\n1\n")
+        (folder / "state.safetensors").write_text("mid-job")
+        before_end()
+        store.finish(TRAIN, metrics, {"commit": "x"})
+
+
+def test_nothing_is_visible_before_the_end_and_all_of_it_after(store):
+    finish(store, before_end=lambda: pytest.fail("early") if store.done(TRAIN) else None)
+    assert store.done(TRAIN) and store.metrics(TRAIN) == DONE and store.provenance(TRAIN) == {"commit": "x"}
+    names = {file.name for file in store.path(TRAIN).iterdir()}
+    assert names == {"job.json", "metrics.json", "provenance.json", "history.csv"}
+    recorded = json.loads((store.path(TRAIN) / "job.json").read_text())
+    assert recorded["key"] == TRAIN.key and recorded["config"] == TRAIN.config
+    assert not store.workdir(TRAIN).exists() and store.status(TRAIN) == ("done", "")
+
+
+def test_a_crash_just_before_the_rename_leaves_nothing_visible(store, monkeypatch):
+    real = os.replace
+
+    def crash(source, target):
+        if target == store.path(TRAIN):
+            raise SystemError("killed")
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "replace", crash)
+    with pytest.raises(SystemError):
+        finish(store)
+    assert not store.done(TRAIN) and store.status(TRAIN)[0] == "waiting"
+    monkeypatch.undo()
+    finish(store)
+    assert store.done(TRAIN)
+
+
+def test_status_of_every_kind(store):
+    assert store.status(TRAIN) == ("waiting", "not run yet")
+    with store.claim(TRAIN):
+        store.fail(TRAIN, "out of luck")
+        assert store.status(TRAIN)[0] == "running"
+    assert store.status(TRAIN) == ("failed", "out of luck")
+    finish(store, {"status": "diverged", "reason": "the loss is nan", "values": {}})
+    assert store.status(TRAIN) == ("diverged", "the loss is nan") and store.done(TRAIN)
+
+
+def test_a_new_attempt_forgets_the_failure(store):
+    with store.claim(TRAIN):
+        store.fail(TRAIN, "out of luck")
+    with store.claim(TRAIN) as folder:
+        assert not (folder / "failed.json").exists()
+
+
+def test_numbers_that_are_none_become_null(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5], "b": {"c": float("-inf")}})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": {"c": None}}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "done", "reason": ""}', "\xff"])
+def test_a_damaged_result_is_told(store, content):
+    finish(store)
+    path = store.path(TRAIN) / "metrics.json"
+    path.write_bytes(content.encode("latin-1"))
+    for look in (store.metrics, store.status):
+        with pytest.raises(UserError, match="delete the folder") as error:
+            look(TRAIN)
+        assert str(path) in str(error.value)
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(UserError, match="choose another --results"):
+            Store(root).check_writable()
+
+
+# -- a whole run
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(finished, place):  # noqa: F811
+    """kill -9 at a random moment of a real run; the same command afterwards gives the same bytes."""
+    choice = ("--where", "cem=on,defense=dropout,split=infer")
+    words = [sys.executable, "-m", "benchmark", *map(str, place.words("run", *choice))]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list((place.results / ".work").glob("*/lock.json")):
+            break
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 2))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode in (0, -signal.SIGKILL)
+
+    again = place.call("run", *choice)
+    assert again.code == 0, again.err
+    undisturbed = finished.finished()
+    ours = place.finished()
+    assert len(ours) == 3 and all(undisturbed[name] == content for name, content in ours.items())
+    assert list((place.results / ".work").iterdir()) == []  # neither locks nor halves stay
+
+
+def test_damage_to_a_finished_result_stops_the_report_and_names_the_file(copied):  # noqa: F811
+    path = sorted(copied.results.glob("photos/dropout/train-*/metrics.json"))[0]
+    path.write_text("{")
+    for command in ("status", "report"):
+        outcome = copied.call(command)
+        assert outcome.code == 2 and str(path) in outcome.err and "Traceback" not in outcome.err
