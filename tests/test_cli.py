@@ -167,8 +167,9 @@ def test_folders_that_cannot_be_written(finished, place, tmp_path):  # noqa: F81
     page.mkdir(parents=True)
     refused(finished.call("report", "--tables", place.tables), "cannot write", str(page))
     assert finished.call("report", "--tables", tmp_path / "t").code == 0
-    outcome = finished.call("diff", "--against", tmp_path / "t" / "smoke", "--markdown", below)
-    assert outcome.code == 2 and "--markdown" in outcome.err and "Traceback" not in outcome.err
+    outcome = finished.call("diff", "--against", tmp_path / "t" / "smoke", "--markdown", below / "diff.md")
+    assert outcome.code == 2 and "cannot write" in outcome.err and str(below) in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_an_empty_suite_is_told(place):  # noqa: F811
