@@ -172,6 +172,26 @@ def diff(
 
 
 @app.command()
+def verdict(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+):
+    """Say for each claim of the paper whether a suite's results support it (rules: docs/STATISTICS.md)."""
+    from benchmark.statistics.stage import write
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    paths, summary = write(cells, results, tables / suite)
+    print(summary)
+    for path in paths:
+        print(path)
+
+
+@app.command()
 def schema():
     """Print the JSON Schema of the matrix file."""
     import json

@@ -1,0 +1,144 @@
+"""From cells and the store to verdicts.md, verdicts.tex, verdicts.csv and gains.csv."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tabulate import tabulate
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell
+from benchmark.report import names
+from benchmark.report.aggregate import tidy_frame
+from benchmark.report.render import escape_latex, escape_markdown, write_text
+from benchmark.runner.store import Store
+from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Images, aggregate, verdicts
+from benchmark.training import checkpoint
+
+HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
+HEADINGS += ["p (Holm)", "d_z", "images harder", "verdict", "why"]
+
+
+def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]:
+    """Write the verdicts of `cells` below `out`; returns (paths, summary).
+
+    UserError where the cells hold nothing to judge.
+    """
+    store = Store(results)
+    frame = tidy_frame(cells, store)
+    lines, gains = verdicts(frame, per_image_reader(cells, store)), aggregate(frame)
+    if lines.empty:
+        raise UserError("the chosen cells hold no row both with and without CEM; choose cem=off and a form of it")
+    text = summary(lines)
+    labels = sorted({cell.label for cell in cells if cell.label})
+    files = {
+        "verdicts.md": _markdown(lines, gains, text, labels),
+        "verdicts.tex": _latex(lines),
+        "verdicts.csv": lines.to_csv(index=False, lineterminator="\n"),
+        "gains.csv": gains.to_csv(index=False, lineterminator="\n"),
+    }
+    return [write_text(out / name, content) for name, content in files.items()], text
+
+
+def per_image_reader(cells: list[Cell], store: Store) -> Images:
+    """Reads per_image.safetensors by job key; None where one is not there (weights and tensors are not shared)."""
+    jobs = {cell.job.key: cell.job for cell in cells}
+
+    def read(off: str, on: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        files = [store.path(jobs[key]) / "per_image.safetensors" for key in (off, on)]
+        if not all(file.is_file() for file in files):
+            return None
+        one, other = (checkpoint.load(file)[metric].double().numpy() for file in files)
+        return (one, other) if len(one) == len(other) else None
+
+    return read
+
+
+def summary(lines: pd.DataFrame) -> str:
+    """One line a claim: how many rows support it, do not, or leave it open."""
+    texts = []
+    for claim, part in lines.groupby("claim", sort=False):
+        counts = part["verdict"].value_counts()
+        parts = [f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED)]
+        texts.append(f"{claim}: {', '.join(parts)} of {len(part)} rows")
+    return "\n".join(texts)
+
+
+def _rows(lines: pd.DataFrame) -> list[list[str]]:
+    return [
+        [
+            row["protocol"],
+            names.dataset_title(row["dataset"]),
+            names.row_label(row["defense"], row["cem"]),
+            " ".join(word for word in (row["attacker"], row["split"]) if word != "none"),
+            row["claim"],
+            str(row["seeds"]),
+            *(_number(row[side], names.metric(row["metric"]).decimals) for side in ("off", "on")),
+            _change(row, "change"),
+            "–" if math.isnan(row["low"]) else f"{_change(row, 'low')} to {_change(row, 'high')}",
+            _number(row["p_holm"], 3),
+            _number(row["effect_size"], 2),
+            _number(row["images_harder_percent"], 0, " %"),
+            row["verdict"],
+            row["reason"],
+        ]
+        for row in lines.to_dict("records")
+    ]
+
+
+def _change(row: dict, name: str) -> str:
+    if math.isnan(row[name]):
+        return "–"
+    if names.base_metric(row["metric"]) == "mse":
+        return f"{row[name]:+.1f} %"
+    return f"{row[name]:+.{names.metric(row['metric']).decimals}f}"
+
+
+def _number(value: float, digits: int, unit: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}{unit}"
+
+
+def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[str]) -> str:
+    def table(rows: list[list[str]], headings: list[str]) -> str:
+        escaped = [[escape_markdown(item) for item in row] for row in rows]
+        return tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
+
+    reduced = [f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []
+    totals = [
+        [
+            row["protocol"],
+            names.dataset_title(row["dataset"]),
+            row["cem"],
+            row["split"],
+            str(row["rows"]),
+            str(row["seeds"]),
+            f"{row['gain_percent']:+.1f} %",
+            "–" if math.isnan(row["low"]) else f"{row['low']:+.1f} % to {row['high']:+.1f} %",
+        ]
+        for row in gains.to_dict("records")
+    ]
+    parts = [
+        "# Verdicts",
+        "The rules are in docs/STATISTICS.md. Changes are from CEM off to on, paired by seed.",
+        *reduced,
+        "\n".join(f"* {escape_markdown(line)}" for line in text.splitlines()),
+        "## MSE gain over all rows",
+        "Interquartile mean over rows, attackers and seeds; 95 % stratified bootstrap over seeds.",
+        table(totals, ["protocol", "data set", "CEM", "split", "rows", "seeds", "gain", "95 % interval"]),
+        "## Row by row",
+        table(_rows(lines), HEADINGS),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(lines: pd.DataFrame) -> str:
+    rows = [[escape_latex(item) for item in row] for row in _rows(lines)]
+    body = "\n".join(" & ".join(row) + r" \\" for row in [[escape_latex(name) for name in HEADINGS]])
+    body += "\n\\midrule\n" + "\n".join(" & ".join(row) + r" \\" for row in rows)
+    return (
+        "% needs \\usepackage{booktabs,graphicx}\n\\begin{table}[htbp]\n\\centering\n"
+        "\\caption{Change from CEM off to on, paired by seed, and the verdict on each claim.}\n\\label{tab:verdicts}\n"
+        "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}{" + "l" * len(HEADINGS) + "}\n\\toprule\n" + body + "\n"
+        "\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
+    )
