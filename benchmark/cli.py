@@ -192,6 +192,24 @@ def verdict(
 
 
 @app.command()
+def ablation(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+):
+    """Say what each protocol of a suite changes against the published one, and what it does to the gain of CEM."""
+    from benchmark.statistics.stage import write_ablation
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    for path in write_ablation(cells, results, tables / suite):
+        print(path)
+
+
+@app.command()
 def schema():
     """Print the JSON Schema of the matrix file."""
     import json

@@ -9,7 +9,9 @@ import pytest
 from command_line import finished  # noqa: F401
 from scipy import stats
 
+from benchmark.matrix.load import MatrixFile
 from benchmark.report.frame import COLUMNS
+from benchmark.statistics.ablation import ablation
 from benchmark.statistics.intervals import (
     bootstrap_aggregate,
     bootstrap_log_ratio,
@@ -106,11 +108,11 @@ def test_pairs_join_seeds_and_name_what_is_lost():
     rows += [row(math.nan, cem="on", seed=3, status="diverged"), row(0.5, cem="full", seed=1)]
     found = {pair.cem: pair for pair in pairs(frame_of(rows))}
     assert set(found) == {"on", "full"}
-    assert found["on"].changes() == pytest.approx([math.log(2)] * 2) and found["on"].lost == ("3",)
-    assert set(found["full"].off) == {"1"} and found["full"].lost == ("2", "3")
+    assert found["on"].changes() == pytest.approx({"1": math.log(2), "2": math.log(2)}) and found["on"].lost == ("3",)
+    assert set(found["full"].base) == {"1"} and found["full"].lost == ("2", "3")
     rows += [row(50 + s, metric="accuracy_percent", cem=c, seed=s) for s in (1, 2) for c in ("off", "on")]
     accuracy = next(pair for pair in pairs(frame_of(rows)) if pair.metric == "accuracy_percent")
-    assert accuracy.changes() == [0, 0]
+    assert accuracy.changes() == {"1": 0, "2": 0}
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -178,6 +180,35 @@ def test_aggregate_is_the_interquartile_mean_of_the_gains():
     gains = aggregate(simulated(np.random.default_rng(8), rows=8, seeds=3, gain=0.2, spread=0.02)).iloc[0]
     assert gains["low"] < gains["gain_percent"] < gains["high"]
     assert gains["gain_percent"] == pytest.approx(20, abs=2) and (gains["rows"], gains["seeds"]) == (8, 3)
+
+
+def test_ablation_tells_what_a_protocol_does_to_values_and_to_the_gain():
+    """MSE doubles without the quirk whatever CEM does, and CEM's gain falls from 50 % to 20 %."""
+    rows = []
+    for seed, defense in itertools.product((1, 2, 3), ("bottleneck", "dropout")):
+        scale = 0.01 * seed * (2 if defense == "dropout" else 1)
+        for protocol, factor, gain in (("published", 1, 1.5), ("without_q1", 2, 1.2)):
+            cell = {"protocol": protocol, "defense": defense, "seed": seed}
+            rows += [row(scale * factor, **cell), row(scale * factor * gain, cem="on", **cell)]
+    lines = ablation(frame_of(rows)).set_index(["what", "cem"])
+    value, gain = lines.loc[("value", "off")], lines.loc[("gain", "on")]
+    assert (value["change"], value["rows"], value["seeds"]) == (pytest.approx(100), 2, 3)
+    assert gain["change"] == pytest.approx(100 * (1.2 / 1.5 - 1)) == gain["low"]
+    lost = [item if item["seed"] != 3 else item | {"status": "failed"} for item in rows]
+    assert set(ablation(frame_of(lost))["seeds"]) == {2}
+    assert ablation(frame_of(rows[:2])).empty
+
+
+def test_the_ablation_suite_turns_each_quirk_off_alone():
+    protocols = MatrixFile().matrix.protocols
+    for number in range(1, 7):
+        quirks = protocols[f"without_q{number}"].model_dump()
+        assert [name for name, on in quirks.items() if not on] == [name for name in quirks if f"q{number}_" in name]
+
+
+def test_the_command_needs_two_protocols_for_an_ablation(finished, tmp_path):  # noqa: F811
+    outcome = finished.call("ablation", "--tables", tmp_path)
+    assert outcome.code == 2 and "under both the protocol 'published' and another" in outcome.err
 
 
 def test_the_command_writes_verdicts(finished, tmp_path):  # noqa: F811

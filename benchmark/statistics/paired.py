@@ -1,4 +1,4 @@
-"""CEM on against off, paired by seed: one `Pair` for each row, attacker, split and metric of a tidy frame."""
+"""Two sides of a comparison, paired by seed: CEM on against off, or one protocol against another."""
 
 import math
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ import pandas as pd
 from benchmark.report.frame import tidy
 from benchmark.report.names import base_metric
 
-ROW = ["suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric"]
+CELL = ("suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row with CEM against the same row without. off, on: values by seed, for the seeds that have both.
+    """One cell against the same cell at the base value of an axis; the fields name the former.
 
-    keys: (off, on) job keys by seed; lost: seeds that only one side or neither has.
+    base, other: values by seed, for the seeds that have both; keys: (base, other) job keys by seed; lost: seeds that
+    only one side or neither has.
     """
 
     suite: str
@@ -26,52 +27,52 @@ class Pair:
     attacker: str
     split: str
     metric: str
-    off: dict[str, float]
-    on: dict[str, float]
+    base: dict[str, float]
+    other: dict[str, float]
     keys: dict[str, tuple[str, str]]
     lost: tuple[str, ...]
 
     @property
     def relative(self) -> bool:
-        """Whether the change is measured as log(on / off): an MSE differs by factors from row to row."""
+        """Whether the change is measured as log(other / base): an MSE differs by factors from row to row."""
         return base_metric(self.metric) == "mse"
 
-    def changes(self) -> list[float]:
-        """One a seed: log(on / off) for an MSE, else on - off in the metric's own unit."""
-        pairs = [(self.off[seed], self.on[seed]) for seed in self.off]
-        return [math.log(on / off) if self.relative else on - off for off, on in pairs]
+    def changes(self) -> dict[str, float]:
+        """By seed: log(other / base) for an MSE, else other - base in the metric's own unit."""
+        pairs = {seed: (self.base[seed], self.other[seed]) for seed in self.base}
+        return {seed: math.log(b / a) if self.relative else b - a for seed, (a, b) in pairs.items()}
 
 
-def pairs(frame: pd.DataFrame) -> list[Pair]:
-    """Every row of a tidy frame that has a side with CEM and one without, in the frame's order.
+def pairs(frame: pd.DataFrame, axis: str = "cem", base: str = "off") -> list[Pair]:
+    """Every cell of a tidy frame whose `axis` is not `base`, with its counterpart at `base`, in the frame's order.
 
-    A seed enters where both sides are done (and positive, where the change is a ratio). Raises UserError for a frame
-    that is not tidy.
+    A seed enters where both sides are done (and positive, where the change is a ratio); a cell without a counterpart is
+    left out. Raises UserError for a frame that is not tidy.
     """
-    frame = tidy(frame)
+    frame, place = tidy(frame), CELL.index(axis)
     sides: dict[tuple, dict[str, object]] = {}
     for row in frame.itertuples(index=False):
-        sides.setdefault(tuple(getattr(row, name) for name in ROW), {})[row.seed] = row
+        sides.setdefault(tuple(getattr(row, name) for name in CELL), {})[row.seed] = row
     found = []
-    for cell, on in sides.items():
-        off = sides.get((*cell[:4], "off", *cell[5:]))
-        if cell[4] != "off" and off is not None:
-            found.append(_pair(cell, off, on))
+    for cell, other in sides.items():
+        counterpart = sides.get((*cell[:place], base, *cell[place + 1 :]))
+        if cell[place] != base and counterpart is not None:
+            found.append(_pair(cell, counterpart, other))
     return found
 
 
-def _pair(cell: tuple, off: dict, on: dict) -> Pair:
+def _pair(cell: tuple, base: dict, other: dict) -> Pair:
     positive = base_metric(cell[-1]) == "mse"
 
     def usable(row) -> bool:
         return row is not None and row.status == "done" and (row.value > 0 or not positive)
 
-    seeds = sorted(set(off) | set(on), key=lambda text: text.zfill(20))
-    both = [seed for seed in seeds if usable(off.get(seed)) and usable(on.get(seed))]
+    seeds = sorted(set(base) | set(other), key=lambda text: text.zfill(20))
+    both = [seed for seed in seeds if usable(base.get(seed)) and usable(other.get(seed))]
     return Pair(
         *cell,
-        off={seed: off[seed].value for seed in both},
-        on={seed: on[seed].value for seed in both},
-        keys={seed: (off[seed].key, on[seed].key) for seed in both},
+        base={seed: base[seed].value for seed in both},
+        other={seed: other[seed].value for seed in both},
+        keys={seed: (base[seed].key, other[seed].key) for seed in both},
         lost=tuple(seed for seed in seeds if seed not in both),
     )

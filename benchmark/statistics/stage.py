@@ -1,4 +1,4 @@
-"""From cells and the store to verdicts.md, verdicts.tex, verdicts.csv and gains.csv."""
+"""From cells and the store to verdicts.md, .tex and .csv, gains.csv, and ablation.md and .csv."""
 
 import math
 from pathlib import Path
@@ -13,6 +13,7 @@ from benchmark.report import names
 from benchmark.report.aggregate import tidy_frame
 from benchmark.report.render import escape_latex, escape_markdown, write_text
 from benchmark.runner.store import Store
+from benchmark.statistics.ablation import BASE, ablation
 from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Images, aggregate, verdicts
 from benchmark.training import checkpoint
 
@@ -39,6 +40,19 @@ def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]
         "gains.csv": gains.to_csv(index=False, lineterminator="\n"),
     }
     return [write_text(out / name, content) for name, content in files.items()], text
+
+
+def write_ablation(cells: list[Cell], results: Path, out: Path) -> list[Path]:
+    """Write ablation.md and ablation.csv below `out`. UserError where no other protocol stands beside `published`."""
+    lines = ablation(tidy_frame(cells, Store(results)))
+    if lines.empty:
+        raise UserError(
+            f"the chosen cells hold no finished row under both the protocol '{BASE}' and another; "
+            "choose a suite with several protocols, such as ablation, and run it first"
+        )
+    labels = sorted({cell.label for cell in cells if cell.label})
+    files = {"ablation.md": _ablation(lines, labels), "ablation.csv": lines.to_csv(index=False, lineterminator="\n")}
+    return [write_text(out / name, content) for name, content in files.items()]
 
 
 def per_image_reader(cells: list[Cell], store: Store) -> Images:
@@ -100,36 +114,62 @@ def _number(value: float, digits: int, unit: str = "") -> str:
 
 
 def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[str]) -> str:
-    def table(rows: list[list[str]], headings: list[str]) -> str:
-        escaped = [[escape_markdown(item) for item in row] for row in rows]
-        return tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
-
-    reduced = [f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []
     totals = [
-        [
-            row["protocol"],
-            names.dataset_title(row["dataset"]),
-            row["cem"],
-            row["split"],
-            str(row["rows"]),
-            str(row["seeds"]),
-            f"{row['gain_percent']:+.1f} %",
-            "–" if math.isnan(row["low"]) else f"{row['low']:+.1f} % to {row['high']:+.1f} %",
-        ]
+        [row["protocol"], names.dataset_title(row["dataset"]), row["cem"], row["split"], str(row["rows"])]
+        + [str(row["seeds"]), f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
         for row in gains.to_dict("records")
     ]
     parts = [
         "# Verdicts",
         "The rules are in docs/STATISTICS.md. Changes are from CEM off to on, paired by seed.",
-        *reduced,
+        *_reduced(labels),
         "\n".join(f"* {escape_markdown(line)}" for line in text.splitlines()),
         "## MSE gain over all rows",
         "Interquartile mean over rows, attackers and seeds; 95 % stratified bootstrap over seeds.",
-        table(totals, ["protocol", "data set", "CEM", "split", "rows", "seeds", "gain", "95 % interval"]),
+        _table(totals, ["protocol", "data set", "CEM", "split", "rows", "seeds", "gain", "95 % interval"]),
         "## Row by row",
-        table(_rows(lines), HEADINGS),
+        _table(_rows(lines), HEADINGS),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _ablation(lines: pd.DataFrame, labels: list[str]) -> str:
+    def rows(what: str) -> list[list[str]]:
+        found = []
+        for row in lines[lines["what"] == what].to_dict("records"):
+            spec = "{:+.1f} %" if row["metric"] == "mse" else f"{{:+.{names.metric(row['metric']).decimals}f}}"
+            attack = " ".join(word for word in (row["attacker"], row["split"]) if word != "none")
+            found.append(
+                [names.dataset_title(row["dataset"]), row["protocol"], row["cem"], attack, row["metric"]]
+                + [str(row["rows"]), str(row["seeds"]), spec.format(row["change"]), _interval(row, spec)]
+            )
+        return found
+
+    headings = ["data set", "protocol", "CEM", "attack", "metric", "rows", "seeds", "change", "95 % interval"]
+    parts = [
+        "# Ablation of the protocol",
+        f"Each protocol against `{BASE}`, paired by seed, mean over rows. The rules are in docs/STATISTICS.md.",
+        *_reduced(labels),
+        "## What it does to the gain of CEM",
+        "The change that CEM makes under the protocol, less the change that it makes under the published one.",
+        _table(rows("gain"), headings),
+        "## What it does to the values themselves",
+        _table(rows("value"), headings),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _interval(row: dict, spec: str) -> str:
+    return "–" if math.isnan(row["low"]) else f"{spec.format(row['low'])} to {spec.format(row['high'])}"
+
+
+def _reduced(labels: list[str]) -> list[str]:
+    return [f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []
+
+
+def _table(rows: list[list[str]], headings: list[str]) -> str:
+    escaped = [[escape_markdown(item) for item in row] for row in rows]
+    return tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
 
 
 def _latex(lines: pd.DataFrame) -> str:

@@ -56,7 +56,7 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     families: dict[tuple, list[_Row]] = {}
     for pair in pairs(frame):
         if pair.metric in DIRECTED or pair.metric in UNCHANGED:
-            row = _Row(pair, effect(pair.changes()) if pair.off else None)
+            row = _Row(pair, effect([*pair.changes().values()]) if pair.base else None)
             families.setdefault((pair.suite, pair.protocol, pair.cem, pair.metric), []).append(row)
     for rows in families.values():
         adjusted = holm([math.nan if row.effect is None else row.effect.p for row in rows])
@@ -67,13 +67,13 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
 def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     pair, found = row.pair, row.effect
     claim = (DIRECTED.get(pair.metric) or UNCHANGED[pair.metric])[0]
-    line = {name: getattr(pair, name) for name in COLUMNS[1:9]} | {"claim": claim, "seeds": len(pair.off)}
+    line = {name: getattr(pair, name) for name in COLUMNS[1:9]} | {"claim": claim, "seeds": len(pair.base)}
     verdict, reason = judge(pair.metric, found, p_holm)
     line |= {"verdict": verdict, "reason": "; ".join(text for text in (reason, _lost(pair)) if text)}
     if found is None:
         return line
     shown = _percent if pair.relative else float
-    line |= {"off": float(np.mean([*pair.off.values()])), "on": float(np.mean([*pair.on.values()]))}
+    line |= {"off": float(np.mean([*pair.base.values()])), "on": float(np.mean([*pair.other.values()]))}
     line |= {"change": shown(found.mean), "low": shown(found.low), "high": shown(found.high)}
     line |= {"p": found.p, "p_holm": p_holm, "effect_size": found.size}
     return line | _over_images(pair, images)
@@ -111,9 +111,9 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple, list[np.ndarray]] = {}
     for pair in pairs(frame):
-        if pair.metric == "mse" and pair.off:
+        if pair.metric == "mse" and pair.base:
             cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split)
-            groups.setdefault(cell, []).append(np.array(pair.changes()))
+            groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
     lines = []
     for cell, rows in groups.items():
         seeds = min(len(row) for row in rows)
@@ -136,7 +136,7 @@ def _over_images(pair: Pair, images: Images | None) -> dict:
     """What the per-image values say, where they were kept for every seed."""
     if images is None or pair.attacker == "none" or base_metric(pair.metric) not in ("mse", "ssim"):
         return {}
-    found = [images(*pair.keys[seed], pair.metric) for seed in pair.off]
+    found = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
     if any(item is None for item in found):
         return {}
     sign = DIRECTED[pair.metric][1]
