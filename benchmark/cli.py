@@ -210,6 +210,17 @@ def ablation(
 
 
 @app.command()
+def audit(tables: Tables = TABLES):
+    """Check the paper's printed tables for misprints and contradictions, from the printed numbers alone."""
+    from benchmark.audit.stage import write
+
+    paths, summary = write(tables / "audit")
+    print(summary)
+    for path in paths:
+        print(path)
+
+
+@app.command()
 def schema():
     """Print the JSON Schema of the matrix file."""
     import json
