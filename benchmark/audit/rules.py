@@ -137,7 +137,7 @@ def train_is_easier(printed: Printed) -> Iterator[Finding]:
     for cell, infer in _of(printed, metric="mse", split="infer"):
         train = printed.get(_with(cell, split="train"))
         if train is not None and infer < train and cell[2] != "average":
-            why = f"fitted on far fewer images the attacker does better than on the training set ({train}); scored elsewhere"
+            why = f"fitted on far fewer images the attacker does better than on the training set ({train})"
             yield Finding("train_is_easier", NOTE, cell, str(infer), f"at least {train}", why)
 
 
