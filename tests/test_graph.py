@@ -292,7 +292,3 @@ def test_the_memory_of_dropped_graphs_is_free_again():
     assert captured.used and x == 5 * 2**26
     captured.forget()
     assert torch.cuda.memory_reserved(device) <= before
-
-
-def test_every_defence_says_whether_it_can_be_captured():
-    assert all(DEFENSES.get(name).capturable for name in DEFENSES.names())

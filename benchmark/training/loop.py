@@ -176,12 +176,13 @@ def _put(parts: dict[str, object], saved: dict) -> None:
 def _put_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     """Load its state, in the memory layout of its parameters: fused optimisers walk both as plain memory.
 
-    The learning rates stay the tensors that they were, for the task to fill.
+    A learning rate that is a tensor stays the same tensor, on its device, with the saved value.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(saved)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(group["lr"])
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
