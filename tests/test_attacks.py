@@ -139,7 +139,7 @@ def test_the_decoders_rate_follows_the_cosine_of_torch(images):
     rates = []
     for epoch in range(51):
         task.begin_epoch(epoch)
-        rates.append(task.optimizer.param_groups[0]["lr"])
+        rates.append(task.optimizer.param_groups[0]["lr"].item())
         assert rates[-1] == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
         oracle.step()
         schedule.step()
@@ -155,7 +155,7 @@ def test_the_gans_rates_stop_half_way_down_the_cosine(images):
     rates = {}
     for epoch in (0, 150, 300, 400):
         task.begin_epoch(epoch)
-        rates[epoch] = [task.optimizers[net].param_groups[0]["lr"] for net in (task.generator, task.critic)]
+        rates[epoch] = [task.optimizers[net].param_groups[0]["lr"].item() for net in (task.generator, task.critic)]
     assert rates[0] == [0.0005, 0.005]
     assert rates[150] == pytest.approx([0.00025, 0.0025])
     assert rates[300] == rates[400] == pytest.approx([0, 0], abs=1e-12)
@@ -199,7 +199,7 @@ def test_the_generators_gradient_is_that_of_its_loss(images):
     generator = copy.deepcopy(task.generator)
     x01 = images.images[:4].float() / 255
     z = task.target.features[:4]
-    task.fit_batch(z, x01, 0)
+    task.fit_batch(z, x01, True)
     critic = copy.deepcopy(task.critic)
     fake = generator(z)
     (1500 * (fake - x01).square().mean() - critic(fake).mean()).backward()
@@ -235,7 +235,7 @@ def test_the_attack_sees_the_defences_noise_and_mask(images, without_mask):
     """Fresh noise at every look; zeros only where quirk q3 does not take the mask away."""
     defense, seen = dropout(without_mask), []
     task = attack("decoder", images, send=lambda z, generator: defense.transform(z, generator, "attack"))
-    task.fit_batch = lambda z, x01, step: seen.append(z) or torch.zeros(())
+    task.fit_batch = lambda z, x01, variant: seen.append(z) or torch.zeros(())
     loop.run(task)
     sent = torch.cat(seen)
     assert sent.shape == (2 * 16, 3, 8, 8)

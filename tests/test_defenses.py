@@ -124,6 +124,6 @@ def test_adversary_schedule():
     rates = {}
     for epoch in range(240):
         defense.begin_epoch(epoch)
-        rates[epoch] = defense.optimizer.param_groups[0]["lr"]
+        rates[epoch] = defense.optimizer.param_groups[0]["lr"].item()
     changes = [epoch for epoch in range(1, 240) if rates[epoch] != rates[epoch - 1]]
     assert changes == [60, 150] and rates[239] == pytest.approx(1e-3 * 0.04)

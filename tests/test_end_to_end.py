@@ -123,6 +123,7 @@ def test_provenance_and_history_lie_with_every_result(finished):  # noqa: F811
         assert not (folder / "lock.json").exists() and not (folder / "state.safetensors").exists()
         if kind != "efficiency":
             assert record["precision"] == "fp32" and record["fingerprint"]
+            assert record["cuda_graphs"] is False
 
 
 # -- again, and changed

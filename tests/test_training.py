@@ -79,20 +79,23 @@ def test_learning_rate_follows_the_published_schedule(tiny_images):
     training = task(tiny_images, "bottleneck", "off", "published", "train.epochs=240")
     rates = []
     for epoch in range(240):
-        training._set_lr(epoch)
-        rates.append(training.optimizer.param_groups[0]["lr"])
+        training._set_strengths(epoch)
+        rates.append(training.optimizer.param_groups[0]["lr"].item())
+        assert training.lr == rates[-1]
     expected = [0.05 * 0.2 ** sum(e >= m for m in (60, 120, 180, 210, 260)) for e in range(240)]
     assert rates[1:] == pytest.approx(expected[1:])
     assert rates[0] == pytest.approx(0.05 / training.steps)  # the first step of the warm-up epoch
 
 
 def test_cem_weight_follows_the_released_scaling(tiny_images):
-    training = task(tiny_images, "bottleneck", "on")
+    def weight(cem, lr):
+        training = task(tiny_images, "bottleneck", cem, "published", f"train.lr={lr}", "train.warmup_epochs=0")
+        training._set_strengths(0)
+        return training.cem_weight.item()
+
     for lr, expected in ((0.05, 16 * 0.02), (0.002, 8.0), (0.0004, 16.0)):
-        training.optimizer.param_groups[0]["lr"] = lr
-        assert training._cem_weight() == pytest.approx(expected)
-    literal = task(tiny_images, "bottleneck", "full")
-    assert literal._cem_weight() == 16
+        assert weight("on", lr) == pytest.approx(expected)
+    assert weight("full", 0.05) == 16
 
 
 def test_cem_starts_at_epoch_two_and_reaches_the_encoder_alone(tiny_images):

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmark.matrix.schema import Strict
 from benchmark.registry import Registry
-from benchmark.training.loop import Task, epoch_order, seeded
+from benchmark.training.graph import Captured, Order
+from benchmark.training.loop import Task, epoch_order, generators, seeded
 
 ATTACKS = Registry("attacker", "benchmark.attacks", "benchmark.attacks")
 
@@ -38,10 +39,15 @@ class Target:
 
 
 class Attack(Task):
-    """Base: the order of the images, the batches, the loss of an epoch. A subclass has `build` and `fit_batch`."""
+    """Base: the order of the images, the batches, the loss of an epoch. A subclass has `build` and `fit_batch`.
+
+    On CUDA the step is captured as a graph and replayed: what `fit_batch` reads must stay where it is on the device
+    (see benchmark/training/graph.py), and optimisers are made by `graph.adam` and steered by `graph.set_lr`.
+    """
 
     name = ""
     version = 1
+    capturable = True  # False: `fit_batch` is called at every step
 
     class Params(Strict):
         epochs: int
@@ -58,13 +64,20 @@ class Attack(Task):
         self.steps = len(target.images) // self.batch_size
         self.noise = seeded(target.device, "attack-noise", target.seed)
         self.losses = torch.zeros((), device=target.device, dtype=torch.float64)
+        self.order = Order(len(target.images), self.batch_size, target.device)
         self.build()
+        obstacle = "" if self.capturable else f"the attacker '{self.name}' says that its step cannot be captured"
+        self.captured = Captured(target.device, generators(self.parts()), obstacle)
 
     def build(self) -> None:
         """Make the networks and optimisers."""
         raise NotImplementedError
 
-    def fit_batch(self, z: Tensor, x01: Tensor, step: int) -> Tensor:
+    def variant(self, step: int) -> object:
+        """A plain value that tells step `step` (from 0) from those that do something else; each has its own graph."""
+        return None
+
+    def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         """One step on features as sent [B, C, h, w] and images in [0, 1] [B, 3, H, W]; its loss (0-dim, detached)."""
         raise NotImplementedError
 
@@ -81,13 +94,17 @@ class Attack(Task):
 
     def begin_epoch(self, epoch: int) -> None:
         target = self.target
-        self.order = epoch_order(len(target.images), epoch, target.seed, target.device)
+        self.order.begin(epoch_order(len(target.images), epoch, target.seed, target.device))
 
     def step(self, epoch: int, index: int) -> None:
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        self.order.move(index)
+        self.captured(self._step, self.variant(epoch * self.steps + index), note=self.monitor.note)
+
+    def _step(self, variant: object) -> None:
+        chosen = self.order.batch()
         z = self.target.send(self.target.features[chosen], self.noise)
         x01 = self.target.images[chosen].float().div_(255).contiguous(memory_format=torch.channels_last)
-        self.losses += self.fit_batch(z, x01, epoch * self.steps + index)
+        self.losses += self.fit_batch(z, x01, variant)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         loss = self.losses.item() / self.steps

@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss
 from benchmark.attacks.base import ATTACKS, Attack
 from benchmark.matrix.schema import Count, Number, Strict
 from benchmark.models.decoder import Decoder
+from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
 
 
@@ -39,20 +40,16 @@ class DecoderAttack(Attack):
         shape = tuple(target.features.shape[1:])
         decoder = Decoder(shape, target.image_size, blocks=self.params.blocks)
         self.decoder = decoder.to(target.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(
-            self.decoder.parameters(),
-            lr=self.params.lr,
-            weight_decay=self.params.weight_decay,
-            fused=True,
+        self.optimizer = adam(
+            self.decoder.parameters(), self.params.lr, target.device, weight_decay=self.params.weight_decay
         )
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
         low, high = self.params.final_lr, self.params.lr
-        for group in self.optimizer.param_groups:
-            group["lr"] = low + (high - low) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        set_lr(self.optimizer, low + (high - low) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2)
 
-    def fit_batch(self, z: Tensor, x01: Tensor, step: int) -> Tensor:
+    def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(**self.target.autocast):
             reconstruction = self.decoder(z)

@@ -19,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.schema import Count, Fraction, Number, Strict
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
+from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
 
 
@@ -49,7 +50,7 @@ class GANAttack(Attack):
         self.critic = Critic(target.image_size).to(target.device)
         betas = (params.beta1, 0.999)
         self.optimizers = {
-            network: torch.optim.Adam(network.parameters(), lr=lr, betas=betas, fused=True)
+            network: adam(network.parameters(), lr, target.device, betas=betas)
             for network, lr in ((self.generator, params.generator_lr), (self.critic, params.critic_lr))
         }
         self.mixing = seeded(target.device, "gan-mixing", target.seed)
@@ -68,12 +69,14 @@ class GANAttack(Attack):
         factor = (1 + math.cos(math.pi * min(epoch / self.params.cosine_epochs, 1))) / 2
         lrs = (self.params.generator_lr, self.params.critic_lr)
         for optimizer, lr in zip(self.optimizers.values(), lrs, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
+            set_lr(optimizer, lr * factor)
 
-    def fit_batch(self, z: Tensor, x01: Tensor, step: int) -> Tensor:
+    def variant(self, step: int) -> bool:
+        """Whether the generator takes a step, too."""
+        return (step + 1) % self.params.generator_every == 0
+
+    def fit_batch(self, z: Tensor, x01: Tensor, updates_generator: bool) -> Tensor:
         """The loss reported is the MSE of the generator's images, which the critic's steps compute as well."""
-        updates_generator = (step + 1) % self.params.generator_every == 0
         with torch.autocast(**self.target.autocast), torch.set_grad_enabled(updates_generator):
             fake = self.generator(z)
         fake = fake.float()

@@ -57,6 +57,10 @@ class Defense(nn.Module):
 
     name = ""
     version = 1
+    # On CUDA the training step is run a few times, captured as a graph and replayed: `transform`, `loss` and
+    # `task_weight` are then not called any more. What changes from step to step has to be a tensor on the device,
+    # changed in place (`fill_`, `copy_`), and nothing may wait for the device. False: the step is not captured.
+    capturable = True
 
     class Params(Strict):
         noise_std: Annotated[Number, Field(ge=0)] = Field(
@@ -85,7 +89,10 @@ class Defense(nn.Module):
         """Make the defence's own networks and optimisers. Called for training alone: an attack needs none."""
 
     def prepare(self, model: nn.Module, batches, generator: torch.Generator) -> None:
-        """Before the first epoch. `batches(epoch)` yields un-augmented (x01, x), one pass over the training images."""
+        """Before the first epoch. `batches(epoch)` yields un-augmented (x01, x), one pass over the training images.
+
+        They are the same two tensors each time, filled anew.
+        """
 
     def task_weight(self) -> float:
         """Factor on the cross-entropy."""
@@ -96,7 +103,10 @@ class Defense(nn.Module):
         return None
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The defence's own optimisers by name, for its own parameters. The loop zeroes, steps and saves them."""
+        """The defence's own optimisers by name, for its own parameters. The loop zeroes, steps and saves them.
+
+        `benchmark.training.graph.adam` makes one that a CUDA graph may hold.
+        """
         return {}
 
     def begin_epoch(self, epoch: int) -> None:

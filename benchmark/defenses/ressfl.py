@@ -5,6 +5,7 @@ decoder family with 4 blocks; it maximises SSIM at every step (Adam, lr 1e-3, x0
 is fitted by MSE on the initial encoder for 30 epochs before. The two-stage transfer of the original is not included.
 """
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -16,6 +17,7 @@ from benchmark.defenses.base import DEFENSES, Batch, Defense
 from benchmark.matrix.schema import Count, Fraction, Number
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.decoder import Decoder
+from benchmark.training.graph import Captured, adam, set_lr
 
 
 @DEFENSES.register("ressfl")
@@ -41,18 +43,23 @@ class ResSFL(Defense):
     def build(self) -> None:
         adversary = Decoder(self.setting.feature_shape, self.setting.image_size, blocks=self.params.adversary_blocks)
         self.adversary = adversary.to(self.setting.device, memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.adversary.parameters(), lr=self.params.adversary_lr, fused=True)
+        self.optimizer = adam(self.adversary.parameters(), self.params.adversary_lr, self.setting.device)
 
     def prepare(self, model, batches, generator) -> None:
         """The encoder stays as it is initially; its BatchNorm uses the batch's statistics, as the first step will."""
+        captured = Captured(self.setting.device, [generator], "" if self.capturable else "the defence forbids it")
         for epoch in range(self.params.pretrain_epochs):
-            for x01, x in batches(epoch):
-                with torch.no_grad():
-                    z_clean = model.encoder(x)
-                    z = self.view(z_clean, self.transform(z_clean, generator, "train"))
-                self.optimizer.zero_grad(set_to_none=True)
-                mse_loss(self.adversary(z).float(), x01).backward()
-                self.optimizer.step()
+            for batch in batches(epoch):
+                captured(partial(self._fit_adversary, model, generator, *batch))
+        captured.forget()
+
+    def _fit_adversary(self, model, generator, x01: Tensor, x: Tensor) -> None:
+        with torch.no_grad():
+            z_clean = model.encoder(x)
+            z = self.view(z_clean, self.transform(z_clean, generator, "train"))
+        self.optimizer.zero_grad(set_to_none=True)
+        mse_loss(self.adversary(z).float(), x01).backward()
+        self.optimizer.step()
 
     def view(self, z_clean: Tensor, z: Tensor) -> Tensor:
         """The feature that the adversary is given."""
@@ -76,8 +83,7 @@ class ResSFL(Defense):
 
     def begin_epoch(self, epoch: int) -> None:
         passed = sum(epoch >= fraction * self.setting.epochs for fraction in self.milestones)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.params.adversary_lr * self.decay**passed
+        set_lr(self.optimizer, self.params.adversary_lr * self.decay**passed)
 
 
 class _ScaleGradient(torch.autograd.Function):

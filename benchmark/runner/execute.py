@@ -24,7 +24,7 @@ from benchmark.report.pictures import save_pairs
 from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance
 from benchmark.runner.store import CHECKPOINT, Store
-from benchmark.training import checkpoint, device, loop
+from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
 
@@ -45,6 +45,7 @@ class Machine:
         if self.device.type == "cpu":
             device.tune_allocator()
         else:
+            graph.allowed()  # a bad value is told before any job
             torch.backends.cudnn.benchmark = True  # every shape comes again and again
             torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
 
@@ -94,6 +95,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dic
     checkpoint.save(folder / CHECKPOINT, task.best)
     return values, {
         "precision": precision,
+        "cuda_graphs": task.captured.used,
         "steps": task.epochs * task.steps,
         "fingerprint": images.fingerprint,
     }
@@ -111,7 +113,9 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, di
     model.eval()
     defense = build_defense(recipe, images, model, machine.device)
     precision = _precision_of(parent, machine)
-    autocast = dict(device_type=machine.device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    autocast = dict(
+        device_type=machine.device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+    )
 
     fit, score = split(job.config["split"], images, job.config["quirks"]["q5_ordered_split"], recipe.seed)
     target = Target(
@@ -140,6 +144,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, di
     values |= {"fitted_on": len(fit), "scored_on": len(score), "final_loss": history[-1]["loss"]}
     return values, {
         "precision": precision,
+        "cuda_graphs": task.captured.used,
         "steps": task.epochs * task.steps,
         "fingerprint": images.fingerprint,
     }

@@ -10,6 +10,27 @@ from torch import Tensor
 
 from benchmark.errors import Diverged, UserError
 from benchmark.training import checkpoint
+from benchmark.training.graph import Captured
+
+
+class Silent:
+    """A monitor that tells nobody."""
+
+    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """After each epoch."""
+
+    def step(self, done: float, epochs: int) -> None:
+        """Now and then: `done` epochs (a fraction) of `epochs`."""
+
+    def preparing(self, text: str) -> None:
+        """Now and then while the task prepares: what it does."""
+
+    def stopping(self) -> bool:
+        """Asked after each step: whether to save and end with KeyboardInterrupt."""
+        return False
+
+    def note(self, text: str) -> None:
+        """A sentence worth keeping in the job's log."""
 
 
 class Task:
@@ -22,7 +43,8 @@ class Task:
 
     epochs: int
     steps: int  # a whole epoch's
-    monitor: "Silent"  # set by `run`, for a `prepare` that takes long
+    monitor = Silent()  # `run` sets its own
+    captured: Captured  # through which `step` runs what it does on the device
     where: dict  # device type and precision (JSON values): a state is resumed only where both are the same
 
     def prepare(self) -> None:
@@ -47,26 +69,6 @@ class Task:
     def shape(self) -> dict:
         """JSON values from which `before_load` can rebuild the shapes of the parts."""
         return {}
-
-
-class Silent:
-    """A monitor that tells nobody."""
-
-    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        """After each epoch."""
-
-    def step(self, done: float, epochs: int) -> None:
-        """Now and then: `done` epochs (a fraction) of `epochs`."""
-
-    def preparing(self, text: str) -> None:
-        """Now and then while the task prepares: what it does."""
-
-    def stopping(self) -> bool:
-        """Asked after each step: whether to save and end with KeyboardInterrupt."""
-        return False
-
-    def note(self, text: str) -> None:
-        """A sentence worth keeping in the job's log."""
 
 
 def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0) -> list[dict[str, float]]:
@@ -99,21 +101,24 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
         if stopping:
             raise KeyboardInterrupt
 
-    while epoch < task.epochs:
-        task.begin_epoch(epoch)
-        while index < task.steps:
-            task.step(epoch, index)
-            index += 1
-            monitor.step(epoch + index / task.steps, task.epochs)
-            if index < task.steps:  # an epoch's end belongs to its last step: pruning reads that step's gradients
-                save_if_due()
-        metrics = task.end_epoch(epoch)
-        if not math.isfinite(metrics["loss"]):
-            raise Diverged(f"the loss is {metrics['loss']} in epoch {epoch + 1} of {task.epochs}")
-        history.append({"epoch": epoch + 1, **metrics})
-        monitor.epoch(epoch + 1, task.epochs, metrics)
-        epoch, index = epoch + 1, 0
-        save_if_due()
+    try:
+        while epoch < task.epochs:
+            task.begin_epoch(epoch)
+            while index < task.steps:
+                task.step(epoch, index)
+                index += 1
+                monitor.step(epoch + index / task.steps, task.epochs)
+                if index < task.steps:  # an epoch's end belongs to its last step: pruning reads that step's gradients
+                    save_if_due()
+            metrics = task.end_epoch(epoch)
+            if not math.isfinite(metrics["loss"]):
+                raise Diverged(f"the loss is {metrics['loss']} in epoch {epoch + 1} of {task.epochs}")
+            history.append({"epoch": epoch + 1, **metrics})
+            monitor.epoch(epoch + 1, task.epochs, metrics)
+            epoch, index = epoch + 1, 0
+            save_if_due()
+    finally:
+        task.captured.forget()
     return history
 
 
@@ -162,18 +167,31 @@ def _put(parts: dict[str, object], saved: dict) -> None:
             part.copy_(saved[name])
         elif isinstance(part, torch.Generator):
             part.set_state(saved[name])
+        elif isinstance(part, torch.optim.Optimizer):
+            _put_optimizer(part, saved[name])
         else:
             part.load_state_dict(saved[name])
-            if isinstance(part, torch.optim.Optimizer):
-                _lay_out_as_parameters(part)
 
 
-def _lay_out_as_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Give loaded state the memory layout of its parameter: fused optimisers walk both as plain memory."""
+def _put_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Load its state, in the memory layout of its parameters: fused optimisers walk both as plain memory.
+
+    A learning rate that is a tensor stays the same tensor, on its device, with the saved value.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(group["lr"])
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[key] = torch.empty_like(parameter).copy_(value)
+
+
+def generators(parts: dict[str, object]) -> list[torch.Generator]:
+    """Those among a task's parts: all that its steps draw from, besides torch's own."""
+    return [part for part in parts.values() if isinstance(part, torch.Generator)]
 
 
 def seeded(device: torch.device, *words: object) -> torch.Generator:

@@ -2,7 +2,7 @@
 
 Algorithm 1 of the paper with the schedule of section 5.1; where the paper is silent, the released code's. One step is
 augment -> normalise -> encoder -> transform -> server -> cross-entropy + defence loss + lambda * L_C (Eq 8).
-The data set lies on the device; metrics stay there and are read once an epoch.
+The data set lies on the device; metrics stay there and are read once an epoch. On CUDA the step is a graph.
 """
 
 import math
@@ -18,7 +18,8 @@ from benchmark.data import DataSet, augment, normalise, to_unit
 from benchmark.defenses import DEFENSES, Batch, Defense, Setting
 from benchmark.matrix.schema import CEM, Model, Quirks, Train
 from benchmark.metrics.accuracy import correct_count
-from benchmark.training.loop import Task, epoch_order, seeded
+from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
+from benchmark.training.loop import Task, epoch_order, generators, seeded
 
 VERSION = 1  # raise it when a change here, in models/ or in cem/ alters results: every job's key depends on it
 
@@ -44,7 +45,9 @@ class Training(Task):
 
     def __init__(self, recipe: Recipe, data: DataSet, device: torch.device, precision: str):
         self.recipe, self.data, self.device = recipe, data, device
-        self.autocast = dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        self.autocast = dict(
+            device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
+        )
         self.where = {"device": device.type, "precision": precision}
         train = recipe.train
         torch.manual_seed(recipe.seed)
@@ -57,7 +60,7 @@ class Training(Task):
         self.defense.build()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
-            lr=train.lr,
+            lr=scalar(train.lr, device),
             momentum=train.momentum,
             weight_decay=train.weight_decay,
             fused=True,
@@ -66,6 +69,8 @@ class Training(Task):
         self.noise = seeded(device, "noise", recipe.seed)
         self.augmentation = seeded(device, "augmentation", recipe.seed)
         self.clustering = seeded(device, "clustering", recipe.seed)
+        self.order = Order(len(self.fit_index), self.batch_size, device)
+        self.cem_weight = torch.zeros((), device=device)
         self.totals = torch.zeros(4, device=device, dtype=torch.float64)  # loss, L_C, hits, images of this epoch
         if self.cem is not None:
             seen = self.steps * self.batch_size
@@ -75,27 +80,34 @@ class Training(Task):
         # accuracy of the best epoch so far (-1: none yet), its number, and its weights
         self.best_accuracy = torch.full((2,), -1.0, dtype=torch.float64)
         self.best = _snapshot(self.model)
+        self.captured = Captured(device, generators(self.parts()), self._obstacle())
 
     # -- one step
 
     def step(self, epoch: int, index: int) -> None:
-        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        self._set_lr(epoch + index / self.steps)
-        owned = self.defense.optimizers().values()
-        for optimizer in (self.optimizer, *owned):
-            optimizer.zero_grad(set_to_none=True)
-        loss, term, hits = self.losses(self.data.train.images[chosen], self.data.train.labels[chosen], epoch)
-        loss.backward()
-        for optimizer in (self.optimizer, *owned):
-            optimizer.step()
-        self.totals += torch.stack([loss.detach(), term, hits, torch.full_like(loss, len(chosen))])
-        if self.cem is not None:
-            rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            self.features[rows] = self.last_feature.flatten(1)
-            self.feature_labels[rows] = self.data.train.labels[chosen]
+        self._set_strengths(epoch + index / self.steps)
+        self.order.move(index)
+        cem_on = self.cem is not None and epoch + 1 >= self.recipe.cem.start_epoch
+        self.captured(self._step, cem_on, note=self.monitor.note)
 
-    def losses(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 images [B, 3, H, W] and labels [B] -> total loss, the value of L_C, correct predictions (0-dim)."""
+    def _step(self, cem_on: bool) -> None:
+        """All that the device does in a step (see graph.py for what it may read)."""
+        chosen = self.order.batch()
+        labels = self.data.train.labels[chosen]
+        optimizers = (self.optimizer, *self.defense.optimizers().values())
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss, term, hits, z_clean = self.losses(self.data.train.images[chosen], labels, cem_on)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        self.totals += torch.stack([loss.detach(), term.detach(), hits, torch.full_like(loss, len(chosen))])
+        if self.cem is not None:
+            self.features.index_copy_(0, self.order.rows, z_clean.detach().float().flatten(1))
+            self.feature_labels.index_copy_(0, self.order.rows, labels)
+
+    def losses(self, images: Tensor, labels: Tensor, cem_on: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """uint8 images [B, 3, H, W] and labels [B] -> loss, L_C, correct predictions (0-dim), clean feature."""
         x01 = augment(images, self.augmentation, self.data.crop)
         x01 = x01.contiguous(memory_format=torch.channels_last)
         x = normalise(x01, self.data.mean, self.data.std)
@@ -109,36 +121,48 @@ class Training(Task):
         if extra is not None:
             loss = loss + extra
         term = torch.zeros((), device=self.device)
-        if self.cem is not None:
-            self.last_feature = z_clean.detach().float()
-            if epoch + 1 >= self.recipe.cem.start_epoch:
-                term = self.cem(z_clean.float().flatten(1), z.float().flatten(1), labels)
-                loss = loss + self._cem_weight() * term
-        return loss, term.detach(), correct_count(logits, labels)
+        if cem_on:
+            term = self.cem(z_clean.float().flatten(1), z.float().flatten(1), labels)
+            loss = loss + self.cem_weight * term
+        return loss, term, correct_count(logits, labels), z_clean
 
-    def _set_lr(self, progress: float) -> None:
-        train = self.recipe.train
+    def _set_strengths(self, progress: float) -> None:
+        """The learning rate and the CEM term's weight after `progress` epochs."""
+        train, cem = self.recipe.train, self.recipe.cem
         passed = sum(int(progress) >= fraction * train.epochs for fraction in train.milestones)
         warm = min(1.0, (progress + 1 / self.steps) / train.warmup_epochs) if train.warmup_epochs else 1.0
-        for group in self.optimizer.param_groups:
-            group["lr"] = train.lr * train.decay**passed * warm
+        self.lr = train.lr * train.decay**passed * warm
+        set_lr(self.optimizer, self.lr)
+        if cem is not None:
+            self.cem_weight.fill_(cem.weight * 0.001 / self.lr if cem.lr_scaled and self.lr >= 0.00041 else cem.weight)
 
-    def _cem_weight(self) -> float:
-        lr, cem = self.optimizer.param_groups[0]["lr"], self.recipe.cem
-        return cem.weight * 0.001 / lr if cem.lr_scaled and lr >= 0.00041 else cem.weight
+    def _obstacle(self) -> str:
+        """Why the step cannot be a CUDA graph, or nothing."""
+        if not self.defense.capturable:
+            return f"the defence '{self.recipe.defense}' says that its part of the step cannot be captured"
+        for name, optimizer in self.defense.optimizers().items():
+            if not steerable(optimizer):
+                return f"the learning rate of the defence's optimiser '{name}' is a number, not a device scalar"
+        return ""
 
     # -- epochs
 
     def prepare(self) -> None:
         torch.manual_seed(self.recipe.seed)  # for the server's nn.Dropout, whatever was drawn since the start
-        self.defense.prepare(self.model, self._plain_batches, self.noise)
+        shape = (self.batch_size, 3, self.data.image_size, self.data.image_size)
+        x01, x = (torch.empty(shape, device=self.device, memory_format=torch.channels_last) for _ in range(2))
+        self.defense.prepare(self.model, lambda epoch: self._plain_batches(epoch, x01, x), self.noise)
 
     def begin_epoch(self, epoch: int) -> None:
-        self.order = self.fit_index[epoch_order(len(self.fit_index), epoch, self.recipe.seed, self.device)]
+        order = epoch_order(len(self.fit_index), epoch, self.recipe.seed, self.device)
+        self.order.begin(self.fit_index[order])
         self.defense.begin_epoch(epoch)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
+        before = list(self.model.parameters())
         self.defense.end_epoch(epoch, self.model, self.optimizer)
+        if list(map(id, before)) != list(map(id, self.model.parameters())):  # pruned: the graphs train the old ones
+            self.captured.forget()
         if self.cem is not None and epoch + 1 < self.epochs:
             self.cem.fit(self.features, self.feature_labels, self.clustering)
         loss, term, hits, count = self.totals.tolist()
@@ -154,7 +178,7 @@ class Training(Task):
             "cem": term / self.steps,
             "train_accuracy_percent": 100 * hits / count,
             "selection_accuracy_percent": accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.lr,
         }
 
     @torch.no_grad()
@@ -201,16 +225,17 @@ class Training(Task):
             device=self.device,
         )
 
-    def _plain_batches(self, epoch: int):
-        """Un-augmented (x01, x) over the images fitted on, in the order of a pre-training epoch (from 0)."""
+    def _plain_batches(self, epoch: int, x01: Tensor, x: Tensor):
+        """Fills x01 and x with one batch after the other, in the order of a pre-training epoch (from 0)."""
         order = self.fit_index[epoch_order(len(self.fit_index), -1 - epoch, self.recipe.seed, self.device)]
         for start in range(0, self.steps * self.batch_size, self.batch_size):
             self.monitor.preparing(f"pre-training the adversary, epoch {epoch + 1}")
             if self.monitor.stopping():
                 raise KeyboardInterrupt
             images = self.data.train.images[order[start : start + self.batch_size]]
-            x01 = to_unit(images).contiguous(memory_format=torch.channels_last)
-            yield x01, normalise(x01, self.data.mean, self.data.std)
+            x01.copy_(to_unit(images))
+            x.copy_(normalise(x01, self.data.mean, self.data.std))
+            yield x01, x
 
     # -- saving
 
