@@ -40,6 +40,7 @@ DataRoot = Annotated[Path, typer.Option("--data", envvar="BENCHMARK_DATA", help=
 Results = Annotated[Path, typer.Option("--results", envvar="BENCHMARK_RESULTS", help="folder of the results")]
 Tables = Annotated[Path, typer.Option("--tables", envvar="BENCHMARK_TABLES", help="folder of the tables")]
 Device = Annotated[str, typer.Option("--device", envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
+Cells = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the device, GPU or CPU: auto, 1, 2, ...")]
 
 DATA, RESULTS, TABLES = Path("data"), Path("results"), Path("tables")
 
@@ -87,21 +88,22 @@ def run(
     data: DataRoot = DATA,
     results: Results = RESULTS,
     device: Device = "auto",
+    cells: Cells = "auto",
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
-    from benchmark.runner import estimate, local
+    from benchmark.runner import concurrency, estimate, local
     from benchmark.runner.execute import Machine
     from benchmark.runner.store import Store
     from benchmark.training.device import pick
 
-    chosen = pick(device)
+    chosen, at_once = pick(device), concurrency.parse(cells)
     names = _prepared(suite, where, set_, matrix, data)
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
     store.check_writable()
     machine = Machine(store, data, chosen)
     print(f"{suite}: {len(jobs)} jobs on {chosen}, data {', '.join(names) or 'none'}", file=sys.stderr)
-    failures = local.run(jobs, {job.key: estimate.work(job) for job in jobs}, machine)
+    failures = local.run(jobs, {job.key: estimate.work(job) for job in jobs}, machine, at_once)
     for job, reason, log in failures:
         print(f"failed: {job.title}: {reason}{f' (log: {log})' if log else ''}", file=sys.stderr)
     if failures:

@@ -87,6 +87,8 @@ class Place:
         folders = ["--matrix", self.matrix, "--data", self.data, "--results", self.results]
         if command == "report":
             folders += ["--tables", self.tables]
+        if command == "run":  # one process, which sees what a test has changed, however many cores there are
+            folders += ["--cells-per-gpu", 1]
         return [command, suite, *folders, *more]
 
     def call(self, command: str, *more, suite="smoke") -> Outcome:

@@ -23,6 +23,7 @@ from benchmark.metrics.ssim import ssim_per_image
 from benchmark.report.pictures import save_pairs
 from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance
+from benchmark.runner.stages import Stages
 from benchmark.runner.store import CHECKPOINT, Store
 from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
@@ -40,8 +41,10 @@ class Machine:
     data_root: Path
     device: torch.device
     loaded: dict[tuple, DataSet] = field(default_factory=dict)
+    cells_at_once: int = 1  # how many such processes share the device, for the provenance
 
     def __post_init__(self):
+        torch.set_num_threads(device.threads())
         if self.device.type == "cpu":
             device.tune_allocator()
         else:
@@ -67,32 +70,39 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
     start = time.perf_counter()
     if machine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(machine.device)
-    try:
-        values, extra = _KINDS[job.kind](job, folder, machine, monitor)
-        metrics = {"status": "done", "reason": "", "values": values}
-    except Diverged as error:
-        metrics, extra = {"status": "diverged", "reason": str(error), "values": {}}, {}
+    with Stages(machine.device) as stages:
+        try:
+            values, extra = _KINDS[job.kind](job, folder, machine, monitor, stages)
+            metrics = {"status": "done", "reason": "", "values": values}
+        except Diverged as error:
+            metrics, extra = {"status": "diverged", "reason": str(error), "values": {}}, {}
     seconds = time.perf_counter() - start
     record = provenance(machine.device) | extra
     record |= {"seconds": round(seconds, 3), "peak_memory_mib": peak_memory(machine.device)}
+    record |= stages.record() | {"cells_at_once": machine.cells_at_once}
     machine.store.finish(job, metrics, record)
     return metrics
 
 
-def _train(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dict]:
-    recipe, images = recipe_of(job), machine.data(job.config)
-    precision = device.precision(machine.device, recipe.train.precision)
-    task = Training(recipe, images, machine.device, precision)
-    history = loop.run(task, folder / "state.safetensors", monitor)
-    _write_history(folder, history)
+def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    with stages("load"):
+        recipe, images = recipe_of(job), machine.data(job.config)
+    with stages("prepare"):
+        precision = device.precision(machine.device, recipe.train.precision)
+        task = Training(recipe, images, machine.device, precision)
+    with stages("fit"):
+        history = loop.run(task, folder / "state.safetensors", monitor)
     values = {"best_epoch": int(task.best_accuracy[1])}
     if recipe.quirks.q6_test_selection:
         values["accuracy_percent"] = float(task.best_accuracy[0])
     else:
         task.model = build_model(recipe, images, machine.device, task.best["widths"])
         task.model.load_state_dict(task.best["weights"])
-        values["accuracy_percent"] = task.accuracy(images.test.images, images.test.labels)
-    checkpoint.save(folder / CHECKPOINT, task.best)
+        with stages("evaluate"):
+            values["accuracy_percent"] = task.accuracy(images.test.images, images.test.labels)
+    with stages("save"):
+        _write_history(folder, history)
+        checkpoint.save(folder / CHECKPOINT, task.best)
     return values, {
         "precision": precision,
         "cuda_graphs": task.captured.used,
@@ -101,12 +111,13 @@ def _train(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dic
     }
 
 
-def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dict]:
+def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
     parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
     for role in job.parents.values():
         if machine.store.metrics(role)["status"] == "diverged":
             raise Diverged(f"{role.what} diverged: {machine.store.metrics(role)['reason']}")
-    recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    with stages("load"):
+        recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
     best = checkpoint.load(machine.store.path(parent) / CHECKPOINT)
     model = build_model(recipe, images, machine.device, best["widths"])
     model.load_state_dict(best["weights"])
@@ -118,8 +129,10 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, di
     )
 
     fit, score = split(job.config["split"], images, job.config["quirks"]["q5_ordered_split"], recipe.seed)
+    with stages("prepare"):
+        features = encode(model, images, fit, autocast)
     target = Target(
-        features=encode(model, images, fit, autocast),
+        features=features,
         images=fit.images,
         send=lambda z, generator: defense.transform(z, generator, "attack"),
         image_size=images.image_size,
@@ -130,16 +143,19 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, di
     task = attack(attack.Params(**job.config["params"]), target)
     if "warm_start" in job.parents:
         task.start(checkpoint.load(machine.store.path(job.parents["warm_start"]) / CHECKPOINT))
-    history = loop.run(task, folder / "state.safetensors", monitor)
-    _write_history(folder, history)
+    with stages("fit"):
+        history = loop.run(task, folder / "state.safetensors", monitor)
 
-    z = target.send(encode(model, images, score, autocast), seeded(machine.device, "score", recipe.seed))
-    per_image, pictures = reconstruct(task, z, score)
-    checkpoint.save(folder / "per_image.safetensors", per_image)
-    if images.publishable:  # pictures of people never reach the results
-        save_pairs(folder / "reconstructions.png", *pictures)
-    if attack.keeps_state:
-        checkpoint.save(folder / CHECKPOINT, task.fitted())
+    with stages("evaluate"):
+        z = target.send(encode(model, images, score, autocast), seeded(machine.device, "score", recipe.seed))
+        per_image, pictures = reconstruct(task, z, score)
+    with stages("save"):
+        _write_history(folder, history)
+        checkpoint.save(folder / "per_image.safetensors", per_image)
+        if images.publishable:  # pictures of people never reach the results
+            save_pairs(folder / "reconstructions.png", *pictures)
+        if attack.keeps_state:
+            checkpoint.save(folder / CHECKPOINT, task.fitted())
     values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
     values |= {"fitted_on": len(fit), "scored_on": len(score), "final_loss": history[-1]["loss"]}
     return values, {
@@ -150,18 +166,13 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, di
     }
 
 
-def _efficiency(job: Job, folder: Path, machine: Machine, monitor) -> tuple[dict, dict]:
+def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
     config = job.config
     params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
     settings = Efficiency(**config["efficiency"])
-    return measure(
-        config["dataset"],
-        Model(**config["model"]),
-        config["defense"]["name"],
-        params,
-        settings,
-        machine.device,
-    ), {}
+    model, name = Model(**config["model"]), config["defense"]["name"]
+    with stages("measure"):
+        return measure(config["dataset"], model, name, params, settings, machine.device), {}
 
 
 _KINDS = {"train": _train, "attack": _attack, "efficiency": _efficiency}

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,16 +14,18 @@ PLAIN_EVERY = 30.0  # seconds between lines about a long job where the output is
 
 
 class Display:
-    """Shows the suite on a terminal as two bars, elsewhere as plain lines. Use it as a context manager.
+    """Shows the suite on a terminal as a bar and one more for each running job, elsewhere as plain lines.
 
-    work: {job key: estimated work}, by which the time left of the suite is reckoned; units do not matter.
+    Use it as a context manager. work: {job key: estimated work}, by which the time left of the suite is reckoned;
+    units do not matter.
     """
 
     def __init__(self, work: dict[str, float], total: int):
         self.work, self.total = work, total
         self.remaining = sum(work.values())
         self.finished = 0
-        self.spent = self.worked = 0.0  # seconds and work of the jobs run here
+        self.running: dict[str, _Running] = {}
+        self.spent = self.worked = 0.0  # seconds in which jobs ran here, and the work of those that ended
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[info]}"))
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
@@ -30,7 +33,6 @@ class Display:
     def __enter__(self) -> "Display":
         self.bars.start()
         self.suite_bar = self.bars.add_task("suite", total=max(self.remaining, 1e-9), info="")
-        self.job_bar = self.bars.add_task("job", total=1.0, info="", visible=False)
         return self
 
     def __exit__(self, *_) -> None:
@@ -41,52 +43,73 @@ class Display:
         self.console.print(text, markup=False)
 
     def begin(self, job: Job) -> None:
-        self.job, self.started, self.spoken, self.fraction = job, time.monotonic(), time.monotonic(), 0.0
-        self.bars.update(self.job_bar, completed=0, visible=True, description=job.title, info="")
-
-    def progress(self, fraction: float, info: str = "") -> None:
-        """`fraction` of the current job is done."""
-        self.fraction = fraction
         now = time.monotonic()
-        seconds = now - self.started
-        left = seconds / fraction - seconds if fraction > 0 else None
-        text = f"{info}  {clock(left)} left" if left is not None else info
-        done = self.work[self.job.key] * fraction
-        suite = self.eta(seconds, done)
-        self.bars.update(self.job_bar, completed=fraction, info=text)
-        info = f"{self.finished}/{self.total} jobs  {clock(suite)} left"
-        self.bars.update(self.suite_bar, completed=sum(self.work.values()) - self.remaining + done, info=info)
-        if not self.console.is_terminal and now - self.spoken > PLAIN_EVERY:
-            self.spoken = now
-            self.line(f"  {self.job.title}: {100 * fraction:.0f} %  {text}; suite {clock(suite)} left")
+        if not self.running:
+            self.since = now
+        self.running[job.key] = _Running(now, now, self.bars.add_task(job.title, total=1.0, info=""))
 
-    def eta(self, seconds: float, done: float) -> float | None:
-        """Seconds left for the suite, from the rate of the jobs run here so far."""
-        worked = self.worked + done
-        if worked <= 0 or self.spent + seconds < 1:
-            return None
-        return (self.remaining - done) * (self.spent + seconds) / worked
+    def progress(self, job: Job, done: float, epochs: int, info: str = "") -> None:
+        """`done` epochs (a fraction) of the job's `epochs` are done."""
+        running, now = self.running[job.key], time.monotonic()
+        running.fraction = fraction = done / epochs
+        seconds = now - running.started
+        text = f"{info}  {clock(seconds / fraction - seconds)} left" if fraction > 0 else info
+        suite = self.eta()
+        self.bars.update(running.bar, completed=fraction, info=text)
+        completed = sum(self.work.values()) - self.remaining + self._under_way()
+        summary = f"{self.finished}/{self.total} jobs  {clock(suite)} left"
+        self.bars.update(self.suite_bar, completed=completed, info=summary)
+        if not self.console.is_terminal and now - running.spoken > PLAIN_EVERY:
+            running.spoken = now
+            self.line(f"  {job.title}: {100 * fraction:.0f} %  {text}; suite {clock(suite)} left")
 
-    def end(self, outcome: str) -> None:
-        """The current job is over; `outcome` says how."""
-        seconds = time.monotonic() - self.started
-        self.skip(self.job)
-        self.spent += seconds
-        self.worked += self.work[self.job.key]
-        left = self.eta(0, 0)
-        self.line(f"[{self.finished}/{self.total}] {self.job.title}: {outcome}  {seconds:.1f} s; {clock(left)} left")
+    def eta(self) -> float | None:
+        """Seconds left for the suite, from the rate of all jobs run here so far."""
+        seconds = self.spent + (time.monotonic() - self.since if self.running else 0.0)
+        under_way = self._under_way()
+        worked = self.worked + under_way
+        return (self.remaining - under_way) * seconds / worked if worked > 0 and seconds >= 1 else None
+
+    def end(self, job: Job, outcome: str) -> None:
+        """A job is over; `outcome` says how."""
+        started = self.running[job.key].started if job.key in self.running else time.monotonic()
+        self.worked += self.work[job.key]
+        self.drop(job)
+        self.skip(job)
+        seconds = time.monotonic() - started
+        left = clock(self.eta())
+        self.line(f"[{self.finished}/{self.total}] {job.title}: {outcome}  {seconds:.1f} s; {left} left")
+
+    def drop(self, job: Job) -> None:
+        """A job no longer runs; it may begin again."""
+        running = self.running.pop(job.key, None)
+        if running is not None:
+            self.bars.remove_task(running.bar)
+            if not self.running:
+                self.spent += time.monotonic() - self.since
 
     def skip(self, job: Job) -> None:
         """A job that needs no run here (cached, failed parents, another runner's)."""
         self.finished += 1
         self.remaining -= self.work[job.key]
 
+    def _under_way(self) -> float:
+        return sum(self.work[key] * running.fraction for key, running in self.running.items())
+
+
+@dataclass
+class _Running:
+    started: float
+    spoken: float
+    bar: int
+    fraction: float = 0.0
+
 
 class Monitor:
     """What a running job tells: to the display, and line by line to its log."""
 
-    def __init__(self, display: Display, log: Path, stop):
-        self.display, self.log, self.stop = display, log, stop
+    def __init__(self, display: Display, job: Job, log: Path, stop):
+        self.display, self.job, self.log, self.stop = display, job, log, stop
         self.info = ""
 
     def stopping(self) -> bool:
@@ -94,10 +117,10 @@ class Monitor:
         return self.stop()
 
     def preparing(self, text: str) -> None:
-        self.display.progress(0.0, text)
+        self.display.progress(self.job, 0.0, 1, text)
 
     def step(self, done: float, epochs: int) -> None:
-        self.display.progress(done / epochs, f"epoch {min(int(done) + 1, epochs)}/{epochs}{self.info}")
+        self.display.progress(self.job, done, epochs, f"epoch {min(int(done) + 1, epochs)}/{epochs}{self.info}")
 
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         values = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())

@@ -41,6 +41,25 @@ def describe(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
+THREADS = 4
+
+
+@functools.cache
+def cores() -> int:
+    """The cores this process may use: torch's choice at its start (physical cores, or OMP_NUM_THREADS where set)."""
+    return torch.get_num_threads()
+
+
+def threads() -> int:
+    """The threads of every job on a CPU: 4, or the cores where they are fewer.
+
+    Never fewer or more for the sake of jobs beside it: sums are split among threads, so results depend on their
+    number (bit for bit; checked), and must not on how many jobs run at once. Four, since layers of this size part
+    into small pieces, and further cores do more for a second job than for the first.
+    """
+    return min(cores(), THREADS)
+
+
 # mallopt's parameters, from malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 

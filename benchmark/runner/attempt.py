@@ -1,0 +1,82 @@
+"""One job, tried in the process that calls: how it went, as a value that can be sent to another process."""
+
+import errno
+import traceback
+from dataclasses import dataclass
+
+import torch
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
+from benchmark.runner.execute import Machine, execute
+from benchmark.runner.progress import Monitor
+
+# errors of the disk, which every further job would meet as well; None: checkpoint.save's own
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, None)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    kind: `done`; `cached` (another runner finished it); `held` (another runner holds it); `failed`; `memory` (failed
+    for want of memory: worth another try with fewer jobs beside it); `interrupted`; `fatal` (no job can go on).
+    """
+
+    kind: str
+    text: str = ""
+    log: str = ""
+
+
+def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
+    """Claim and run one job. KeyboardInterrupt once `stop()` is true and the job has saved its state."""
+    store = machine.store
+    if store.done(job):
+        return Outcome("cached")
+    try:
+        with store.claim(job) as folder:
+            if folder is None:
+                return Outcome("held")
+            display.begin(job)
+            monitor = Monitor(display, job, folder / "log.txt", stop)
+            try:
+                return Outcome("done", _summary(execute(job, folder, machine, monitor)))
+            except UserError as error:
+                kind, reason = "failed", str(error)
+            except Exception as error:  # whatever a job dies of is that job's failure, told and logged
+                if isinstance(error, OSError) and error.errno in DISK:
+                    raise
+                monitor.note(traceback.format_exc())
+                kind = "memory" if out_of_memory(error) else "failed"
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                if kind == "memory":
+                    reason = f"the memory of {machine.device} does not suffice for it ({reason})"
+            monitor.note(f"failed: {reason}")
+            store.fail(job, reason)
+            return Outcome(kind, reason, str(monitor.log))
+    except OSError as error:
+        return Outcome(
+            "fatal",
+            f"cannot write the results below {store.root}: {error}; free space or choose another --results, then "
+            "run again: what is finished is kept",
+        )
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; CUDA says it in several ways, the CPU in one of its own."""
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _summary(metrics: dict) -> str:
+    if metrics["status"] == "diverged":
+        return f"diverged ({metrics['reason']})"
+    shown = {
+        "accuracy_percent": "accuracy {:.2f} %",
+        "mse": "MSE {:.4f}",
+        "ssim": "SSIM {:.3f}",
+        "psnr_db": "PSNR {:.2f} dB",
+    }
+    return "  ".join(text.format(metrics["values"][name]) for name, text in shown.items() if name in metrics["values"])
