@@ -66,20 +66,26 @@ def test_a_change_reruns_exactly_what_depends_on_it(tmp_path):
 
 
 def test_quirks_change_only_what_they_bear_on(tmp_path):
-    def keys(protocol):
+    def keys(protocol, defense="dropout", cem="on"):
         file = MatrixFile()
         quirks = file.matrix.protocols["published"].model_copy(update=protocol)
         file.matrix.protocols["published"] = quirks
         return {
             (c.attacker, c.split): c.job.key
-            for c in expand(file, "cifar10", tmp_path, {"defense": ["dropout"], "cem": ["on"]})
+            for c in expand(file, "cifar10", tmp_path, {"defense": [defense], "cem": [cem]})
         }
 
     before = keys({})
+    no_cem = {"q1_first_class_lookup": False, "q2_batch_weight_x10": False}  # trained once, whatever CEM's quirks are
+    assert keys(no_cem, cem="off") == keys({}, cem="off")
+    no_mask = {"q3_attack_without_mask": False}
+    assert keys(no_mask, "bottleneck") == keys({}, "bottleneck")
+    assert keys(no_mask)[("decoder", "train")] != before[("decoder", "train")]
     assert keys({"q1_first_class_lookup": False})[("none", "validation")] != before[("none", "validation")]
     ordered = keys({"q5_ordered_split": False})
     assert ordered[("none", "validation")] == before[("none", "validation")]
     assert ordered[("decoder", "infer")] != before[("decoder", "infer")]
+    assert ordered[("decoder", "train")] == before[("decoder", "train")]
     cold = keys({"q4_gan_warm_start": False})
     assert (
         cold[("decoder", "train")] == before[("decoder", "train")]

@@ -61,6 +61,7 @@ class Defense(nn.Module):
     # `task_weight` are then not called any more. What changes from step to step has to be a tensor on the device,
     # changed in place (`fill_`, `copy_`), and nothing may wait for the device. False: the step is not captured.
     capturable = True
+    attack_quirks: tuple[str, ...] = ()  # "q3": the quirks that `transform` reads in the attack; keys depend on them
 
     class Params(Strict):
         noise_std: Annotated[Number, Field(ge=0)] = Field(

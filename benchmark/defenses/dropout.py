@@ -18,6 +18,8 @@ from benchmark.matrix.schema import Fraction
 class Dropout(Defense):
     """z = mask * (z_clean + noise), mask ~ Bernoulli(1 - rate) for each element."""
 
+    attack_quirks = ("q3",)
+
     class Params(Defense.Params):
         rate: Annotated[Fraction, Field(lt=1)] = Field(description="probability that an element is zeroed")
         when: Literal["always", "after_training"] = Field(

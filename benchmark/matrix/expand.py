@@ -17,6 +17,10 @@ from benchmark.matrix.schema import Quirks
 from benchmark.matrix.source import suggest
 from benchmark.training.train import VERSION
 
+# the quirks that a training reads, by its form of CEM, and an attack, by its split (a defence names its own)
+_CEM_QUIRKS = {"scalar": ("q1", "q2")}
+_SPLIT_QUIRKS = {"train": (), "infer": ("q5",)}
+
 AXES = ("dataset", "defense", "cem", "attacker", "split", "protocol", "seed")
 
 
@@ -221,7 +225,7 @@ class _Expansion:
             "train": settings.train.model_dump(),
             "defense": defense,
             "cem": settings.cem.model_dump() if settings.cem else None,
-            "quirks": _quirks(quirks, "q1", "q2", "q6"),
+            "quirks": _quirks(quirks, *_CEM_QUIRKS.get(settings.cem and settings.cem.estimator, ()), "q6"),
             "seed": axes["seed"],
             "version": VERSION,
         }
@@ -261,7 +265,7 @@ def _attack_job(parent: Job, attacker: str, split: str, settings: Settings, quir
         "version": attack.version,
         "params": settings.attacks[attacker].model_dump(),
         "split": split,
-        "quirks": _quirks(quirks, "q3", "q5"),
+        "quirks": _quirks(quirks, *DEFENSES.get(parent.config["defense"]["name"]).attack_quirks, *_SPLIT_QUIRKS[split]),
     }
     return Job("attack", config, parents)
 

@@ -128,7 +128,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         device_type=machine.device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
     )
 
-    fit, score = split(job.config["split"], images, job.config["quirks"]["q5_ordered_split"], recipe.seed)
+    fit, score = split(job.config["split"], images, recipe.quirks.q5_ordered_split, recipe.seed)
     with stages("prepare"):
         features = encode(model, images, fit, autocast)
     target = Target(
