@@ -19,7 +19,7 @@ def mse_per_image(a: Tensor, b: Tensor) -> Tensor:
 
 def psnr_per_image(a: Tensor, b: Tensor) -> Tensor:
     """10 log10(1 / MSE) in dB, two of [N, ...] -> fp32 [N]; at most 100 dB, the value of equal images."""
-    return _psnr(mse_per_image(a, b))
+    return psnr_of_mse(mse_per_image(a, b))
 
 
 def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -> dict[str, float]:
@@ -42,16 +42,17 @@ def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -
     summary = {
         "mse": mse.mean(),
         "ssim": ssim.mean(),
-        "psnr_db": sum(_psnr(part.mean()) * len(part) for part in parts) / len(mse),
-        "psnr_db_per_image": _psnr(mse).mean(),
-        "psnr_db_of_mean_mse": _psnr(mse.mean()),
+        "psnr_db": sum(psnr_of_mse(part.mean()) * len(part) for part in parts) / len(mse),
+        "psnr_db_per_image": psnr_of_mse(mse).mean(),
+        "psnr_db_of_mean_mse": psnr_of_mse(mse.mean()),
         "mse_worst_1_percent": _lowest_percent(mse),
         "ssim_worst_1_percent": -_lowest_percent(-ssim),
     }
     return {name: float(value) for name, value in summary.items()}
 
 
-def _psnr(mse: Tensor) -> Tensor:
+def psnr_of_mse(mse: Tensor) -> Tensor:
+    """PSNR in dB of each MSE of images in [0, 1], at most 100."""
     return -10 * mse.clamp_min(SMALLEST_MSE).log10()
 
 

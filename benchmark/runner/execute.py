@@ -20,7 +20,7 @@ from benchmark.matrix.expand import Job
 from benchmark.matrix.schema import CEM, Efficiency, Model, Quirks, Train
 from benchmark.metrics.reconstruction import mse_per_image, summarise
 from benchmark.metrics.ssim import ssim_per_image
-from benchmark.report.pictures import save_pairs
+from benchmark.report.pictures import save_pictures
 from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance
 from benchmark.runner.stages import Stages
@@ -148,12 +148,12 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
     with stages("evaluate"):
         z = target.send(encode(model, images, score, autocast), seeded(machine.device, "score", recipe.seed))
-        per_image, pictures = reconstruct(task, z, score)
+        per_image, rebuilt = reconstruct(task, z, score)
     with stages("save"):
         _write_history(folder, history)
         checkpoint.save(folder / "per_image.safetensors", per_image)
         if images.publishable:  # pictures of people never reach the results
-            save_pairs(folder / "reconstructions.png", *pictures)
+            save_pictures(folder, score.images.cpu(), rebuilt, **per_image)
         if attack.keeps_state:
             checkpoint.save(folder / CHECKPOINT, task.fitted())
     values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
@@ -213,16 +213,16 @@ def encode(model, images: DataSet, part: ImageSet, autocast: dict) -> Tensor:
     return features
 
 
-def reconstruct(task, z: Tensor, score: ImageSet) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
-    """Per-image MSE and SSIM of all reconstructions (fp32 [N]), and the first originals and reconstructions."""
-    mse, ssim, kept = [], [], None
+def reconstruct(task, z: Tensor, score: ImageSet) -> tuple[dict[str, Tensor], Tensor]:
+    """Per-image MSE and SSIM of all reconstructions (fp32 [N]), and these as bytes (uint8 [N, 3, H, W]); on the CPU."""
+    mse, ssim, pictures = [], [], []
     for start in range(0, len(score), SCORE_BATCH):
         x01 = data.to_unit(score.images[start : start + SCORE_BATCH])
         rebuilt = task.reconstruct(z[start : start + SCORE_BATCH]).float()
         mse.append(mse_per_image(rebuilt, x01))
         ssim.append(ssim_per_image(rebuilt, x01))
-        kept = kept or (x01[:12], rebuilt[:12])
-    return {"mse": torch.cat(mse).cpu(), "ssim": torch.cat(ssim).cpu()}, kept
+        pictures.append((rebuilt.nan_to_num().clamp(0, 1) * 255).round().byte().cpu())
+    return {"mse": torch.cat(mse).cpu(), "ssim": torch.cat(ssim).cpu()}, torch.cat(pictures)
 
 
 def peak_memory(where: torch.device) -> float:

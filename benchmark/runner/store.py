@@ -1,7 +1,8 @@
 """The store of results: one folder for each finished job, named by what it is and its key.
 
     RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt
-                                              checkpoint.safetensors per_image.safetensors reconstructions.png
+                                              checkpoint.safetensors per_image.safetensors
+                                              reconstructions.png extremes.png pictures.json
     RESULTS/.work/KEY/                        a job under way or failed: its lock, log and mid-job state
 
 A finished folder appears by one rename, so it is whole or not there. A lock with a heartbeat lets several runners
