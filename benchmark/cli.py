@@ -91,7 +91,8 @@ def run(
     cells: Cells = "auto",
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
-    from benchmark.runner import concurrency, estimate, local
+    from benchmark.runner import concurrency, estimate
+    from benchmark.runner.engines import local
     from benchmark.runner.execute import Machine
     from benchmark.runner.store import Store
     from benchmark.training.device import pick

@@ -14,13 +14,13 @@ from command_line import place  # noqa: F401 (fixture)
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
-from benchmark.runner import local
 from benchmark.runner.attempt import Outcome
 from benchmark.runner.concurrency import WINDOW, Growing, Share, on_cpu, parse, room, share
+from benchmark.runner.drain import SPAWN, drain
 from benchmark.runner.schedule import Schedule
 from benchmark.runner.stages import Stages
 from benchmark.runner.store import Store
-from benchmark.runner.workers import SPAWN, Workers
+from benchmark.runner.workers import Workers
 
 
 def train(seed: int) -> Job:
@@ -106,6 +106,8 @@ def test_auto_goes_back_when_the_job_it_measures_ends():
 class Stub:
     """Runs `share.limit` jobs at once; the oldest ends first, as `outcomes` says (else it is done)."""
 
+    ahead = False
+
     def __init__(self, store, several, outcomes=()):
         self.store, self.several, self.outcomes = store, several, dict(outcomes)
         self.running, self.begun, self.most = [], [], 0
@@ -128,14 +130,17 @@ class Stub:
             (folder / "metrics.json").write_text('{"status": "done", "reason": "", "values": {}}')
         return [(job, outcome)]
 
-    def release(self):
-        return bool(self.running)
+    def relieve(self, job):
+        if not self.running:
+            return ""
+        self.several.at_most(len(self.running))
+        return f"{self.several.limit} at once"
 
 
 def drained(tmp_path, jobs, limit, outcomes=()):
     store, several, display = Store(tmp_path), Share(limit), Quiet()
     schedule, place = Schedule(jobs, store), Stub(store, several, outcomes)  # noqa: F811
-    local.drain(schedule, place, several, display, SimpleNamespace(value=0))
+    drain(schedule, place, display, SimpleNamespace(value=0))
     return schedule, place, several, display
 
 
@@ -170,7 +175,7 @@ def test_an_interrupt_starts_nothing_more(tmp_path):
     begin = stub.start
     stub.start = lambda job: (begin(job), setattr(stop, "value", 1))
     with pytest.raises(KeyboardInterrupt):
-        local.drain(schedule, stub, several, Quiet(), stop)
+        drain(schedule, stub, Quiet(), stop)
     assert len(stub.begun) == 1
 
 
@@ -192,7 +197,7 @@ def test_a_worker_that_is_killed_fails_its_job_alone(tmp_path):
     machine = SimpleNamespace(store=store, data_root=tmp_path, device=torch.device("cpu"))
     stop, schedule = SPAWN.RawValue("b", 0), Schedule([train(1), train(2), train(3)], store)
     with Workers(machine, Quiet(), stop, several, dying) as workers:
-        local.drain(schedule, workers, several, Quiet(), stop)
+        drain(schedule, workers, Quiet(), stop)
         processes = [worker.process for worker in workers.workers]
     ((job, reason, _),) = schedule.failures
     assert job == train(1) and "killed by SIGKILL" in reason

@@ -13,7 +13,7 @@ from benchmark.attacks import ATTACKS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
 from benchmark.matrix.load import Change, MatrixFile, Settings
-from benchmark.matrix.schema import Quirks
+from benchmark.matrix.schema import Quirks, Resources
 from benchmark.matrix.source import suggest
 from benchmark.training.train import VERSION
 
@@ -26,11 +26,13 @@ AXES = ("dataset", "defense", "cem", "attacker", "split", "protocol", "seed")
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work. `config` holds JSON values only; `parents` are the jobs whose results it reads."""
+    """One unit of work. `config` holds JSON values only; `parents` are the jobs whose results it reads; `resources`
+    are what it asks of a cluster, which its result and its key do not depend on."""
 
     kind: str  # train, attack or efficiency
     config: dict
     parents: dict[str, "Job"] = field(default_factory=dict)
+    resources: Resources | None = field(default=None, compare=False)
 
     @functools.cached_property
     def key(self) -> str:
@@ -229,7 +231,7 @@ class _Expansion:
             "seed": axes["seed"],
             "version": VERSION,
         }
-        return Job("train", config)
+        return Job("train", config, resources=settings.resources["train"])
 
     def _efficiency(self, name: str, dataset: str) -> list[Cell]:
         """Table S6: PATROL's row, and one row for all others, which share encoder and server."""
@@ -244,7 +246,7 @@ class _Expansion:
                 "efficiency": settings.efficiency.model_dump(),
                 "version": VERSION,
             }
-            job = Job("efficiency", config)
+            job = Job("efficiency", config, resources=settings.resources["efficiency"])
             text = _changed("efficiency", settings.efficiency, published.efficiency)
             cells += [
                 Cell(self.label, dataset, row, "", "none", part, "", 0, job, text) for part in ("encoder", "server")
@@ -267,7 +269,7 @@ def _attack_job(parent: Job, attacker: str, split: str, settings: Settings, quir
         "split": split,
         "quirks": _quirks(quirks, *DEFENSES.get(parent.config["defense"]["name"]).attack_quirks, *_SPLIT_QUIRKS[split]),
     }
-    return Job("attack", config, parents)
+    return Job("attack", config, parents, settings.resources["attack"])
 
 
 def _quirks(quirks: Quirks, *prefixes: str) -> dict[str, bool]:

@@ -10,7 +10,7 @@ from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
-from benchmark.matrix.schema import CEM, Data, Efficiency, Matrix, Model, Train
+from benchmark.matrix.schema import CEM, Data, Efficiency, Kinds, Matrix, Model, Resources, Train
 from benchmark.matrix.source import Loader, Source, explain, gravest, suggest
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
@@ -48,6 +48,7 @@ class Settings:
     cem: CEM | None
     attacks: dict[str, BaseModel]
     efficiency: Efficiency
+    resources: dict[str, Resources]  # of each kind of job
 
 
 class MatrixFile:
@@ -75,6 +76,7 @@ class MatrixFile:
             cem=sections["cem"],
             attacks={name: sections[f"attacks.{name}"] for name in self.matrix.attacks},
             efficiency=sections["efficiency"],
+            resources={kind: sections[f"resources.{kind}"] for kind in Kinds.model_fields},
         )
 
     def members(self, suite: str, axis: str) -> list[str]:
@@ -99,6 +101,7 @@ class MatrixFile:
             "cem": matrix.cem[cem],
             "efficiency": matrix.efficiency,
         }
+        sections |= {f"resources.{kind}": getattr(matrix.resources, kind) for kind in Kinds.model_fields}
         sections |= {f"defenses.{name}": params for name, params in self._defense_params.items()}
         sections |= {f"attacks.{name}": params for name, params in self._attack_params.items()}
         return sections

@@ -95,6 +95,21 @@ class Efficiency(Strict):
     warmup: Annotated[int, Field(ge=0)] = Field(description="untimed batches before")
 
 
+class Resources(Strict):
+    """What a job asks of a cluster; never part of its key."""
+
+    gpu: Annotated[Number, Field(gt=0, le=1)] = Field(description="share of a GPU; jobs that time it need 1")
+    memory: Annotated[Number, Field(gt=0)] = Field(description="GiB of main memory")
+
+
+class Kinds(Strict):
+    """The resources of each kind of job."""
+
+    train: Resources
+    attack: Resources
+    efficiency: Resources
+
+
 class Dataset(Strict):
     """A data set's own settings; `set` changes any default for its cells."""
 
@@ -138,4 +153,5 @@ class Matrix(Strict):
     attacks: dict[str, dict[str, object]] = Field(description="attacker -> its parameters, as its file declares")
     protocols: dict[str, Quirks]
     efficiency: Efficiency
+    resources: Kinds
     suites: dict[str, Suite]

@@ -8,28 +8,38 @@ class Schedule:
     """The jobs of a suite that are not in the store yet, in order, parents first.
 
     failures: (job, reason, log path) of each that failed; `running`: those given out and not settled yet.
+    ahead: give out a job as soon as its parents are given out.
     """
 
-    def __init__(self, jobs: list[Job], store: Store):
-        self.waiting, self.store = list(jobs), store
+    def __init__(self, jobs: list[Job], store: Store, ahead: bool = False):
+        self.waiting, self.store, self.ahead = list(jobs), store, ahead
         self.running: list[Job] = []
         self.failures: list[tuple[Job, str, str]] = []
         self.failed: set[str] = set()
 
     def next(self) -> Job | None:
-        """Give out the first job whose parents are settled and that no other runner holds; None: not now.
+        """Give out the first job that is ready and that no other runner holds; None: not now.
 
         A job that times the hardware (Table S6) is alone on it: it waits for the others, and they for it.
         """
         if any(map(_timed, self.running)):
             return None
+        given = {job.key for job in self.running} if self.ahead else set()
         for job in self.waiting:
-            ready = all(self.store.done(parent) or parent.key in self.failed for parent in job.parents.values())
-            if ready and not (_timed(job) and self.running) and self.store.status(job)[0] != "running":
+            if _timed(job) and self.running:
+                continue
+            if self._ready(job, given) and self.store.status(job)[0] != "running":
                 self.waiting.remove(job)
                 self.running.append(job)
                 return job
         return None
+
+    def _ready(self, job: Job, given: set[str]) -> bool:
+        """Whether each parent is done, or failed, or among those given out that count."""
+        return all(
+            parent.key in self.failed or parent.key in given or self.store.done(parent)
+            for parent in job.parents.values()
+        )
 
     def orphaned(self, job: Job) -> bool:
         """Whether a parent failed; the job then fails as well."""

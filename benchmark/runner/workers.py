@@ -1,11 +1,10 @@
 """Places where jobs run: this process, or worker processes that share the device, each with its own CUDA context."""
 
-import multiprocessing
 import signal
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import Process, connection
 from pathlib import Path
 
 import torch
@@ -13,16 +12,18 @@ import torch
 from benchmark.matrix.expand import Job
 from benchmark.runner.attempt import Outcome, attempt
 from benchmark.runner.concurrency import Share
+from benchmark.runner.drain import SPAWN
 from benchmark.runner.execute import Machine
 from benchmark.runner.store import Store
 
-SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
 TELL = 0.5  # seconds between a worker's messages of progress
 GRACE = 60.0  # seconds that workers get to save their jobs when the run ends in an error
 
 
 class Here:
     """One job at a time, in this process."""
+
+    ahead = False
 
     def __init__(self, machine: Machine, display, stop):
         self.machine, self.display, self.stop = machine, display, stop
@@ -46,13 +47,13 @@ class Here:
         over, self.over = self.over, []
         return over
 
-    def release(self) -> bool:
-        return False
+    def relieve(self, job: Job) -> str:
+        return ""
 
 
 @dataclass
 class _Worker:
-    process: multiprocessing.Process
+    process: Process
     connection: connection.Connection
     job: Job | None = None
 
@@ -60,20 +61,23 @@ class _Worker:
 class Workers:
     """Up to `share.limit` jobs at once in processes of their own, made when there is a job for one.
 
-    display: told of the jobs' beginnings and progress; stop: a shared byte, 1 once the workers shall save and end.
+    display: told of the jobs' beginnings and progress; stop: a shared byte, set once the workers shall save and end.
     """
+
+    ahead = False
 
     def __init__(self, machine: Machine, display, stop, share: Share, target=None):
         self.machine, self.display, self.stop, self.share = machine, display, stop, share
         self.target = target or work
         self.workers: list[_Worker] = []
+        self.told = 1
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, kind, *_) -> None:
         """Nothing stays running: the idle end, the busy save their jobs (or not, where Ctrl-C came twice)."""
-        self.stop.value = 1
+        self.stop.value = self.stop.value or 1
         try:
             for worker in self.workers:
                 worker.connection.close()
@@ -107,24 +111,37 @@ class Workers:
             talking = connection.wait([worker.connection for worker in self.workers], left)
             over = [self._hear(worker) for worker in list(self.workers) if worker.connection in talking]
             over = [ended for ended in over if ended]
+            for job, _ in over:
+                self.share.ended(job.key)
+            self._tell_limit()
             if over or time.monotonic() >= deadline:
                 return over
 
-    def release(self) -> bool:
-        """End the idle workers, so that their memory is free; whether anything beside one worker held some."""
+    def relieve(self, job: Job) -> str:
+        """Fewer at once, and the idle workers end so that their memory is free; "" where the job had it all."""
         idle = [worker for worker in self.workers if worker.job is None]
+        busy = len(self.workers) - len(idle)
         several = len(self.workers) > 1
         for worker in idle:
             worker.connection.close()
             worker.process.join()
             self.workers.remove(worker)
-        return several
+        if not several:
+            return ""
+        self.share.at_most(busy)
+        return f"{self.share.limit} at once"
+
+    def _tell_limit(self) -> None:
+        if self.share.limit != self.told:
+            self.told = self.share.limit
+            self.display.line(f"{self.told} at once")
 
     def _spawn(self) -> _Worker:
         ours, theirs = SPAWN.Pipe()
         machine = (self.machine.store.root, self.machine.data_root, self.machine.device)
         process = SPAWN.Process(target=self.target, args=(theirs, self.stop, *machine), daemon=True)
-        process.start()
+        with _held_back(signal.SIGUSR2):
+            process.start()
         theirs.close()  # so that the worker's end closes with it
         self.workers.append(_Worker(process, ours))
         return self.workers[-1]
@@ -163,6 +180,17 @@ class Workers:
                 return Outcome("cached" if store.done(job) else "held")
             store.fail(job, reason)
             return Outcome("failed", reason, str(folder / "log.txt"))
+
+
+@contextmanager
+def _held_back(number: int):
+    """A process that starts in the block never gets this signal. Slurm sends its warning before a time limit to every
+    process; a worker would die of it, while the parent stops it in time."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def work(link: connection.Connection, stop, results: Path, data_root: Path, device: torch.device) -> None:

@@ -1,48 +1,54 @@
-"""The local engine: the jobs of a suite on one device, one or several at a time."""
+"""A suite from its first open job to its last, at a place that runs jobs: the part that engines have in common.
+
+A place is a context manager with
+
+    free()          whether one more job may start now
+    start(job)      begin the job
+    wait(seconds)   [(job, Outcome)] of those that ended, as soon as one has; nothing after `seconds`
+    relieve(job)    what changes for a job that ran out of memory when it is tried again; "" where nothing can
+    ahead           whether it takes a job whose parents still run there (and sees to it that it begins after them)
+"""
 
 import contextlib
+import multiprocessing
 import signal
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner.attempt import Outcome
-from benchmark.runner.concurrency import Growing, Share, share
-from benchmark.runner.execute import Machine
 from benchmark.runner.progress import Display
 from benchmark.runner.schedule import Schedule
 from benchmark.runner.store import CHECKPOINT, Store
-from benchmark.runner.workers import SPAWN, Here, Workers
 
+SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
 WAIT = 2.0  # seconds between looks at a job that another runner holds
+ASK = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(jobs: list[Job], work: dict[str, float], machine: Machine, cells: int | None = 1) -> list[tuple[Job, str, str]]:
+def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=ASK) -> list[tuple[Job, str, str]]:
     """Run what is not in the store yet, parents first; returns (job, reason, log path) of each that failed.
 
-    cells: how many jobs at once; None: found here. A failed job does not stop the others, except those that need its
-    result. UserError and a full disk stop the run; what is finished stays. KeyboardInterrupt after Ctrl-C, once the
-    jobs under way have saved their states.
+    opened(count, display, stop): the place for `count` jobs; it shall save what it runs once the byte `stop` is set.
+    A failed job does not stop the others, except those that need its result. UserError and a full disk stop the run;
+    what is finished stays. KeyboardInterrupt(number) after one of `signals`, once the jobs under way are saved.
     """
-    store = machine.store
-    with Display(work, len(jobs)) as display, _graceful_stop(display) as stop:
+    with Display(work, len(jobs)) as display, _graceful_stop(display, signals) as stop:
         _retrain_without_checkpoint(jobs, store, display)
-        cached = [job for job in jobs if store.done(job)]
-        for job in cached:
-            display.skip(job)
-        if cached:
-            display.line(f"{len(cached)} of {len(jobs)} jobs are in the store already")
-        schedule = Schedule([job for job in jobs if job not in cached], store)
-        several = share(cells, machine.device, len(schedule.waiting))
-        alone = several.limit == 1 and not (isinstance(several, Growing) and several.ceiling > 1)
-        place = Here(machine, display, stop) if alone else Workers(machine, display, stop, several)
-        with place:
-            drain(schedule, place, several, display, stop)
+        missing = [job for job in jobs if not store.done(job)]
+        here = {job.key for job in missing}
+        for job in jobs:
+            if job.key not in here:
+                display.skip(job)
+        if len(missing) < len(jobs):
+            display.line(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are in the store already")
+        with opened(len(missing), display, stop) as place:
+            schedule = Schedule(missing, store, place.ahead)
+            drain(schedule, place, display, stop)
     return schedule.failures
 
 
-def drain(schedule: Schedule, place, several: Share, display: Display, stop) -> None:
+def drain(schedule: Schedule, place, display: Display, stop) -> None:
     """Give out jobs and take in outcomes until none is left. KeyboardInterrupt when `stop` is set."""
-    told = 1
     while schedule.waiting or schedule.running:
         while not stop.value and place.free() and (job := schedule.next()):
             if schedule.orphaned(job):
@@ -50,28 +56,23 @@ def drain(schedule: Schedule, place, several: Share, display: Display, stop) -> 
             else:
                 place.start(job)
         for job, outcome in place.wait(WAIT) if schedule.waiting or schedule.running else []:
-            several.ended(job.key)
-            _take(job, outcome, schedule, place, several, display)
-        if several.limit != told:
-            told = several.limit
-            display.line(f"{told} at once")
+            _take(job, outcome, schedule, place, display)
         if stop.value and not schedule.running:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(stop.value)
 
 
-def _take(job: Job, outcome: Outcome, schedule: Schedule, place, several: Share, display: Display) -> None:
+def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Display) -> None:
     """What an outcome means for the schedule and the display. UserError where no job can go on."""
     if outcome.kind == "fatal":
         raise UserError(outcome.text)
-    if outcome.kind == "memory" and place.release():
-        several.at_most(len(schedule.running) - 1)
-        display.line(f"{job.title}: {outcome.text}; again with {several.limit} at once")
+    if outcome.kind == "memory" and (change := place.relieve(job)):
+        display.line(f"{job.title}: {outcome.text}; again with {change}")
         display.drop(job)
         schedule.put_back(job)
     elif outcome.kind in ("failed", "memory"):
         schedule.fail(job, outcome.text, outcome.log)
         display.end(job, f"FAILED: {outcome.text}")
-    elif outcome.kind in ("held", "interrupted"):
+    elif outcome.kind in ("held", "early", "interrupted"):
         display.drop(job)
         schedule.put_back(job)
     else:
@@ -94,18 +95,19 @@ def _retrain_without_checkpoint(jobs: list[Job], store: Store, display: Display)
 
 
 @contextlib.contextmanager
-def _graceful_stop(display: Display):
-    """While the block runs, the first Ctrl-C (or SIGTERM) sets the byte it yields and the second one breaks in."""
+def _graceful_stop(display: Display, signals):
+    """While the block runs, the first signal (Ctrl-C, say) puts its number into the byte that this yields; the second
+    one breaks in."""
     stop = SPAWN.RawValue("b", 0)  # without a lock, which a worker might die with
 
     def ask(number, frame) -> None:
         if stop.value:
             raise KeyboardInterrupt
-        stop.value = 1
+        stop.value = number
         display.line("stopping after this step; what is done is saved (once more to stop at once)")
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in signals}
     except ValueError:  # not in the main thread: signals are its affair
         before = {}
     try:
