@@ -9,7 +9,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner.execute import Machine, execute
-from benchmark.runner.progress import Monitor
+from benchmark.runner.heartbeat import Monitor
 
 # errors of the disk, which every further job would meet as well; None: checkpoint.save's own
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, None)
@@ -38,7 +38,7 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             if folder is None:
                 return Outcome("held")
             display.begin(job)
-            monitor = Monitor(display, job, folder / "log.txt", stop)
+            monitor = Monitor(display, job, folder, stop)
             try:
                 return Outcome("done", _summary(execute(job, folder, machine, monitor)))
             except UserError as error:

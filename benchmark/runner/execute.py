@@ -90,6 +90,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
     with stages("prepare"):
         precision = device.precision(machine.device, recipe.train.precision)
         task = Training(recipe, images, machine.device, precision)
+    monitor.images = task.steps * task.batch_size
     with stages("fit"):
         history = loop.run(task, folder / "state.safetensors", monitor)
     values = {"best_epoch": int(task.best_accuracy[1])}
@@ -143,6 +144,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     task = attack(attack.Params(**job.config["params"]), target)
     if "warm_start" in job.parents:
         task.start(checkpoint.load(machine.store.path(job.parents["warm_start"]) / CHECKPOINT))
+    monitor.images = task.steps * task.batch_size
     with stages("fit"):
         history = loop.run(task, folder / "state.safetensors", monitor)
 

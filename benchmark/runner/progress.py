@@ -3,12 +3,12 @@
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from benchmark.matrix.expand import Job
+from benchmark.runner.heartbeat import Heartbeat
 
 PLAIN_EVERY = 30.0  # seconds between lines about a long job where the output is not a terminal
 
@@ -48,20 +48,18 @@ class Display:
             self.since = now
         self.running[job.key] = _Running(now, now, self.bars.add_task(job.title, total=1.0, info=""))
 
-    def progress(self, job: Job, done: float, epochs: int, info: str = "") -> None:
-        """`done` epochs (a fraction) of the job's `epochs` are done."""
+    def progress(self, job: Job, beat: Heartbeat) -> None:
+        """What the job says of itself now."""
         running, now = self.running[job.key], time.monotonic()
-        running.fraction = fraction = done / epochs
-        seconds = now - running.started
-        text = f"{info}  {clock(seconds / fraction - seconds)} left" if fraction > 0 else info
-        suite = self.eta()
-        self.bars.update(running.bar, completed=fraction, info=text)
+        running.fraction = beat.fraction
+        suite, info = self.eta(), told(beat)
+        self.bars.update(running.bar, completed=beat.fraction, info=info)
         completed = sum(self.work.values()) - self.remaining + self._under_way()
         summary = f"{self.finished}/{self.total} jobs  {clock(suite)} left"
         self.bars.update(self.suite_bar, completed=completed, info=summary)
         if not self.console.is_terminal and now - running.spoken > PLAIN_EVERY:
             running.spoken = now
-            self.line(f"  {job.title}: {100 * fraction:.0f} %  {text}; suite {clock(suite)} left")
+            self.line(f"  {job.title}: {info}; suite {clock(suite)} left")
 
     def eta(self) -> float | None:
         """Seconds left for the suite, from the rate of all jobs run here so far."""
@@ -105,31 +103,15 @@ class _Running:
     fraction: float = 0.0
 
 
-class Monitor:
-    """What a running job tells: to the display, and line by line to its log."""
-
-    def __init__(self, display: Display, job: Job, log: Path, stop):
-        self.display, self.job, self.log, self.stop = display, job, log, stop
-        self.info = ""
-
-    def stopping(self) -> bool:
-        """Whether the user asked to stop; the loop then saves its state and ends."""
-        return self.stop()
-
-    def preparing(self, text: str) -> None:
-        self.display.progress(self.job, 0.0, 1, text)
-
-    def step(self, done: float, epochs: int) -> None:
-        self.display.progress(self.job, done, epochs, f"epoch {min(int(done) + 1, epochs)}/{epochs}{self.info}")
-
-    def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        values = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
-        self.info = f"  loss {metrics['loss']:.4g}"
-        self.note(f"epoch {epoch}/{epochs}  {values}")
-
-    def note(self, text: str) -> None:
-        with open(self.log, "a") as file:
-            file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+def told(beat: Heartbeat) -> str:
+    """`epoch 3/240  12,345 images/s  1 min 20 s left  loss 2.31  lr 0.05`."""
+    parts = [beat.stage]
+    if beat.images_per_second is not None:
+        parts.append(f"{beat.images_per_second:,.0f} images/s")
+    if beat.seconds_left is not None:
+        parts.append(f"{clock(beat.seconds_left)} left")
+    parts += [f"{name} {value:.4g}" for name, value in beat.metrics.items() if value is not None]
+    return "  ".join(parts)
 
 
 def clock(seconds: float | None) -> str:

@@ -3,7 +3,7 @@
     RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt
                                               checkpoint.safetensors per_image.safetensors
                                               reconstructions.png extremes.png pictures.json
-    RESULTS/.work/KEY/                        a job under way or failed: its lock, log and mid-job state
+    RESULTS/.work/KEY/                        a job under way or failed: its lock, log, heartbeat and mid-job state
 
 A finished folder appears by one rename, so it is whole or not there. A lock with a heartbeat lets several runners
 share a store: no job runs twice while its holder lives.
@@ -23,6 +23,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 
 CHECKPOINT = "checkpoint.safetensors"
+PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a silent holder counts as dead
 
 
@@ -81,7 +82,8 @@ class Store:
         write_json(folder / "job.json", {"key": job.key, "kind": job.kind, "config": job.config, "parents": parents})
         write_json(folder / "provenance.json", provenance)
         write_json(folder / "metrics.json", metrics)
-        spare = [*folder.glob(".*"), *folder.glob("*.damaged"), folder / "failed.json", folder / "state.safetensors"]
+        spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
+        spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
         for path in spare:  # mid-job state, and what a crash left behind
             path.unlink(missing_ok=True)
         final = self.path(job)

@@ -14,6 +14,7 @@ from benchmark.runner.attempt import Outcome, attempt
 from benchmark.runner.concurrency import Share
 from benchmark.runner.drain import SPAWN
 from benchmark.runner.execute import Machine
+from benchmark.runner.heartbeat import Heartbeat
 from benchmark.runner.store import Store
 
 TELL = 0.5  # seconds between a worker's messages of progress
@@ -157,9 +158,9 @@ class Workers:
         if what == "begin":
             self.display.begin(job)
         elif what == "progress":
-            done, epochs, info, memory = rest
-            self.display.progress(job, done, epochs, info)
-            self.share.seen(job.key, done, memory)
+            beat, memory = rest
+            self.display.progress(job, beat)
+            self.share.seen(job.key, beat.done, memory)
         else:
             worker.job = None
             return job, rest[0]
@@ -221,11 +222,11 @@ class _Teller:
         self.told = 0.0
         self._send("begin")
 
-    def progress(self, job: Job, done: float, epochs: int, info: str = "") -> None:
+    def progress(self, job: Job, beat: Heartbeat) -> None:
         now = time.monotonic()
         if now - self.told >= TELL:
             self.told = now
-            self._send("progress", done, epochs, info, self._memory())
+            self._send("progress", beat, self._memory())
 
     def _memory(self) -> tuple[float, float] | None:
         if self.device.type != "cuda":
