@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from importlib.resources import files
 from statistics import mean, stdev
 
@@ -16,7 +15,6 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.report import published
 from benchmark.report.frame import COLUMNS, half_width, tidy
-from benchmark.report.html import render_page
 from benchmark.report.render import escape_latex, write_tables
 from benchmark.report.tables import build_tables
 
@@ -371,41 +369,6 @@ def test_hostile_names_are_text_everywhere(tmp_path):
     headings, rows = read_markdown(table.read_text(encoding="utf-8"))
     assert all(len(cells) == len(headings) - 1 for cells in rows.values())
     assert escape_latex("a_b%<#>") == r"a\_b\%\textless{}\#\textgreater{}"
-
-
-class Page(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.sources, self.open = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attributes if name in ("src", "href")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_page_is_self_contained_and_escaped():
-    png = b"\x89PNG\r\n\x1a\n" + b"0" * 20
-    tables = build_tables(hostile_frame())
-    text = render_page(
-        tables,
-        provenance=[{"device": HOSTILE, "cells": 3}, {"torch": "2"}],
-        images=[(HOSTILE, png)],
-        title="<b>",
-    )
-    page = Page(text)
-    assert page.open == [] and "script" not in page.tags
-    assert page.tags.count("table") == len(tables) + 1
-    assert len(page.sources) == 1 and page.sources[0].startswith("data:image/png;base64,")
-    assert all(note.split("<")[0] in text for table in tables for note in table.notes)
-    assert Page(render_page(build_tables(published.reference(), compare=True))).open == []
-    with pytest.raises(UserError, match="not a PNG"):
-        render_page(tables, images=[("x", b"GIF89a")])
 
 
 def test_bad_frames_are_user_errors(tmp_path):

@@ -32,7 +32,8 @@ def summary(found: list[Finding]) -> str:
     return f"{len(found)} findings ({counted}): {listed}" if found else "no findings"
 
 
-def _row(finding: Finding) -> list[str]:
+def texts(finding: Finding) -> list[str]:
+    """A finding as text, under HEADINGS."""
     table, _, defense, cem, attacker, split, metric = finding.cell
     method = (names.average_label(cem) if defense == "average" else names.row_label(defense, cem)) if defense else ""
     words = [method, attacker if attacker != "none" else "", split if split != "validation" else "", metric]
@@ -41,7 +42,7 @@ def _row(finding: Finding) -> list[str]:
 
 
 def _markdown(found: list[Finding], text: str) -> str:
-    rows = [[escape_markdown(item) for item in _row(finding)] for finding in found]
+    rows = [[escape_markdown(item) for item in texts(finding)] for finding in found]
     rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(rule.__doc__.splitlines()[0])}" for rule in RULES)
     table = tabulate(rows, headers=HEADINGS, tablefmt="pipe", disable_numparse=True)
     intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
@@ -53,7 +54,7 @@ def _markdown(found: list[Finding], text: str) -> str:
 
 
 def _latex(found: list[Finding]) -> str:
-    lines = [" & ".join(escape_latex(item) for item in row) + r" \\" for row in [HEADINGS, *map(_row, found)]]
+    lines = [" & ".join(escape_latex(item) for item in row) + r" \\" for row in [HEADINGS, *map(texts, found)]]
     return (
         "\n".join(
             [

@@ -6,13 +6,10 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
 from benchmark.report import diff, published
-from benchmark.report.aggregate import ATTACK, devices, tidy_frame
-from benchmark.report.html import render_page
+from benchmark.report.aggregate import ATTACK, tidy_frame
+from benchmark.report.page import build_page
 from benchmark.report.render import write_tables, write_text
-from benchmark.report.tables import build_tables
 from benchmark.runner.store import Store
-
-SHOWN = ("job", "device", "precision", "seconds", "peak_memory_mib", "finished", "commit")
 
 
 def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: list[str]) -> list[Path]:
@@ -25,13 +22,8 @@ def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: l
     for name in metrics:
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
-    frame = tidy_frame(cells, store)
-    paths = write_tables(frame, out, compare, metrics)
-    tables = build_tables(frame, compare, metrics)
-    provenance = [{key: record.get(key, "") for key in SHOWN} for record in devices(cells, store)]
-    title = f"Model inversion benchmark: {cells[0].suite}"
-    page = render_page(tables, provenance, _pictures(cells, store), title)
-    return [*paths, write_text(out / "report.html", page)]
+    paths = write_tables(tidy_frame(cells, store), out, compare, metrics)
+    return [*paths, write_text(out / "report.html", build_page(cells, store, metrics))]
 
 
 def compare_with(
@@ -54,16 +46,4 @@ def _tolerances(texts: list[str]) -> dict[str, float]:
             found[metric.strip()] = float(value)
         except ValueError:
             raise UserError(f"--tolerance {text}: write it as metric=number, for example mse=0.1") from None
-    return found
-
-
-def _pictures(cells: list[Cell], store: Store) -> list[tuple[str, bytes]]:
-    """(caption, PNG) of the reconstructions of every finished attack that has a picture."""
-    found = []
-    for cell in cells:
-        path = store.path(cell.job) / "reconstructions.png"
-        if cell.attacker != "none" and path.is_file():
-            cem = "" if cell.cem == "off" else f" + CEM ({cell.cem})"
-            protocol = f", {cell.protocol}, seed {cell.seed}"
-            found.append((f"{cell.defense}{cem}: {cell.attacker}, {cell.split}{protocol}", path.read_bytes()))
     return found

@@ -11,6 +11,7 @@ from benchmark.report.frame import Summary, half_width, summarise, tidy
 
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
+COMPARED = "In brackets: the published value."
 _NOT_IN_SUITE = "not in this suite"
 
 
@@ -27,8 +28,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Column:
+    group: str
+    heading: str
+    attacker: str
+    split: str
+    metric: str
+    decimals: int
+
+
+@dataclass(frozen=True)
 class Row:
+    """defense: a name of the matrix, or "average"."""
+
     label: str
+    defense: str
+    cem: str
     cells: list[Cell]
     rule_above: bool = False
 
@@ -43,14 +58,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1."""
+    """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1.
+
+    columns: those of `groups`, flat, with what their cells are of.
+    """
 
     name: str
     number: str
+    dataset: str
+    protocol: str
     subject: str
     caption: str
     stub: str
     groups: list[Group]
+    columns: list[Column]
     rows: list[Row]
     notes: list[str]
 
@@ -61,7 +82,7 @@ class Table:
     @property
     def width(self) -> int:
         """Columns of cells, the row labels not counted."""
-        return sum(len(group.columns) for group in self.groups)
+        return len(self.columns)
 
     @property
     def spans(self) -> list[tuple[str, int, int]]:
@@ -74,33 +95,23 @@ class Table:
         return spans
 
 
-@dataclass(frozen=True)
-class _Column:
-    group: str
-    heading: str
-    attacker: str
-    split: str
-    metric: str
-    decimals: int
-
-
 @dataclass
 class _Draft:
     """One table under construction: columns, rows (defense, cem) and where their cells are looked up."""
 
     dataset: str
-    columns: list[_Column]
+    columns: list[Column]
     rows: list[tuple[str, str]]
     summaries: dict[tuple, Summary]
     printed: dict[tuple, float]
     mixed: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def summary(self, defense: str, cem: str, column: _Column) -> Summary | None:
+    def summary(self, defense: str, cem: str, column: Column) -> Summary | None:
         key = (self.dataset, defense, cem, column.attacker, column.split, column.metric)
         return self.summaries.get(key)
 
-    def mean(self, defense: str, cem: str, column: _Column) -> float | None:
+    def mean(self, defense: str, cem: str, column: Column) -> float | None:
         summary = self.summary(defense, cem, column)
         return summary.mean if summary else None
 
@@ -155,28 +166,28 @@ def _draft(part, dataset: str, layout: str, summaries: dict, extra_metrics: Sequ
     return _Draft(dataset, columns, rows, summaries, {})
 
 
-def _attack_columns(layout: str, part: pd.DataFrame, extra_metrics: Sequence[str]) -> list[_Column]:
+def _attack_columns(layout: str, part: pd.DataFrame, extra_metrics: Sequence[str]) -> list[Column]:
     accuracy = names.metric("accuracy_percent")
-    columns = [_Column("", accuracy.heading, "none", "validation", "accuracy_percent", accuracy.decimals)]
+    columns = [Column("", accuracy.heading, "none", "validation", "accuracy_percent", accuracy.decimals)]
     others = sorted(set(part["attacker"]) - set(names.ATTACKERS) - {"none"})
     for attacker in [*names.ATTACKERS, *others]:
         title = names.ATTACKERS.get(attacker, f"{attacker}-based")
         if layout == "mse":
             digits = names.metric("mse").decimals
             for split, heading in (("train", "Train↑"), ("infer", "Infer↑")):
-                columns.append(_Column(f"{title} MSE", heading, attacker, split, "mse", digits))
+                columns.append(Column(f"{title} MSE", heading, attacker, split, "mse", digits))
         else:
             for name in dict.fromkeys(["ssim", "psnr_db", *extra_metrics]):
                 metric = names.metric(name)
-                columns.append(_Column(f"{title} MIA", metric.heading, attacker, "infer", name, metric.decimals))
+                columns.append(Column(f"{title} MIA", metric.heading, attacker, "infer", name, metric.decimals))
     return columns
 
 
-def _efficiency_columns() -> list[_Column]:
+def _efficiency_columns() -> list[Column]:
     decimals = {"encoder": (3, 1, 2), "server": (2, 2, 2)}  # as S6 prints them
     titles = {"encoder": "Local encoder", "server": "Cloud server"}
     return [
-        _Column(titles[split], names.metric(name).heading, "none", split, name, digits)
+        Column(titles[split], names.metric(name).heading, "none", split, name, digits)
         for split in EFFICIENCY_SPLITS
         for name, digits in zip(("params_m", "mmac", "inference_ms"), decimals[split], strict=True)
     ]
@@ -213,16 +224,21 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
     draft.printed = published.printed(number) if compare else {}
     labels = draft.labels()
     draft.mixed = len(labels) > 1 and "" in labels
-    rows = [Row(names.row_label(*row), [_cell(draft, *row, column) for column in draft.columns]) for row in draft.rows]
+    rows = [
+        Row(names.row_label(*row), *row, [_cell(draft, *row, column) for column in draft.columns]) for row in draft.rows
+    ]
     rows += _average_rows(draft)
     where = f"protocol {protocol}" + (f", suite {suite}" if suite else "")
     return Table(
         name=_slug(number, "" if protocol == "published" else protocol, suite),
         number=number,
+        dataset=draft.dataset,
+        protocol=protocol,
         subject=f"{names.dataset_title(draft.dataset)}, {_SUBJECT[layout][0]} ({where})",
         caption=_caption(draft, layout, rows, labels),
         stub="Methods",
         groups=_groups(draft.columns),
+        columns=draft.columns,
         rows=rows,
         notes=draft.notes,
     )
@@ -250,7 +266,7 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str]) -> s
     if any(cell.half_width is not None for cell in cells):
         parts.append("Mean ± half-width of the Student t 95 % interval of the mean over seeds.")
     if draft.printed:
-        parts.append("In brackets: the published value.")
+        parts.append(COMPARED)
     # cells depart in different combinations (an attack has its own epochs): each change is told once
     reductions = sorted({change for label in labels for change in label.split(", ") if change})
     if reductions:
@@ -259,7 +275,7 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str]) -> s
     return " ".join(parts)
 
 
-def _groups(columns: list[_Column]) -> list[Group]:
+def _groups(columns: list[Column]) -> list[Group]:
     groups: list[Group] = []
     for column in columns:
         if not groups or groups[-1].title != column.group:
@@ -268,7 +284,7 @@ def _groups(columns: list[_Column]) -> list[Group]:
     return groups
 
 
-def _cell(draft: _Draft, defense: str, cem: str, column: _Column) -> Cell:
+def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
     summary = draft.summary(defense, cem, column)
     if summary is None:
         return _make_cell(draft, column, defense, cem, None, None, None, [_NOT_IN_SUITE])
@@ -279,7 +295,7 @@ def _cell(draft: _Draft, defense: str, cem: str, column: _Column) -> Cell:
     return _make_cell(draft, column, defense, cem, summary.mean, summary.half_width, plain, notes)
 
 
-def _make_cell(draft, column: _Column, defense, cem, value, spread, plain, notes: list[str]) -> Cell:
+def _make_cell(draft, column: Column, defense, cem, value, spread, plain, notes: list[str]) -> Cell:
     """plain: the value of the same row without CEM, which decides on bold; None where there is none."""
     digits = column.decimals
     text = DASH if value is None else f"{value:.{digits}f}"
@@ -312,6 +328,8 @@ def _average_rows(draft: _Draft) -> list[Row]:
     return [
         Row(
             names.average_label(cem),
+            "average",
+            cem,
             [_average_cell(draft, cem, column) for column in draft.columns],
             rule_above=index == 0,
         )
@@ -319,7 +337,7 @@ def _average_rows(draft: _Draft) -> list[Row]:
     ]
 
 
-def _average_cell(draft: _Draft, cem: str, column: _Column) -> Cell:
+def _average_cell(draft: _Draft, cem: str, column: Column) -> Cell:
     members = _averaged(draft, cem, column)
     if not members:
         return _make_cell(draft, column, "average", cem, None, None, None, ["no row to average"])
@@ -336,7 +354,7 @@ def _average_cell(draft: _Draft, cem: str, column: _Column) -> Cell:
     return _make_cell(draft, column, "average", cem, value, _average_spread(by_row), plain, notes)
 
 
-def _averaged(draft: _Draft, cem: str, column: _Column) -> list[str]:
+def _averaged(draft: _Draft, cem: str, column: Column) -> list[str]:
     """The defences that enter an average: those with a value both with and without CEM.
 
     So the two averages are over the same rows. A side without any value at all does not shrink the other.

@@ -79,7 +79,8 @@ def summary(lines: pd.DataFrame) -> str:
     return "\n".join(texts)
 
 
-def _rows(lines: pd.DataFrame) -> list[list[str]]:
+def text_rows(lines: pd.DataFrame) -> list[list[str]]:
+    """The verdicts as text, under HEADINGS."""
     return [
         [
             row["protocol"],
@@ -128,7 +129,7 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[
         "Interquartile mean over rows, attackers and seeds; 95 % stratified bootstrap over seeds.",
         _table(totals, ["protocol", "data set", "CEM", "split", "rows", "seeds", "gain", "95 % interval"]),
         "## Row by row",
-        _table(_rows(lines), HEADINGS),
+        _table(text_rows(lines), HEADINGS),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -173,7 +174,7 @@ def _table(rows: list[list[str]], headings: list[str]) -> str:
 
 
 def _latex(lines: pd.DataFrame) -> str:
-    rows = [[escape_latex(item) for item in row] for row in _rows(lines)]
+    rows = [[escape_latex(item) for item in row] for row in text_rows(lines)]
     body = "\n".join(" & ".join(row) + r" \\" for row in [[escape_latex(name) for name in HEADINGS]])
     body += "\n\\midrule\n" + "\n".join(" & ".join(row) + r" \\" for row in rows)
     return (

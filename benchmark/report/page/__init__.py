@@ -1,0 +1,5 @@
+"""One self-contained HTML page of a suite: a part a file, put together by build.py."""
+
+from benchmark.report.page.build import build_page
+
+__all__ = ["build_page"]

@@ -1,0 +1,45 @@
+"""The curves that the jobs' history.csv files hold."""
+
+import csv
+import math
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell
+from benchmark.report.page.charts import Curve
+from benchmark.runner.store import Store
+
+_AXES = ("protocol", "dataset", "defense", "cem", "attacker", "split")
+ACCURACY, LOSS = "selection_accuracy_percent", "loss"
+
+
+def curves(cells: list[Cell], store: Store, kind: str, column: str) -> list[Curve]:
+    """A curve for each job of that kind ("train" or "attack") whose history has the column, in the order of `cells`.
+
+    UserError for a history that cannot be read.
+    """
+    found = {}
+    for cell in cells:
+        path = store.path(cell.job) / "history.csv"
+        if cell.job.kind != kind or not path.is_file():
+            continue
+        epochs, values = _read(path, column)
+        if values:
+            axes = {name: getattr(cell, name) for name in _AXES}
+            # two protocols may share a job: it is drawn under each
+            found[cell.job.key, cell.protocol] = Curve(axes, str(cell.seed), epochs, values)
+    return list(found.values())
+
+
+def _read(path: Path, column: str) -> tuple[list[float], list[float]]:
+    """(epochs, values), without the epochs whose value is not a finite number."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        if not lines or column not in lines[0]:
+            return [], []
+        pairs = [(float(line["epoch"]), float(line[column])) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"cannot read {path} ({error!r}); delete the folder {path.parent} and run again") from None
+    pairs = [pair for pair in pairs if math.isfinite(pair[0]) and math.isfinite(pair[1])]
+    return [epoch for epoch, _ in pairs], [value for _, value in pairs]

@@ -1,0 +1,227 @@
+"""Reconstructions for the page: strips of small pictures, cut from what each attack left, and their values."""
+
+import base64
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmark.data import DATASETS
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell
+from benchmark.metrics import mse_per_image, ssim_per_image
+from benchmark.metrics.reconstruction import psnr_of_mse
+from benchmark.report import names
+from benchmark.report.pictures import EXTREME_PAIRS, EXTREMES, PAIRS, VALUES
+from benchmark.runner.store import Store
+
+BUDGET = 9_000_000  # bytes of all pictures of a page, as they stand in it; fewer images a strip where they exceed it
+LARGEST = 4096  # pixels: a wider or higher picture is not one of ours
+
+
+@dataclass(frozen=True)
+class Value:
+    """psnr_db and ssim of one image (None where there is none); index among those scored, or None."""
+
+    psnr_db: float | None
+    ssim: float | None
+    index: int | None
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side, as the content of a WebP file in base64, and the values below them."""
+
+    data: str
+    count: int
+    rows: int
+    size: int
+    values: list[Value]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What one attack leaves to look at. mean: PSNR and SSIM over all scored images, as text; cell: filter axes; best,
+    worst: pairs of original and reconstruction.
+    """
+
+    label: str
+    mean: str
+    cell: dict[str, str]
+    rebuilt: Strip
+    best: Strip | None
+    worst: Strip | None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Attacks on the same originals. cell: the axes that they share."""
+
+    title: str
+    cell: dict[str, str]
+    originals: Strip
+    attacks: list[Attacked]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    cell: Cell
+    pairs: np.ndarray  # uint8 [2, images, size, size, 3]
+    extremes: np.ndarray | None
+    values: dict[str, list[Value]]
+    mean: str
+
+
+def grids(cells: list[Cell], store: Store, order: list[str]) -> tuple[list[Grid], str]:
+    """(the grids, a sentence on what is left out) of every finished attack of the first seed that has pictures.
+
+    order: the defences as the page orders them. UserError for a file that is not such a picture.
+    """
+    attacks = [cell for cell in cells if cell.job.kind == "attack"]
+    first = {(cell.dataset, cell.protocol): cell.seed for cell in reversed(attacks)}
+    chosen = [cell for cell in attacks if cell.seed == first[cell.dataset, cell.protocol]]
+    forms = {"off": 0, "on": 1}
+    chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, forms.get(cell.cem, 2), cell.cem))
+    loaded = [found for cell in chosen if (found := _load(cell, store))]
+    groups: dict[tuple, list[_Loaded]] = {}
+    for item in loaded:
+        content = hashlib.sha256(item.pairs[0].tobytes()).hexdigest()
+        groups.setdefault((item.cell.protocol, item.cell.dataset, item.cell.split, content), []).append(item)
+    result = _within_budget(list(groups.values()))
+    return result, _left_out(attacks, first, result)
+
+
+def _within_budget(groups: list[list[_Loaded]]) -> list[Grid]:
+    result = [_grid(group, None) for group in groups]
+    total = sum(len(strip.data) for grid in result for strip in _strips(grid))
+    if total > BUDGET:
+        most = max((grid.originals.count for grid in result), default=0)
+        result = [_grid(group, max(2, int(most * BUDGET / total))) for group in groups]
+    return result
+
+
+def _strips(grid: Grid) -> list[Strip]:
+    found = [grid.originals, *(strip for item in grid.attacks for strip in (item.rebuilt, item.best, item.worst))]
+    return [strip for strip in found if strip is not None]
+
+
+def _left_out(attacks: list[Cell], first: dict, shown: list[Grid]) -> str:
+    parts = []
+    hidden = sorted({cell.dataset for cell in attacks if not _publishable(cell.dataset)})
+    if hidden:
+        titles = ", ".join(map(names.dataset_title, hidden))
+        parts.append(f"Pictures of {titles} may not be published and are never part of a report.")
+    if any(cell.seed != first[cell.dataset, cell.protocol] for cell in attacks):
+        seeds = ", ".join(sorted({str(seed) for seed in first.values()}))
+        parts.append(f"Of several seeds, the pictures are those of seed {seeds}.")
+    if not shown:
+        parts.append("No finished attack has left a picture.")
+    elif not any(item.best for grid in shown for item in grid.attacks):
+        parts.append("The attacks kept no pictures of their best and worst images.")
+    return " ".join(parts)
+
+
+def _publishable(dataset: str) -> bool:
+    return dataset in DATASETS.names() and DATASETS.get(dataset).publishable
+
+
+def _load(cell: Cell, store: Store) -> _Loaded | None:
+    folder = store.path(cell.job)
+    if not _publishable(cell.dataset) or not (folder / PAIRS).is_file():
+        return None
+    pairs = _tiles(folder / PAIRS)
+    extremes = _tiles(folder / EXTREME_PAIRS) if (folder / EXTREME_PAIRS).is_file() else None
+    stored = _stored_values(folder / VALUES)
+    values = {"first": stored.get("first") or _measured(pairs)}
+    if extremes is not None:
+        half = extremes.shape[1] // 2
+        for name, part in (("best", extremes[:, :half]), ("worst", extremes[:, half:])):
+            values[name] = stored.get(name) or _measured(part)
+    return _Loaded(cell, pairs, extremes, values, _mean(store.metrics(cell.job)["values"]))
+
+
+def _mean(values: dict) -> str:
+    psnr, ssim = values.get("psnr_db_per_image"), values.get("ssim")
+    return "" if psnr is None or ssim is None else f"{psnr:.1f} / {ssim:.2f}"
+
+
+def _tiles(path) -> np.ndarray:
+    """The pairs of a picture that pictures.save_pairs wrote, without their frames: uint8 [2, images, size, size, 3]."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            width, height = image.size
+            if max(width, height) > LARGEST:
+                raise ValueError("it is too large")
+            picture = np.asarray(image.convert("RGB"))
+        tile = height // 2
+        if height % 2 or tile < 3 or width % tile:
+            raise ValueError("it is not two rows of square pictures")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"cannot show {path} ({error}); delete the folder {path.parent} and run again") from None
+    return picture.reshape(2, tile, width // tile, tile, 3).transpose(0, 2, 1, 3, 4)[:, :, 1:-1, 1:-1]
+
+
+def _stored_values(path) -> dict[str, list[Value]]:
+    """What pictures.save_pictures wrote of each image; {} where an earlier version wrote nothing."""
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: [Value(_number(line["psnr_db"]), _number(line["ssim"]), int(line["index"])) for line in stored[name]]
+            for name in ("first", "best", "worst")
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read {path} ({error!r}); delete the folder {path.parent} and run again") from None
+
+
+def _number(item) -> float | None:
+    return None if item is None else float(item)
+
+
+def _measured(pairs: np.ndarray) -> list[Value]:
+    """The values of the pictures themselves: those of the images but for their rounding to bytes."""
+    originals, rebuilt = (_unit(part) for part in pairs)
+    psnr = psnr_of_mse(mse_per_image(rebuilt, originals))
+    return [Value(float(a), float(b), None) for a, b in zip(psnr, ssim_per_image(rebuilt, originals), strict=True)]
+
+
+def _unit(tiles: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))).float() / 255
+
+
+def _grid(group: list[_Loaded], most: int | None) -> Grid:
+    cell = group[0].cell
+    shared = {"dataset": cell.dataset, "protocol": cell.protocol, "split": cell.split}
+    title = f"{names.dataset_title(cell.dataset)}, split {cell.split}, protocol {cell.protocol}"
+    originals = _strip(group[0].pairs[:1], [], most)
+    return Grid(title, shared, originals, [_attacked(item, most) for item in group])
+
+
+def _attacked(item: _Loaded, most: int | None) -> Attacked:
+    cell = item.cell
+    own = {name: getattr(cell, name) for name in ("dataset", "protocol", "defense", "cem", "attacker", "split")}
+    rebuilt = _strip(item.pairs[1:], item.values["first"], most)
+    best = worst = None
+    if item.extremes is not None:
+        half, few = item.extremes.shape[1] // 2, None if most is None else max(1, most * EXTREMES // 12)
+        best = _strip(item.extremes[:, :half], item.values["best"], few)
+        worst = _strip(item.extremes[:, half:], item.values["worst"], few)
+    return Attacked(names.row_label(cell.defense, cell.cem), item.mean, own, rebuilt, best, worst)
+
+
+def _strip(tiles: np.ndarray, values: list[Value], most: int | None) -> Strip:
+    """Rows of pictures, each in a transparent frame of a pixel; the first `most` of them."""
+    tiles = tiles[:, :most]
+    rows, count, size = tiles.shape[:3]
+    framed = np.zeros((rows, count, size + 2, size + 2, 4), np.uint8)
+    framed[:, :, 1:-1, 1:-1, :3], framed[:, :, 1:-1, 1:-1, 3] = tiles, 255
+    picture = framed.transpose(0, 2, 1, 3, 4).reshape(rows * (size + 2), count * (size + 2), 4)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "WEBP", lossless=True, quality=40, method=3)
+    return Strip(base64.b64encode(file.getvalue()).decode("ascii"), count, rows, size, values[:most])

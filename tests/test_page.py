@@ -1,0 +1,478 @@
+"""The HTML page: what it holds, that nothing of the results becomes markup, and how it behaves in a browser."""
+
+import base64
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import time
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from browser import chromium, complaints, needed, prefer, requests, resize
+from PIL import Image
+from simulated import simulate
+from test_pictures import tiles
+
+from benchmark.errors import UserError
+from benchmark.report import published
+from benchmark.report.frame import CELL
+from benchmark.report.page import build_page
+from benchmark.report.page.axes import axis
+from benchmark.report.page.charts import tradeoff
+from benchmark.report.page.grades import graded
+from benchmark.report.tables import build_tables
+
+HOSTILE = "<script>alert(1)</script>\"'&]]>"
+
+
+def two_rows(value: dict) -> None:
+    """A small CIFAR-100 suite: two defences, both attackers and splits."""
+    value["suites"]["cifar100"]["defense"] = ["bottleneck", "patrol"]
+    for attack in value["attacks"].values():
+        attack["epochs"] = 4
+    value["train"]["epochs"] = 6
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("small"), "cifar100", two_rows, seeds=(125, 126))
+
+
+@pytest.fixture(scope="module")
+def page(small) -> str:
+    return build_page(*small)
+
+
+def parsed(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text.replace("<!DOCTYPE html>", ""))
+
+
+# -- what it holds
+
+
+def test_the_page_is_well_formed_and_loads_nothing(page):
+    tree = parsed(page)
+    for element in tree.iter():
+        for name in ("src", "href", "action", "data"):
+            target = element.get(name)
+            assert target is None or target.startswith(("data:image/webp;base64,", "#")), target
+    assert "url(http" not in page and "@import" not in page and page.count("<script") == 1
+    identifiers = [element.get("id") for element in tree.iter() if element.get("id")]
+    assert len(identifiers) == len(set(identifiers))
+    links = [element.get("href")[1:] for element in tree.iter("a")]
+    assert links and set(links) <= set(identifiers)
+
+
+def test_every_value_and_its_published_one_stand_in_the_tables(small, page):
+    cells, store = small
+    text = {name: dict(rows_of(parsed(page), f"table-{name}")) for name in ("S5", "S2")}
+    printed = {tuple(row[name] for name in CELL): row["value"] for row in published.reference().to_dict("records")}
+    seen = 0
+    for cell in cells:
+        if cell.attacker == "none":
+            continue
+        both = [other for other in cells if other.job.cell | {"seed": 0} == cell.job.cell | {"seed": 0}]
+        both = [other for other in both if (other.attacker, other.split) == (cell.attacker, cell.split)]
+        mean = sum(store.metrics(other.job)["values"]["mse"] for other in both) / len(both)
+        assert len(both) == 2
+        label = {"bottleneck": "Bottleneck", "patrol": "PATROL"}[cell.defense] + ("+CEM" if cell.cem == "on" else "")
+        column = 1 + ["decodertrain", "decoderinfer", "gantrain", "ganinfer"].index(cell.attacker + cell.split)
+        found = text["S5"][label][column]
+        reference = printed["cifar100", cell.defense, cell.cem, cell.attacker, cell.split, "mse"]
+        assert f"{mean:.4f} ±" in found and f"({reference:.4f})" in found
+        seen += 1
+    assert seen == 2 * 2 * 4 * 2
+
+
+def rows_of(tree: ElementTree.Element, table: str) -> list[tuple[str, list[str]]]:
+    article = next(element for element in tree.iter("article") if element.get("id") == table)
+    body = next(article.iter("tbody"))
+    return [("".join(row[0].itertext()), ["".join(cell.itertext()) for cell in row[1:]]) for row in body]
+
+
+def test_deviations_are_graded_in_tolerances():
+    """MSE has a tolerance of 20 % of the published value; a sign goes with every colour."""
+    frame = published.reference().query("dataset == 'cifar100' and metric == 'mse'")
+    for factor, grade in ((1.0, 0), (1.19, 0), (0.81, 0), (1.21, 1), (0.79, 1), (1.41, 2), (0.55, 2), (1.81, 3)):
+        scaled = frame.assign(value=frame["value"] * factor)
+        (table,) = [table for table in build_tables(scaled, compare=True) if table.number == "S5"]
+        found = [cell for row in table.rows if row.defense == "patrol" for _, cell in graded(table, row)[1:]]
+        assert {cell.grade for cell in found} == {grade} and len(found) == 8
+        if factor != 1:
+            assert {cell.higher for cell in found} == {factor > 1}
+
+
+def test_pictures_are_those_of_the_store(small, page):
+    """The strips of the page, decoded, are pixel for pixel what the attack left; FaceScrub never comes in."""
+    cells, store = small
+    images = {element.get("alt"): element.get("src") for element in parsed(page).iter("img")}
+    assert len(images) > 20
+    cell = next(c for c in cells if (c.defense, c.cem, c.attacker, c.split) == ("patrol", "on", "gan", "infer"))
+    strip = decode(images["PATROL+CEM, reconstructions by gan"])
+    kept = tiles(store.path(cell.job) / "reconstructions.png", 32)
+    assert (strip[0] == kept[1]).all()
+    pairs = decode(images["PATROL+CEM, gan: images rebuilt best, original above"])
+    assert (pairs == tiles(store.path(cell.job) / "extremes.png", 32)[:, :4]).all()
+    values = json.loads((store.path(cell.job) / "pictures.json").read_text())
+    for line in values["best"]:
+        assert f"<span>{line['psnr_db']:.1f}</span>" in page
+
+
+def decode(source: str) -> np.ndarray:
+    """A strip of the page: [row, image, 32, 32, 3]."""
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).convert("RGBA"))
+    rows, columns = picture.shape[0] // 34, picture.shape[1] // 34
+    cut = picture.reshape(rows, 34, columns, 34, 4).transpose(0, 2, 1, 3, 4)
+    assert (cut[:, :, 0, :, 3] == 0).all() and (cut[:, :, 1:-1, 1:-1, 3] == 255).all()
+    return cut[:, :, 1:-1, 1:-1, :3]
+
+
+def test_results_of_before_pictures_json_show_the_values_of_the_pictures(small, page, tmp_path):
+    cells, store = small
+    shutil.copytree(store.root, tmp_path / "results")
+    for path in (tmp_path / "results").glob("*/*/*/*"):
+        if path.name in ("pictures.json", "extremes.png"):
+            path.unlink()
+    older = build_page(cells, type(store)(tmp_path / "results"))
+    assert "kept no pictures of their best and worst" in older and "Rebuilt best" not in older
+    pattern = re.compile(r"<li[^>]*><span>([\d.]+)</span><span class=\"slash\"> / </span><span>([\d.]+)</span></li>")
+    new, old = pattern.findall(page.split('class="extremes"')[0]), pattern.findall(older)
+    for (psnr, ssim), (psnr_old, ssim_old) in zip(new[:48], old[:48], strict=True):
+        assert abs(float(psnr) - float(psnr_old)) < 0.21 and abs(float(ssim) - float(ssim_old)) < 0.011
+
+
+def test_people_are_never_shown(tmp_path):
+    """Not even where a results folder of somebody else's holds such pictures."""
+    cells, store = simulate(tmp_path, "facescrub", lambda value: only_bottleneck(value, "facescrub"))
+    for cell in cells:
+        if cell.job.kind == "attack":
+            Image.fromarray(np.zeros((100, 600, 3), np.uint8)).save(store.path(cell.job) / "reconstructions.png")
+    text = build_page(cells, store)
+    assert "<img" not in text and "may not be published" in text
+
+
+def only_bottleneck(value: dict, suite: str) -> None:
+    value["suites"][suite]["defense"] = ["bottleneck"]
+
+
+def test_what_is_missing_is_told_with_its_reason(small, tmp_path):
+    cells, store = small
+    shutil.copytree(store.root, tmp_path / "results")
+    lost = next(cell for cell in cells if cell.attacker == "gan")
+    copy = type(store)(tmp_path / "results")
+    shutil.rmtree(copy.path(lost.job))
+    copy.workdir(lost.job).mkdir(parents=True)
+    copy.fail(lost.job, HOSTILE)
+    text = build_page(cells, copy)
+    tree = parsed(text)
+    (item,) = [li for ul in tree.iter("ul") if ul.get("class") == "missing" for li in ul]
+    assert "failed" in "".join(item.itertext()) and HOSTILE in "".join(item.itertext())
+    assert text.count("<script") == 1
+
+
+def test_nothing_of_the_results_becomes_markup(small, tmp_path):
+    """Hostile text in every file that may come from somebody else: it is shown as text, or refused in one sentence."""
+    cells, store = small
+    shutil.copytree(store.root, tmp_path / "results")
+    copy = type(store)(tmp_path / "results")
+    for path in copy.root.glob("*/*/*/provenance.json"):
+        record = json.loads(path.read_text())
+        record |= {name: HOSTILE for name in ("device", "commit", "precision", "platform", "python", "finished")}
+        record |= {"seconds": HOSTILE, "peak_memory_mib": HOSTILE, "packages": {HOSTILE: HOSTILE}}
+        path.write_text(json.dumps(record))
+    text = build_page(cells, copy)
+    assert HOSTILE in "".join(parsed(text).itertext()) and text.count("<script") == 1
+    attack = next(cell.job for cell in cells if cell.attacker == "gan")
+    for name, content in (
+        ("reconstructions.png", b"<svg onload=alert(1)>"),
+        ("pictures.json", b'{"first": [{"psnr_db": "<b>", "ssim": 1, "index": 0}], "best": [], "worst": []}'),
+        ("pictures.json", b"[1]"),
+        ("history.csv", b"epoch,loss\nx,<b>\n"),
+    ):
+        file = copy.path(attack) / name
+        before = file.read_bytes()
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=re.escape(str(file))):
+            build_page(cells, copy)
+        file.write_bytes(before)
+
+
+def test_an_arrow_leads_from_cem_off_to_on(small):
+    cells, store = small
+    from benchmark.report.aggregate import tidy_frame
+
+    frame = tidy_frame(cells, store)
+    facets = {(facet.cell["attacker"], facet.cell["split"]): facet for facet in tradeoff(frame)}
+    assert set(facets) == {(a, s) for a in ("decoder", "gan") for s in ("train", "infer")}
+    for (attacker, split), facet in facets.items():
+        assert len(facet.marks) == 4 and 1 <= len(facet.lines) <= 2
+        places = {(mark.cell["defense"], mark.cell["cem"]): (mark.x, mark.y) for mark in facet.marks}
+        for line in facet.lines:
+            start, end = (tuple(map(float, point.split(","))) for point in line.points.split())
+            defense = line.cell["defense"]
+            assert math.dist(start, places[defense, "off"]) < 7.5 and math.dist(end, places[defense, "on"]) < 7.5
+        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split) & (frame["metric"] == "mse")]
+        means = rows.groupby(["defense", "cem"])["value"].mean()
+        assert sorted(places, key=lambda row: places[row][0]) == sorted(places, key=lambda row: means[row])
+
+
+@pytest.mark.parametrize(
+    ("values", "log"),
+    [([0.001, 0.05], True), ([60.0, 61.5], False), ([5.0], False), ([0.01], True), ([1e-6, 10], True)],
+)
+def test_an_axis_holds_its_values_and_has_ticks_within(values, log):
+    found = axis("x", values, 50, 400, log)
+    assert all(50 < found.at(value) < 400 for value in values)
+    assert 2 <= len(found.ticks) <= 12
+    for place, label in found.ticks:
+        assert 50 <= place <= 400 and abs(found.at(float(label)) - place) < 0.5
+
+
+# -- in a browser
+
+
+@pytest.fixture(scope="module")
+def window(page, tmp_path_factory):
+    """A browser that shows the small page from a file."""
+    needed()
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page, encoding="utf-8")
+    with chromium() as window:
+        window.get("about:blank")
+        requests(window), complaints(window)
+        window.page = path.as_uri()
+        yield window
+
+
+@pytest.fixture
+def opened(window):
+    resize(window, 1280)
+    prefer(window, "light")
+    window.get(window.page)
+    return window
+
+
+def all_of(window, script: str):
+    return window.execute_script(f"return [...document.querySelectorAll({script}")
+
+
+def shown(window, query: str) -> list[str]:
+    """The texts of the elements that are visible."""
+    seen = "e.checkVisibility() && getComputedStyle(e).display !== 'none'"  # the former is true of all SVG groups
+    return all_of(window, f"{json.dumps(query)})].filter((e) => {seen}).map((e) => e.innerText || e.textContent)")
+
+
+def column(window, table: str, index: int) -> list[str]:
+    return shown(window, f"#table-{table} tbody tr > :nth-child({index})")
+
+
+def numbers(texts: list[str]) -> list[float]:
+    """Of the cells that hold one; those that do not must come last."""
+    found = [re.search(r"\d+\.\d+", text) for text in texts]
+    assert None not in found[: sum(match is not None for match in found)]
+    return [float(match.group()) for match in found if match]
+
+
+def test_it_opens_from_a_file_without_a_network_and_without_a_complaint(opened):
+    asked = requests(opened)
+    assert opened.page in asked
+    assert all(url == opened.page or url.startswith("data:") for url in asked), asked
+    assert complaints(opened) == []
+    opened.execute_script("document.querySelectorAll('details').forEach((item) => { item.open = true; })")
+    widths = all_of(opened, "'img')].map((image) => image.complete && image.naturalWidth)")
+    assert len(widths) > 20 and all(widths)
+
+
+def test_tables_sort_by_mouse_and_by_keyboard(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    before = column(opened, "S5", 3)
+    heading = opened.find_element("css selector", "#table-S5 thead tr:last-child th:nth-child(3)")
+    button = heading.find_element("tag name", "button")
+    button.click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    values = [float(text.split()[1]) for text in before if "±" in text]
+    assert len(values) == 4
+    assert numbers(column(opened, "S5", 3)) == sorted(values)
+    opened.execute_script("document.getElementById('beside').focus()")
+    active = None
+    for _ in range(40):  # on by the tab key alone
+        opened.switch_to.active_element.send_keys(Keys.TAB)
+        active = opened.switch_to.active_element
+        if active == button:
+            break
+    assert active == button
+    outline = opened.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    active.send_keys(Keys.ENTER)
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert numbers(column(opened, "S5", 3)) == sorted(values, reverse=True)
+    active.send_keys(Keys.SPACE)
+    assert heading.get_attribute("aria-sort") is None and column(opened, "S5", 3) == before
+    averages = shown(opened, "#table-S5 tfoot th")
+    assert averages == ["Average w/o CEM", "Average w/ CEM"]
+
+
+def choose(window, name: str, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(window.find_element("css selector", f"#filters [name={name}], #filters #{name}")).select_by_value(value)
+
+
+def test_filters_choose_rows_columns_pictures_and_points(opened):
+    assert len(column(opened, "S5", 1)) == 14  # the suite's four rows, and the printed ones that it has not
+    choose(opened, "defense", "patrol")
+    assert column(opened, "S5", 1) == ["PATROL", "PATROL+CEM"]
+    who = shown(opened, "#reconstructions .row.leaf .who")
+    assert {text.split("\n")[0] for text in who} == {"PATROL", "PATROL+CEM"}
+    assert len(shown(opened, "#tradeoff .mark")) == 4 * 2
+    choose(opened, "cem", "on")
+    assert column(opened, "S5", 1) == ["PATROL+CEM"]
+    choose(opened, "attacker", "gan")
+    assert shown(opened, "#table-S5 thead .group") == ["", "GAN-based MSE"]
+    choose(opened, "split", "infer")
+    assert len(shown(opened, "#table-S5 tbody td")) == 2  # accuracy and one MSE
+    assert len(shown(opened, "#tradeoff .facet")) == 1
+    assert "of" in shown(opened, "#count")[0]
+    opened.find_element("css selector", "#filters button[type=reset]").click()
+    time.sleep(0.2)
+    assert len(column(opened, "S5", 1)) == 14 and len(shown(opened, "#table-S5 thead .group")) >= 2
+    field = opened.find_element("css selector", "#filters [name=text]")
+    field.send_keys("noSuchThing, bottle")
+    assert column(opened, "S5", 1) == ["Bottleneck", "Bottleneck+CEM"]
+    field.clear()
+    field.send_keys("noSuchThing")
+    assert column(opened, "S5", 1) == []
+    assert complaints(opened) == []
+
+
+def test_published_values_stand_beside_on_demand_and_in_the_hint(opened):
+    cell = "#table-S5 tbody tr:first-child td:nth-child(3)"
+    assert "published 0.0007" in opened.find_element("css selector", cell).get_attribute("title")
+    assert "(0.0007)" not in shown(opened, cell)[0]
+    choose(opened, "beside", "published")
+    assert "(0.0007)" in shown(opened, cell)[0]
+    choose(opened, "beside", "difference")
+    assert re.search(r"[+-]0\.\d{4}", shown(opened, cell)[0]) and "(0.0007)" not in shown(opened, cell)[0]
+
+
+def test_points_tell_what_they_are_and_the_arrow_keys_move_between_them(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    stops = all_of(opened, "'#tradeoff .facet:first-of-type .mark')].map((mark) => mark.getAttribute('tabindex'))")
+    assert sorted(stops) == ["-1", "-1", "-1", "0"]
+    opened.execute_script("document.querySelector('#tradeoff .mark').focus()")
+    first = shown(opened, "#tip")
+    assert len(first) == 1 and "MSE" in first[0] and "accuracy" in first[0]
+    opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    second = shown(opened, "#tip")
+    assert len(second) == 1 and second != first
+    opened.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert shown(opened, "#tip") == []
+    for chart in opened.find_elements("css selector", "svg[role=group]"):
+        assert chart.find_element("tag name", "title") and chart.find_element("tag name", "desc")
+
+
+def luminance(window, query: str, what: str) -> float:
+    colour = window.execute_script(f"return getComputedStyle(document.querySelector({json.dumps(query)})).{what}")
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(window, query: str, behind: str) -> float:
+    pair = luminance(window, query, "color"), luminance(window, behind, "backgroundColor")
+    return (max(pair) + 0.05) / (min(pair) + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_follow_the_system_and_the_button(opened, scheme):
+    prefer(opened, scheme)
+    assert (luminance(opened, "body", "backgroundColor") < 0.2) == (scheme == "dark")
+    for query in ("h1", ".caption", ".legend", "nav a"):  # WCAG AA: at least 4.5 to 1
+        assert contrast(opened, query, "body") >= 4.5, query
+    for grade in (".chip.g1.higher", ".chip.g2.higher", ".chip.g3.higher", ".chip.g3.lower"):
+        assert contrast(opened, grade, grade) >= 4.5, grade
+    button = opened.find_element("id", "theme")
+    assert button.get_attribute("aria-pressed") == str(scheme == "dark").lower()
+    button.click()
+    assert (luminance(opened, "body", "backgroundColor") < 0.2) == (scheme == "light")
+    button.click()
+    opened.execute_script("localStorage.clear()")
+
+
+def test_on_a_phone_only_tables_and_pictures_scroll_sideways(opened):
+    resize(opened, 390, 844)
+    opened.get(opened.page)
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
+    opened.execute_script("document.querySelector('#table-S5 .scroll').scrollLeft = 200")
+    left = "return document.querySelector('#table-S5 tbody th').getBoundingClientRect().left"
+    assert 0 <= opened.execute_script(left) < 20  # the row's name stays
+    assert opened.execute_script("return document.querySelector('#filters details').open") is False
+
+
+def test_the_skip_link_is_first_and_leads_to_the_results(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    opened.find_element("tag name", "body").send_keys(Keys.TAB)
+    link = opened.switch_to.active_element
+    assert link.get_attribute("class") == "skip" and link.rect["x"] >= 0
+    link.send_keys(Keys.ENTER)
+    assert opened.execute_script("return document.activeElement.id") == "main"
+
+
+def test_on_paper_nothing_is_cut_or_dark(opened):
+    prefer(opened, "dark", "print")
+    assert luminance(opened, "body", "backgroundColor") > 0.9 and luminance(opened, "h1", "color") < 0.2
+    assert shown(opened, ".top, #filters, .skip") == []
+    for query in (".scroll", ".gallery"):
+        style = f"const s = getComputedStyle(document.querySelector('{query}')); return [s.overflowX, s.maxHeight]"
+        assert opened.execute_script(style) == ["visible", "none"]
+    opened.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert all(all_of(opened, "'details')].map((item) => item.open)"))
+    opened.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert not all(all_of(opened, "'details')].map((item) => item.open)"))
+
+
+# -- size and speed
+
+
+def test_a_page_of_all_tables_and_three_seeds_is_small_and_opens_fast(tmp_path, record_property, capsys):
+    """Two data sets with all rows, attackers and splits: 112 attacked cells, three seeds each."""
+    needed()
+
+    def paper(value: dict) -> None:
+        rows = ["bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl"]
+        value["suites"]["cifar100"] |= {"dataset": ["cifar10", "cifar100"], "defense": rows}
+
+    cells, store = simulate(tmp_path, "cifar100", paper, seeds=(125, 126, 127))
+    attacked = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells if c.attacker != "none"}
+    assert len(attacked) == 112
+    text = build_page(cells, store)
+    path = tmp_path / "report.html"
+    path.write_text(text, encoding="utf-8")
+    size = path.stat().st_size / 2**20
+    with chromium() as window:
+        window.get("about:blank")
+        window.get(path.as_uri())
+        timing = "const n = performance.getEntriesByType('navigation')[0]; return n.loadEventEnd / 1000"
+        seconds = window.execute_script(timing)
+        assert complaints(window) == []
+    record_property("megabytes", round(size, 2))
+    record_property("load_seconds", round(seconds, 2))
+    with capsys.disabled():
+        print(f"\n112 cells, 3 seeds: {size:.1f} MiB, loaded in {seconds:.2f} s")
+    assert size < 15
+
+
+def test_the_history_of_the_simulation_is_drawn(small, page):
+    """The last value of a curve is that of the job's history.csv."""
+    cells, store = small
+    cell = next(c for c in cells if c.attacker == "none" and c.seed == 126 and c.defense == "patrol" and c.cem == "on")
+    with open(store.path(cell.job) / "history.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert f"+CEM, seed 126: {float(last['selection_accuracy_percent']):.4g} in epoch 6" in page
