@@ -47,16 +47,16 @@ def simulate(folder: Path, suite: str, change=lambda value: None, seeds=(125,)) 
     cells = expand(MatrixFile(folder / "matrix.yaml"), suite, folder / "data")
     store = Store(folder / "results")
     for job in jobs(cells):
-        fill(job, store)
+        fill(job, store, pictures=job.cell.get("seed") == seeds[0])
     return cells, store
 
 
-def fill(job: Job, store: Store) -> None:
-    """Put a result of the job into the store, as a run would leave it."""
+def fill(job: Job, store: Store, pictures: bool) -> None:
+    """Put a result of the job into the store, as a run would leave it; `pictures`: those, too."""
     draw = random.Random(job.key)
     work = store.workdir(job)
     work.mkdir(parents=True, exist_ok=True)
-    values = {"train": _train, "attack": _attack, "efficiency": _efficiency}[job.kind](job, work, draw)
+    values = {"train": _train, "attack": _attack, "efficiency": _efficiency}[job.kind](job, work, draw, pictures)
     record = DEVICE | {"seconds": round(draw.uniform(10, 500), 3), "peak_memory_mib": 900.0}
     record |= {"finished": "2026-01-01T00:00:00Z", "fingerprint": "0" * 64}
     store.finish(job, {"status": "done", "reason": "", "values": values}, record)
@@ -67,7 +67,7 @@ def _row(job: Job) -> tuple[str, str, str]:
     return cell["dataset"], cell["defense"]["name"], "on" if cell.get("cem") else "off"
 
 
-def _train(job: Job, work: Path, draw: random.Random) -> dict:
+def _train(job: Job, work: Path, draw: random.Random, _: bool) -> dict:
     final = PUBLISHED.get((*_row(job), "none", "validation", "accuracy_percent"), 60.0) + draw.gauss(0, 0.4)
     epochs = job.config["train"]["epochs"]
     lines = []
@@ -79,7 +79,7 @@ def _train(job: Job, work: Path, draw: random.Random) -> dict:
     return {"accuracy_percent": final, "best_epoch": epochs}
 
 
-def _attack(job: Job, work: Path, draw: random.Random) -> dict:
+def _attack(job: Job, work: Path, draw: random.Random, pictures: bool) -> dict:
     dataset, _, cem = _row(job)
     attack, split = job.config["attack"], job.config["split"]
     facts = DATASETS.get(dataset)
@@ -89,7 +89,7 @@ def _attack(job: Job, work: Path, draw: random.Random) -> dict:
     noise = torch.rand(originals.shape, generator=torch.Generator().manual_seed(draw.randrange(2**31))) - 0.5
     rebuilt = (originals + strength * (blurred - originals) + 0.08 * noise).clamp(0, 1)
     mse, ssim = mse_per_image(rebuilt, originals), ssim_per_image(rebuilt, originals)
-    if facts.publishable:
+    if facts.publishable and pictures:
         save_pictures(work, (originals * 255).round().byte(), (rebuilt * 255).round().byte(), mse, ssim)
     values = summarise(mse, ssim)
     for metric in ("mse", "ssim", "psnr_db"):
@@ -107,7 +107,7 @@ def _attack(job: Job, work: Path, draw: random.Random) -> dict:
     return values
 
 
-def _efficiency(job: Job, work: Path, draw: random.Random) -> dict:
+def _efficiency(job: Job, work: Path, draw: random.Random, _: bool) -> dict:
     sizes = {"encoder": (0.085, 21.9, 55.0), "server": (9.7, 133.6, 170.0)}
     return {
         f"{part}_{name}": value * draw.uniform(0.99, 1.01)

@@ -12,7 +12,7 @@ from benchmark.report.frame import Summary, half_width, summarise, tidy
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
 COMPARED = "In brackets: the published value."
-_NOT_IN_SUITE = "not in this suite"
+NOT_IN_SUITE = "not in this suite"
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def _groups(columns: list[Column]) -> list[Group]:
 def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
     summary = draft.summary(defense, cem, column)
     if summary is None:
-        return _make_cell(draft, column, defense, cem, None, None, None, [_NOT_IN_SUITE])
+        return _make_cell(draft, column, defense, cem, None, None, None, [NOT_IN_SUITE])
     notes = [summary.reason] if summary.reason else []
     if draft.mixed and summary.values:
         notes += [f"reduced: {label}" for label in sorted(summary.labels - {""})]

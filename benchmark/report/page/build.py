@@ -21,6 +21,8 @@ from benchmark.runner.store import Store
 from benchmark.statistics import stage as verdict_stage
 from benchmark.statistics.verdicts import verdicts
 
+VERDICTS = ["method", "attack", "claim", "verdict", "change", "95 % interval", "p (Holm)", "seeds", "off", "on"]
+VERDICTS += ["d_z", "why", "data set", "protocol"]
 AXES = {
     "dataset": "Data set",
     "protocol": "Protocol",
@@ -56,6 +58,7 @@ def build_page(cells: list[Cell], store: Store, extra_metrics: list[str] | tuple
             axes=_axes(cells),
             tables=build_tables(frame, compare=True, extra_metrics=extra_metrics),
             brackets=COMPARED,  # told in the caption of a file, and here by the control that shows them
+            shown=grades.shown,
             graded=grades.graded,
             legend=charts.legend(frame),
             tradeoff=charts.tradeoff(frame),
@@ -142,12 +145,12 @@ def _verdicts(frame: pd.DataFrame) -> dict:
     if lines.empty or lines["seeds"].max() < 2:
         return {}
     axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
+    cells = [charts.filters(dict(zip(axes, cell, strict=True))) for cell in lines[axes].itertuples(index=False)]
+    chosen = [verdict_stage.HEADINGS.index(name) for name in VERDICTS]
+    texts = [[row[index] for index in chosen] for row in verdict_stage.text_rows(lines)]
     return {
-        "headings": verdict_stage.HEADINGS,
-        "rows": [
-            (charts.filters(dict(zip(axes, cell, strict=True))), row)
-            for cell, row in zip(lines[axes].itertuples(index=False), verdict_stage.text_rows(lines), strict=True)
-        ],
+        "headings": VERDICTS,
+        "rows": list(zip(cells, texts, strict=True)),
         "summary": verdict_stage.summary(lines).splitlines(),
     }
 

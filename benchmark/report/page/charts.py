@@ -76,14 +76,15 @@ class Key:
 
 
 def defenses(frame: pd.DataFrame) -> list[str]:
-    """Those of the frame, in the printed order and then by name; the position is the series."""
-    order = ["none", *names.DEFENSES]
-    found = set(frame["defense"]) - {"others"}
-    return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+    """The printed ones in their order, and the frame's others by name; the position is the series, in every suite."""
+    printed = ["none", *names.DEFENSES]
+    return printed + sorted(set(frame["defense"]) - {*printed, "others"})
 
 
 def legend(frame: pd.DataFrame) -> list[Key]:
-    return [Key(index % SERIES, names.row_label(name, "off")) for index, name in enumerate(defenses(frame))]
+    """Of those defences that the frame has."""
+    seen = set(frame["defense"])
+    return [Key(i % SERIES, names.row_label(name, "off")) for i, name in enumerate(defenses(frame)) if name in seen]
 
 
 def attack_title(attacker: str, split: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from benchmark.report.diff import TOLERANCES
 from benchmark.report.names import base_metric
-from benchmark.report.tables import Cell, Column, Row, Table
+from benchmark.report.tables import NOT_IN_SUITE, Cell, Column, Row, Table
 
 STEPS = (1, 2, 4)  # tolerances; a deviation beyond the i-th has grade i + 1
 
@@ -23,13 +23,37 @@ class Graded:
     hint: str
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of a table. rows: those with a cell that the suite has; absent: labels of the printed rows
+    that it has not; notes: of the rows shown; numbers: the table's number of a note -> its number among these.
+    """
+
+    rows: list[Row]
+    absent: list[str]
+    notes: list[str]
+    numbers: dict[int, int]
+
+
+def shown(table: Table) -> Shown:
+    absent = table.notes.index(NOT_IN_SUITE) + 1 if NOT_IN_SUITE in table.notes else 0
+    inside = [any(absent not in cell.notes for cell in row.cells) for row in table.rows]
+    rows = [row for row, inner in zip(table.rows, inside, strict=True) if inner]
+    lost = [row.label for row, inner in zip(table.rows, inside, strict=True) if not inner]
+    used = {number for row in rows for cell in row.cells for number in cell.notes}
+    notes = [note for number, note in enumerate(table.notes, 1) if number in used]
+    return Shown(rows, lost, notes, {number: index for index, number in enumerate(sorted(used), 1)})
+
+
 def graded(table: Table, row: Row) -> list[tuple[Column, Graded]]:
-    return [(column, _graded(column, cell)) for column, cell in zip(table.columns, row.cells, strict=True)]
+    return [(column, _graded(row, column, cell)) for column, cell in zip(table.columns, row.cells, strict=True)]
 
 
-def _graded(column: Column, cell: Cell) -> Graded:
+def _graded(row: Row, column: Column, cell: Cell) -> Graded:
     if not cell.behind:
         return Graded(cell, None, False, "", "no published value")
+    if row.defense == "average" and cell.notes:  # of fewer rows than the printed one
+        return Graded(cell, None, False, "", f"published {cell.behind}, of all rows")
     if cell.value is None:
         return Graded(cell, None, False, "", f"published {cell.behind}")
     published = float(cell.behind)
