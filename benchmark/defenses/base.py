@@ -18,6 +18,7 @@ from benchmark.registry import Registry
 DEFENSES = Registry("defence", "benchmark.defenses", "benchmark.defenses")
 
 Phase = Literal["train", "eval", "attack"]
+Channel = Literal["gaussian", "processed", "other"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,14 @@ class Defense(nn.Module):
     def transform(self, z: Tensor, generator: torch.Generator, phase: Phase) -> Tensor:
         """The feature as sent: z_clean [B, C, h, w] -> z of the same shape, with fresh draws from `generator`."""
         return add_gaussian(z, self.params.noise_std, generator)
+
+    def channel(self) -> Channel:
+        """What an attacker is sent, given the clean feature z_hat; the bounds (benchmark/bounds/) rest on it.
+
+        `gaussian`: z_hat + N(0, noise_std^2 I); `processed`: that, passed on by something which knows nothing more of
+        z_hat; `other`: anything else, of which no bound is given.
+        """
+        return "gaussian" if type(self).transform is Defense.transform else "other"
 
     def build(self) -> None:
         """Make the defence's own networks and optimisers. Called for training alone: an attack needs none."""

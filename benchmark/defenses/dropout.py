@@ -37,3 +37,6 @@ class Dropout(Defense):
             return z
         keep = torch.rand(z.shape, generator=generator, device=z.device) >= self.params.rate
         return z * keep
+
+    def channel(self):
+        return "gaussian" if self.setting.quirks.q3_attack_without_mask else "processed"

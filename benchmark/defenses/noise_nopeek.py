@@ -32,3 +32,6 @@ class NoiseNoPeek(DistCorr):
         u = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
         # inverse CDF; 1 - 2|u| is in (0, 1] because rand is in [0, 1), so the end that gives log 0 is nudged
         return z - self.params.noise_std * u.sign() * torch.log((1 - 2 * u.abs()).clamp_min(1e-7))
+
+    def channel(self):
+        return "gaussian" if self.params.distribution == "gaussian" else "other"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmark import data
 from benchmark.attacks import ATTACKS
+from benchmark.bounds import VERSION as BOUNDS_VERSION
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
 from benchmark.matrix.load import Change, MatrixFile, Settings
@@ -29,7 +30,7 @@ class Job:
     """One unit of work. `config` holds JSON values only; `parents` are the jobs whose results it reads; `resources`
     are what it asks of a cluster, which its result and its key do not depend on."""
 
-    kind: str  # train, attack or efficiency
+    kind: str  # train, attack, bounds or efficiency
     config: dict
     parents: dict[str, "Job"] = field(default_factory=dict)
     resources: Resources | None = field(default=None, compare=False)
@@ -47,7 +48,7 @@ class Job:
     @property
     def cell(self) -> dict:
         """The configuration of the training this job is or belongs to."""
-        return self.parents["train"].config if self.kind == "attack" else self.config
+        return self.parents["train"].config if "train" in self.parents else self.config
 
     @property
     def folder(self) -> str:
@@ -60,7 +61,7 @@ class Job:
 
     @property
     def what(self) -> str:
-        """`train`, `efficiency`, or attacker and split."""
+        """`train`, `bounds`, `efficiency`, or attacker and split."""
         return f"{self.config['attack']}-{self.config['split']}" if self.kind == "attack" else self.kind
 
     @property
@@ -201,6 +202,11 @@ class _Expansion:
             more = _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker])
             text = ", ".join(part for part in (deviation, more) if part)
             cells.append(Cell(self.label, **axes, attacker=attacker, split=split, job=job, label=text))
+        if suite.bounds:
+            job = _bounds_job(parent, settings, quirks)
+            more = _changed("bounds", settings.bounds, published.bounds)
+            text = ", ".join(part for part in (deviation, more) if part)
+            cells.append(Cell(self.label, **axes, attacker="none", split="bounds", job=job, label=text))
         return cells
 
     def _settings(self, name: str, axes: dict) -> Settings:
@@ -270,6 +276,16 @@ def _attack_job(parent: Job, attacker: str, split: str, settings: Settings, quir
         "quirks": _quirks(quirks, *DEFENSES.get(parent.config["defense"]["name"]).attack_quirks, *_SPLIT_QUIRKS[split]),
     }
     return Job("attack", config, parents, settings.resources["attack"])
+
+
+def _bounds_job(parent: Job, settings: Settings, quirks: Quirks) -> Job:
+    """Theory's view of what an attacker of the cell is sent; the quirks are those of an attack."""
+    config = {
+        "version": BOUNDS_VERSION,
+        "params": settings.bounds.model_dump(),
+        "quirks": _quirks(quirks, *DEFENSES.get(parent.config["defense"]["name"]).attack_quirks),
+    }
+    return Job("bounds", config, {"train": parent}, settings.resources["bounds"])
 
 
 def _quirks(quirks: Quirks, *prefixes: str) -> dict[str, bool]:

@@ -10,7 +10,7 @@ from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
-from benchmark.matrix.schema import CEM, Data, Efficiency, Kinds, Matrix, Model, Resources, Train
+from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, Train
 from benchmark.matrix.source import Loader, Source, explain, gravest, suggest
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
@@ -49,6 +49,7 @@ class Settings:
     attacks: dict[str, BaseModel]
     efficiency: Efficiency
     resources: dict[str, Resources]  # of each kind of job
+    bounds: Bounds
 
 
 class MatrixFile:
@@ -77,6 +78,7 @@ class MatrixFile:
             attacks={name: sections[f"attacks.{name}"] for name in self.matrix.attacks},
             efficiency=sections["efficiency"],
             resources={kind: sections[f"resources.{kind}"] for kind in Kinds.model_fields},
+            bounds=sections["bounds"],
         )
 
     def members(self, suite: str, axis: str) -> list[str]:
@@ -100,6 +102,7 @@ class MatrixFile:
             "train": matrix.train,
             "cem": matrix.cem[cem],
             "efficiency": matrix.efficiency,
+            "bounds": matrix.bounds,
         }
         sections |= {f"resources.{kind}": getattr(matrix.resources, kind) for kind in Kinds.model_fields}
         sections |= {f"defenses.{name}": params for name, params in self._defense_params.items()}

@@ -107,7 +107,18 @@ class Kinds(Strict):
 
     train: Resources
     attack: Resources
+    bounds: Resources
     efficiency: Resources
+
+
+class Bounds(Strict):
+    """How the theoretical quantities of a trained cell are estimated (docs/METHODS.md)."""
+
+    components: Count = Field(description="mixture components a class of Eq 7 (Algorithm 1's k = 3 n gives 3)")
+    released_components: Count = Field(description="clusters a class of the released objective")
+    released_threshold: Annotated[Number, Field(gt=0)] = Field(description="t of the released objective's t*sigma^2")
+    images: Count = Field(description="test images, at most, of the mutual information; its log limits the lower one")
+    jacobian_images: Count = Field(description="test images, at most, whose Jacobians the Fisher information is of")
 
 
 class Dataset(Strict):
@@ -137,6 +148,7 @@ class Suite(Strict):
     protocol: list[str] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     efficiency: list[str] = Field(default_factory=list, description="data sets for the rows of Table S6")
+    bounds: bool = Field(False, description="whether every trained cell gets a `bounds` job")
     exclude: list[dict[str, object]] = Field(default_factory=list)
     set: dict[str, object] = Field(default_factory=dict)
     overrides: list[Override] = Field(default_factory=list)
@@ -154,4 +166,6 @@ class Matrix(Strict):
     protocols: dict[str, Quirks]
     efficiency: Efficiency
     resources: Kinds
+
+    bounds: Bounds
     suites: dict[str, Suite]

@@ -18,6 +18,20 @@ ATTACK = (
     "mse_worst_1_percent",
     "ssim_worst_1_percent",
 )
+BOUNDS = (
+    "eq7_nats",
+    "logdet_nats",
+    "released_objective",
+    "mi_lower_nats",
+    "mi_upper_nats",
+    "mi_upper_half_width_nats",
+    "mi_images",
+    "image_dims",
+    "van_trees_mse",
+    "van_trees_mse_half",
+    "linearised_mse",
+    "dfil",
+)
 EFFICIENCY = ("params_m", "mmac", "mmac_conv", "inference_ms")
 
 
@@ -39,7 +53,7 @@ def _rows(cell: Cell, store: Store) -> list[dict]:
     if cell.job.kind == "efficiency":
         metrics, prefix = EFFICIENCY, f"{cell.split}_"
     else:
-        metrics, prefix = (ATTACK if cell.job.kind == "attack" else TRAINING), ""
+        metrics, prefix = {"attack": ATTACK, "train": TRAINING, "bounds": BOUNDS}[cell.job.kind], ""
     label = cell.label
     if cell.job.kind == "efficiency" and status == "done":
         device = f"device {store.provenance(cell.job)['device']} (published RTX 4090)"
@@ -61,7 +75,7 @@ def _rows(cell: Cell, store: Store) -> list[dict]:
                 "seed": cell.seed,
                 "value": math.nan if value is None else value,
                 "status": "missing" if lost else status,
-                "reason": "not recorded" if lost else reason,
+                "reason": (reason or "not recorded") if lost else "" if status == "done" else reason,
                 "key": cell.job.key,
                 "label": label,
             }

@@ -1,6 +1,7 @@
 """How much work a job is, and how long this machine may take for it."""
 
 import functools
+import math
 import time
 
 import torch
@@ -31,6 +32,10 @@ def work(job: Job) -> float:
             flop += 6 * decoder * train * (epochs + params["pretrain_epochs"])
         return flop / 1e9
     params = job.config["params"]
+    if job.kind == "bounds":
+        images, features, pixels = params["jacobian_images"], math.prod(_feature_shape(job)), 3 * _image_size(cell) ** 2
+        jacobians = images * (4 * encoder * features + 6 * features * pixels**2)
+        return (2 * encoder * (train + test) + 2 * train * pixels**2 + jacobians) / 1e9
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
     decoder = _decoder_macs(_feature_shape(job), _image_size(cell), params.get("blocks", 8))
     passes = 6.0

@@ -1,4 +1,4 @@
-"""What a job does: train a cell, attack a trained encoder, or time encoder and server."""
+"""What a job does: train a cell, attack a trained encoder, say what theory allows, or time encoder and server."""
 
 import csv
 import resource
@@ -13,11 +13,12 @@ from torch import Tensor
 from benchmark import data
 from benchmark.attacks import ATTACKS, Target
 from benchmark.attacks.splits import split
+from benchmark.bounds.measure import bounds_of
 from benchmark.data import DataSet, ImageSet
 from benchmark.defenses import DEFENSES
 from benchmark.errors import Diverged
 from benchmark.matrix.expand import Job
-from benchmark.matrix.schema import CEM, Efficiency, Model, Quirks, Train
+from benchmark.matrix.schema import CEM, Bounds, Efficiency, Model, Quirks, Train
 from benchmark.metrics.reconstruction import mse_per_image, summarise
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.report.pictures import save_pictures
@@ -73,7 +74,8 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
     with Stages(machine.device) as stages:
         try:
             values, extra = _KINDS[job.kind](job, folder, machine, monitor, stages)
-            metrics = {"status": "done", "reason": "", "values": values}
+            # a reason says why values that a job of its kind could have are not there
+            metrics = {"status": "done", "reason": extra.pop("reason", ""), "values": values}
         except Diverged as error:
             metrics, extra = {"status": "diverged", "reason": str(error), "values": {}}, {}
     seconds = time.perf_counter() - start
@@ -119,15 +121,9 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
             raise Diverged(f"{role.what} diverged: {machine.store.metrics(role)['reason']}")
     with stages("load"):
         recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    best = checkpoint.load(machine.store.path(parent) / CHECKPOINT)
-    model = build_model(recipe, images, machine.device, best["widths"])
-    model.load_state_dict(best["weights"])
-    model.eval()
-    defense = build_defense(recipe, images, model, machine.device)
+    model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
-    autocast = dict(
-        device_type=machine.device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-    )
+    autocast = _autocast(precision, machine)
 
     fit, score = split(job.config["split"], images, recipe.quirks.q5_ordered_split, recipe.seed)
     with stages("prepare"):
@@ -168,6 +164,40 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     }
 
 
+def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    parent = job.parents["train"]
+    if machine.store.metrics(parent)["status"] == "diverged":
+        raise Diverged(f"{parent.what} diverged: {machine.store.metrics(parent)['reason']}")
+    with stages("load"):
+        recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    model, defense = _trained(parent, recipe, images, machine)
+    precision = _precision_of(parent, machine)
+    with stages("prepare"):
+        train, test = (
+            encode(model, images, part, _autocast(precision, machine)) for part in (images.train, images.test)
+        )
+    with stages("measure"):
+        params = Bounds(**job.config["params"])
+        values, reason = bounds_of(
+            model, defense, images, train.flatten(1), test.flatten(1), params, recipe.seed, monitor
+        )
+    return values, {"precision": precision, "fingerprint": images.fingerprint, "reason": reason}
+
+
+def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
+    """(network in evaluation mode, defence) of a finished training."""
+    best = checkpoint.load(machine.store.path(parent) / CHECKPOINT)
+    model = build_model(recipe, images, machine.device, best["widths"])
+    model.load_state_dict(best["weights"])
+    model.eval()
+    return model, build_defense(recipe, images, model, machine.device)
+
+
+def _autocast(precision: str, machine: Machine) -> dict:
+    enabled = precision == "bf16"
+    return dict(device_type=machine.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
 def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
     config = job.config
     params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
@@ -177,7 +207,7 @@ def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stage
         return measure(config["dataset"], model, name, params, settings, machine.device), {}
 
 
-_KINDS = {"train": _train, "attack": _attack, "efficiency": _efficiency}
+_KINDS = {"train": _train, "attack": _attack, "bounds": _bounds, "efficiency": _efficiency}
 
 
 def _precision_of(parent: Job, machine: Machine) -> str:

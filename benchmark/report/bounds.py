@@ -1,0 +1,204 @@
+"""The bounds of every row beside the strongest attacker, and whether they rank the rows as it does."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.report import names
+from benchmark.report.aggregate import BOUNDS
+from benchmark.report.frame import tidy
+from benchmark.report.render import environment, write_text
+from benchmark.report.tables import DASH, Cell, Group, Row, Table
+from benchmark.statistics.ranks import associations
+
+SPLIT = "bounds"
+SPLITS = ("train", "infer")
+ROW = ["suite", "protocol", "dataset", "defense", "cem"]
+
+# quantity -> (what it is called, sign: +1 where a larger value should go with a larger error of the attacker)
+QUANTITIES = {
+    "eq7_nats": ("Eq 7", -1),
+    "logdet_nats": ("log-determinant term", -1),
+    "released_objective": ("released objective", -1),
+    "mi_upper_nats": ("information, upper", -1),
+    "van_trees_mse": ("van Trees", +1),
+    "linearised_mse": ("linearised", +1),
+}
+_COLUMNS = (  # metric, group, heading, decimals
+    ("eq7_nats", "Information (nats)", "Eq 7", 1),
+    ("logdet_nats", "Information (nats)", "log-det.", 1),
+    ("mi_lower_nats", "Information (nats)", "lower", 2),
+    ("mi_upper_nats", "Information (nats)", "upper", 1),
+    ("released_objective", "", "Released CEM objective", 4),
+    ("van_trees_mse", "Least MSE, Gaussian images", "van Trees", 5),
+    ("linearised_mse", "Least MSE, Gaussian images", "linearised", 5),
+    ("mse_train", "Strongest attacker's MSE", "Train", 5),
+    ("mse_infer", "Strongest attacker's MSE", "Infer", 5),
+    ("theory_ratio", "Least MSE with CEM / without", "Thm 1+2", 3),
+    ("mse_train_ratio", "Least MSE with CEM / without", "Train", 3),
+    ("mse_infer_ratio", "Least MSE with CEM / without", "Infer", 3),
+)
+_CAPTION = (
+    "What theory says of each row, beside the lowest MSE that any attacker of the suite reached; docs/METHODS.md says "
+    "what bounds what and under which assumptions. Means over seeds. 'lower' cannot exceed the log of the number of "
+    "images. The last three columns: how CEM changes the least error by Theorems 1 and 2, of which H(x) drops out of "
+    "the ratio, and how it changed the strongest attacker's."
+)
+
+
+def bounds_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """One line for each row of the tables (ROW) with a bounds cell, seeds averaged, in the frame's order.
+
+    Columns: ROW, seeds, every metric of BOUNDS, mse_SPLIT and attacker_SPLIT (the
+    lowest mean MSE of any attacker), theory_ratio and mse_SPLIT_ratio (to the same row without CEM), reason, label.
+    """
+    frame = tidy(frame)
+    lines = []
+    for row, part in frame.groupby(ROW, sort=False):
+        found = part[part["split"] == SPLIT]
+        if not found.empty:
+            lines.append(dict(zip(ROW, row, strict=True)) | _line(found) | _strongest(part))
+    rows = pd.DataFrame(lines)
+    return rows if rows.empty else _with_ratios(rows)
+
+
+def _line(found: pd.DataFrame) -> dict:
+    done = found[found["status"] == "done"]
+    values = done.groupby("metric")["value"].mean()
+    line = {metric: values.get(metric, math.nan) for metric in BOUNDS}
+    reasons = sorted(set(found[found["status"] != "done"]["reason"]) - {""})
+    labels = sorted(set(found["label"]) - {""})
+    return line | {"seeds": done["seed"].nunique(), "reason": "; ".join(reasons), "label": "; ".join(labels)}
+
+
+def _strongest(part: pd.DataFrame) -> dict:
+    line = {}
+    for split in SPLITS:
+        means = part[(part["split"] == split) & (part["metric"] == "mse")].groupby("attacker")["value"].mean().dropna()
+        line[f"mse_{split}"] = means.min() if len(means) else math.nan
+        line[f"attacker_{split}"] = means.idxmin() if len(means) else ""
+    return line
+
+
+def _with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = ROW[:-1]
+    plain = rows[rows["cem"] == "off"].set_index(keys)
+    for index, row in rows.iterrows():
+        key = tuple(row[name] for name in keys)
+        if row["cem"] == "off" or key not in plain.index:
+            continue
+        other = plain.loc[key]
+        rows.loc[index, "theory_ratio"] = math.exp(2 * (other["eq7_nats"] - row["eq7_nats"]) / row["image_dims"])
+        for split in SPLITS:
+            rows.loc[index, f"mse_{split}_ratio"] = row[f"mse_{split}"] / other[f"mse_{split}"]
+    return rows.reindex(
+        columns=[*rows.columns.union(["theory_ratio", "mse_train_ratio", "mse_infer_ratio"], sort=False)]
+    )
+
+
+def ranks(rows: pd.DataFrame) -> pd.DataFrame:
+    """How well each of QUANTITIES orders the rows as the strongest attacker's MSE does: +1 is the same order.
+
+    rows: of `bounds_rows`. One line for each suite, protocol, data set, split and quantity: rows (their number),
+    spearman, kendall, each with _low and _high (95 %, defences resampled; NaN for fewer than 4 rows or 3 defences).
+    """
+    lines = []
+    for key, part in rows.groupby(["suite", "protocol", "dataset"], sort=False):
+        for split in SPLITS:
+            for quantity, (_, sign) in QUANTITIES.items():
+                known = part.dropna(subset=[quantity, f"mse_{split}"])
+                rho, tau = associations(sign * known[quantity], known[f"mse_{split}"], known["defense"])
+                lines.append([*key, split, quantity, len(known), *vars(rho).values(), *vars(tau).values()])
+    columns = ["suite", "protocol", "dataset", "split", "quantity", "rows", "spearman", "spearman_low", "spearman_high"]
+    return pd.DataFrame(lines, columns=[*columns, "kendall", "kendall_low", "kendall_high"])
+
+
+def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
+    """bounds.md, .tex, .csv and bounds_ranks.csv below `out`; nothing where the frame has no bounds cell."""
+    rows = bounds_rows(frame)
+    if rows.empty:
+        return []
+    order = ranks(rows)
+    several = rows["suite"].nunique() > 1
+    tables = []
+    for key, part in rows.groupby(["suite", "protocol", "dataset"], sort=False):
+        suite, protocol, dataset = key
+        where = f"protocol {protocol}" + (f", suite {suite}" if several else "")
+        chosen = order[(order[["suite", "protocol", "dataset"]] == list(key)).all(axis=1)]
+        tables += [_table(part, dataset, where, len(tables)), _rank_table(chosen, dataset, where, len(tables) + 1)]
+    markdown, latex = (
+        "\n".join(environment(kind).get_template(f"table.{kind}.j2").render(table=table) for table in tables)
+        for kind in ("md", "tex")
+    )
+    files = {
+        "bounds.md": markdown,
+        "bounds.tex": latex,
+        "bounds.csv": rows.to_csv(index=False, lineterminator="\n"),
+        "bounds_ranks.csv": order.to_csv(index=False, lineterminator="\n"),
+    }
+    return [write_text(Path(out) / name, text) for name, text in files.items()]
+
+
+def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
+    notes: list[str] = []
+
+    def note(text: str) -> int:
+        if text not in notes:
+            notes.append(text)
+        return notes.index(text) + 1
+
+    def cell(row: dict, metric: str, digits: int) -> Cell:
+        value = row[metric]
+        if not math.isnan(value):
+            split = metric.removeprefix("mse_")
+            marks = (note(f"by the {row[f'attacker_{split}']} attack"),) if split in SPLITS else ()
+            return Cell(f"{value:.{digits}f}", False, "", marks, value, None)
+        if metric.endswith("_ratio"):
+            return Cell("" if row["cem"] == "off" else DASH, False, "", (), None, None)
+        reason = "no attack of that split is done" if metric.startswith("mse_") else row["reason"]
+        return Cell(DASH, False, "", (note(reason),) if reason else (), None, None)
+
+    lines = [
+        Row(names.row_label(row["defense"], row["cem"]), [cell(row, name, digits) for name, _, _, digits in _COLUMNS])
+        for row in part.to_dict("records")
+    ]
+    groups: list[Group] = []
+    for _, title, heading, _ in _COLUMNS:
+        if not groups or groups[-1].title != title:
+            groups.append(Group(title, []))
+        groups[-1].columns.append(heading)
+    changes = sorted({change for label in part["label"] for change in label.replace("; ", ", ").split(", ") if change})
+    caption = _CAPTION + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
+    subject = f"{names.dataset_title(dataset)}, bounds ({where})"
+    return Table(f"bounds-{index}", f"{dataset}-bounds", subject, caption, "Methods", groups, lines, notes)
+
+
+def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
+    def text(row: pd.Series, name: str) -> Cell:
+        value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+        if math.isnan(value):
+            return Cell(DASH, False, "", (1,), None, None)
+        interval = "" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})"
+        return Cell(f"{value:+.2f}{interval}", False, "", (), value, None)
+
+    lines = []
+    for quantity, (title, _) in QUANTITIES.items():
+        by_split = [order[(order["quantity"] == quantity) & (order["split"] == split)].iloc[0] for split in SPLITS]
+        cells = []
+        for row in by_split:
+            cells += [
+                Cell(str(row["rows"]), False, "", (), row["rows"], None),
+                text(row, "spearman"),
+                text(row, "kendall"),
+            ]
+        lines.append(Row(title, cells))
+    groups = [Group(f"MSE, {split.capitalize()}", ["rows", "Spearman", "Kendall"]) for split in SPLITS]
+    caption = (
+        "Rank correlation over rows between each quantity, with the sign that theory gives it, and the strongest "
+        "attacker's MSE: +1 is the same order. In brackets the 95 % bootstrap interval, defences resampled."
+    )
+    subject = f"{names.dataset_title(dataset)}, do the bounds rank the rows as the strongest attacker does ({where})"
+    unknown = any(cell.text == DASH for line in lines for cell in line.cells)
+    notes = ["fewer than 4 rows with both values, or values that do not vary"] if unknown else []
+    return Table(f"bounds-{index}", f"{dataset}-bounds-ranks", subject, caption, "Quantity", groups, lines, notes)
