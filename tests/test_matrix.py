@@ -19,10 +19,10 @@ def cells_of(suite, tmp_path, where=(), changes=()):
 
 
 def test_all_covers_every_printed_cell(tmp_path):
-    """4 data sets x (7 defences x CEM off/on + no defence) x (accuracy + 2 attackers x 2 splits), and Table S6."""
+    """4 data sets x (7 defences x CEM off/on + no defence) x (accuracy + bounds + 2 attackers x 2 splits), Table S6."""
     cells = cells_of("all", tmp_path)
     rows = 7 * 2 + 1
-    assert len(cells) == 4 * rows * (1 + 4) + 4
+    assert len(cells) == 4 * rows * (1 + 1 + 4) + 4
     printed = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells}
     from benchmark.report.published import reference
 
@@ -45,7 +45,7 @@ def test_suites_of_the_paper_carry_no_deviation(tmp_path):
 def test_parents_come_first_and_once(tmp_path):
     listed = jobs(cells_of("cifar100", tmp_path))
     keys = [job.key for job in listed]
-    assert len(set(keys)) == len(keys) == 15 * 5
+    assert len(set(keys)) == len(keys) == 15 * 6
     for place, job in enumerate(listed):
         assert all(keys.index(parent.key) < place for parent in job.parents.values())
 
