@@ -213,6 +213,24 @@ def ablation(
 
 
 @app.command()
+def precision(
+    suite: Suite = "precision",
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+):
+    """Say what bf16 changes against fp32 in every metric, from a suite with the protocols fp32 and bf16."""
+    from benchmark.statistics.precision import write
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    for path in write(cells, results, tables / suite):
+        print(path)
+
+
+@app.command()
 def audit(tables: Tables = TABLES):
     """Check the paper's printed tables for misprints and contradictions, from the printed numbers alone."""
     from benchmark.audit.stage import write
@@ -220,6 +238,22 @@ def audit(tables: Tables = TABLES):
     paths, summary = write(tables / "audit")
     print(summary)
     for path in paths:
+        print(path)
+
+
+@app.command()
+def speed(
+    device: Device = "auto",
+    tables: Tables = TABLES,
+    rounds: Annotated[int, typer.Option(help="timings of each case, at most")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes: a check that it runs, in seconds")] = False,
+):
+    """Measure the steps on this machine beside plain scripts that do the same; some minutes on an idle machine."""
+    from benchmark.speed import stage
+    from benchmark.training.device import pick
+
+    found = stage.measure(pick(device), rounds, quick)
+    for path in stage.write(found, tables / "speed"):
         print(path)
 
 

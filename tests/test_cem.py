@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmark.cem import ConditionalEntropy, conditional_entropy_bound, memory
 from benchmark.cem.terms import lookup_class
 from benchmark.errors import UserError
+from benchmark.speed.plain import scalar_by_loop
 
 SIGMA = 0.05
 
@@ -73,30 +74,6 @@ def nearest(module, z, labels):
 # --------------------------------------------------------------------------------------------------
 
 
-def scalar_by_loop(module, z, labels, q1, q2, threshold=0.125, epsilon=0.01):
-    """The released term written as it reads: for each class present, for each of its clusters present."""
-    classes, k = module.classes, module.per_group
-    component = nearest(module, z, labels)
-    centers, counts = module.centers.double(), module.counts.double().view(classes, k)
-    weights = counts / counts.sum(1, keepdim=True)
-    variances = module.variance.double().view(classes, k)
-    stacked = sorted(labels.tolist())
-    present = sorted(set(stacked))
-    total = 0
-    for counter, label in enumerate(present):
-        row = stacked[counter] if q1 else label
-        for j in range(k):
-            members = z[(labels == label) & (component == label * k + j)]
-            if len(members) == 0:
-                continue
-            weight = weights[row, j]
-            batch = (members - centers[label * k + j]).square().mean()
-            blend = min(0.99, (10 if q2 else 1) * len(members) / (weight * counts.sum() / classes))
-            value = blend * batch + (1 - blend) * variances[row, j]
-            total = total + weight * torch.relu(torch.log(value + epsilon) - math.log(threshold * SIGMA**2 + epsilon))
-    return total / len(present)
-
-
 @pytest.mark.parametrize("q1", [True, False])
 @pytest.mark.parametrize("q2", [True, False])
 def test_scalar_is_the_released_double_loop(q1, q2):
@@ -104,7 +81,7 @@ def test_scalar_is_the_released_double_loop(q1, q2):
     for size, seed in ((128, 1), (16, 2), (3, 3)):
         clean, noisy, y = batch_of(features, labels, size, seed)
         z = clean.detach().double().requires_grad_()
-        assert_same(module, clean, noisy, y, scalar_by_loop(module, z, y, q1, q2), z)
+        assert_same(module, clean, noisy, y, scalar_by_loop(module, z, y), z)
 
 
 def test_scalar_statistics_are_those_of_the_clusters():

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.cem import mixture
 from benchmark.cem.blocks import arrange
 from benchmark.cem.mixture import _draw, kmeans
 from benchmark.errors import Diverged, UserError
+from benchmark.speed.plain import kmeans_by_loop
 
 
 def generator(seed=0):
@@ -34,7 +36,7 @@ def naive_lloyd(features, groups, centers, iterations=50):
     return centers, nearest
 
 
-SIZES = {"equal": [30, 30, 30], "unequal": [200, 1, 3, 17], "one": [90], "absent": [20, 0, 25, 0]}
+SIZES = {"equal": [30, 30, 30], "unequal": [200, 1, 3, 17], "one": [90], "absent": [20, 0, 25, 0], "first": [0, 90, 40]}
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
@@ -51,6 +53,37 @@ def test_equals_a_naive_loop_from_the_same_start(sizes, iterations):
     tally = np.zeros((len(sizes), 4), int)
     np.add.at(tally, (groups.numpy(), nearest), 1)
     np.testing.assert_array_equal(found.counts.numpy(), tally)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("room", [1, 30 * 6 * 4, 70 * 6 * 4])
+def test_groups_may_take_their_steps_in_portions(sizes, room, monkeypatch):
+    torch.manual_seed(2)
+    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    features, start = torch.rand(len(groups), 6), torch.rand(len(sizes), 4, 6)
+
+    def found():
+        return kmeans(features, groups, len(sizes), 4, generator(), init=start)
+
+    whole = found()
+    monkeypatch.setattr(mixture, "_CACHE_BYTES", room)
+    if room == 1:
+        assert len(mixture._portions(arrange(features, groups, len(sizes)), len(sizes))) >= sum(map(bool, sizes))
+    parts = found()
+    for name in ("centers", "assignment", "counts"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_equals_the_loop_over_classes_and_clusters(sizes):
+    """The loop that `benchmark speed` times."""
+    torch.manual_seed(3)
+    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    features, start = torch.rand(len(groups), 6), torch.rand(len(sizes), 4, 6)
+    found = kmeans(features, groups, len(sizes), 4, generator(), init=start)
+    centers, nearest = kmeans_by_loop(features.double(), groups, start.double())
+    assert torch.equal(found.assignment, nearest)
+    torch.testing.assert_close(found.centers.double(), centers, rtol=0, atol=1e-5)
 
 
 def test_finds_separated_clusters_in_every_group():

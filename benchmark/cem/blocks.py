@@ -25,6 +25,11 @@ class Blocks:
         """values [M, S] per place -> [N] in sample order."""
         return values.flatten()[self.slot]
 
+    def portion(self, part: slice, of: slice) -> "Blocks":
+        """The blocks `part`, which are those of the groups `of` (then numbered from 0); it has no slots."""
+        owner = self.owner[part] - (of.start or 0)
+        return Blocks(self.rows[part], owner, self.valid[part], self.slot[:0])
+
 
 def arrange(features: Tensor, groups: Tensor, num_groups: int) -> Blocks:
     """Lay features [N, D] out by groups [N] in 0..num_groups-1 (N >= 1).

@@ -9,6 +9,9 @@ from torch import Tensor
 from benchmark.cem.blocks import Blocks, arrange
 from benchmark.errors import Diverged, UserError
 
+# Rows that take their steps together on a CPU: about what the caches of a core or two hold.
+_CACHE_BYTES = 4 * 2**20
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -47,13 +50,10 @@ def kmeans(
     if init is None:
         centers = _plus_plus(features, groups, num_groups, k, generator, blocks, norms)
     else:
-        centers = init.to(features)
-    nearest = _assign(blocks, centers)
-    for _ in range(iterations):
-        centers = _means(blocks, nearest, centers)
-        before, nearest = nearest, _assign(blocks, centers)
-        if torch.equal(before, nearest):
-            break
+        centers = init.to(features, copy=True)
+    nearest = torch.empty_like(blocks.valid, dtype=torch.int64)
+    for part, of in _portions(blocks, num_groups):
+        centers[of], nearest[part] = _lloyd(blocks.portion(part, of), centers[of], iterations)
     counts = torch.bincount(groups * k + blocks.take(nearest), minlength=num_groups * k)
     return Clusters(centers, blocks.take(nearest), counts.view(num_groups, k))
 
@@ -72,6 +72,34 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
         raise UserError(f"kmeans: init {tuple(init.shape)} must be [num_groups, k, D].")
     if not bool(torch.isfinite(features.sum())):
         raise Diverged("the features to be clustered are not finite")
+
+
+def _portions(blocks: Blocks, num_groups: int) -> list[tuple[slice, slice]]:
+    """(blocks, groups) that take their steps together: all on a GPU; on a CPU so few that their rows stay in the
+    cache from step to step, which halves the time. A group's result does not depend on it."""
+    if blocks.rows.device.type != "cpu":
+        return [(slice(None), slice(None))]
+    last = torch.bincount(blocks.owner, minlength=num_groups).cumsum(0).tolist()  # after each group's last block
+    most = max(1, _CACHE_BYTES // blocks.rows[0].nbytes)
+    portions, group, block = [], 0, 0
+    while group < num_groups:
+        end = group + 1
+        while end < num_groups and last[end] - block <= most:
+            end += 1
+        portions.append((slice(block, last[end - 1]), slice(group, end)))
+        group, block = end, last[end - 1]
+    return portions
+
+
+def _lloyd(blocks: Blocks, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Centres [G, k, D] and nearest [M, S] after Lloyd steps until no assignment changes."""
+    nearest = _assign(blocks, centers)
+    for _ in range(iterations):
+        centers = _means(blocks, nearest, centers)
+        before, nearest = nearest, _assign(blocks, centers)
+        if torch.equal(before, nearest):
+            break
+    return centers, nearest
 
 
 def _assign(blocks: Blocks, centers: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.matrix.schema import Efficiency, Model
 from benchmark.models import macs
+from benchmark.training.device import wait
 
 
 def measure(
@@ -50,14 +51,9 @@ def _milliseconds(module, x, settings: Efficiency, device: torch.device) -> floa
     x = x.contiguous(memory_format=torch.channels_last)
     for _ in range(settings.warmup):
         module(x)
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     for _ in range(settings.batches):
         module(x)
-    _wait(device)
+    wait(device)
     return (time.perf_counter() - start) / settings.batches * 100 * 1000
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

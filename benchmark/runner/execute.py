@@ -4,6 +4,7 @@ import csv
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,29 @@ ALL_OFF = {name: False for name in Quirks.model_fields}
 
 
 @dataclass
+class Features:
+    """The clean features of the encoder last attacked, on the device: its attacks compute them once.
+
+    Whoever takes one must not change it.
+    """
+
+    encoder: tuple = ()
+    parts: dict[tuple, Tensor] = field(default_factory=dict)
+
+    def get(self, encoder: tuple, part: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        """The features of `part` (of the data) by `encoder` (a training and its arithmetic); compute() where new."""
+        if encoder != self.encoder:
+            self.encoder, self.parts = encoder, {}
+        if part not in self.parts:
+            self.parts[part] = compute()
+        return self.parts[part]
+
+    def clear(self) -> None:
+        """Free their memory."""
+        self.encoder, self.parts = (), {}
+
+
+@dataclass
 class Machine:
     """What the jobs of one process share: the device, the folders, and the data sets already loaded."""
 
@@ -42,16 +66,13 @@ class Machine:
     data_root: Path
     device: torch.device
     loaded: dict[tuple, DataSet] = field(default_factory=dict)
+    features: Features = field(default_factory=Features)
     cells_at_once: int = 1  # how many such processes share the device, for the provenance
 
     def __post_init__(self):
-        torch.set_num_threads(device.threads())
-        if self.device.type == "cpu":
-            device.tune_allocator()
-        else:
+        device.settle(self.device)
+        if self.device.type == "cuda":
             graph.allowed()  # a bad value is told before any job
-            torch.backends.cudnn.benchmark = True  # every shape comes again and again
-            torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
 
     def data(self, config: dict) -> DataSet:
         """The images of a training's configuration, on the device; the last data set used stays loaded."""
@@ -87,6 +108,7 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
 
 
 def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    machine.features.clear()  # room for the training
     with stages("load"):
         recipe, images = recipe_of(job), machine.data(job.config)
     with stages("prepare"):
@@ -125,9 +147,15 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     precision = _precision_of(parent, machine)
     autocast = _autocast(precision, machine)
 
-    fit, score = split(job.config["split"], images, recipe.quirks.q5_ordered_split, recipe.seed)
+    ordered = recipe.quirks.q5_ordered_split
+    fit, score = split(job.config["split"], images, ordered, recipe.seed)
+
+    def features_of(role: str, part: ImageSet) -> Tensor:
+        named = (role, job.config["split"], ordered)
+        return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
+
     with stages("prepare"):
-        features = encode(model, images, fit, autocast)
+        features = features_of("fit", fit)
     target = Target(
         features=features,
         images=fit.images,
@@ -145,7 +173,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         history = loop.run(task, folder / "state.safetensors", monitor)
 
     with stages("evaluate"):
-        z = target.send(encode(model, images, score, autocast), seeded(machine.device, "score", recipe.seed))
+        z = target.send(features_of("score", score), seeded(machine.device, "score", recipe.seed))
         per_image, rebuilt = reconstruct(task, z, score)
     with stages("save"):
         _write_history(folder, history)

@@ -41,6 +41,12 @@ def describe(device: torch.device) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 THREADS = 4
 
 
@@ -62,6 +68,16 @@ def threads() -> int:
 
 # mallopt's parameters, from malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+
+
+def settle(device: torch.device) -> None:
+    """The settings of this process under which jobs run on `device`."""
+    torch.set_num_threads(threads())
+    if device.type == "cpu":
+        tune_allocator()
+    else:
+        torch.backends.cudnn.benchmark = True  # every shape comes again and again
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
 
 
 def tune_allocator() -> None:

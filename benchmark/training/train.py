@@ -108,8 +108,7 @@ class Training(Task):
 
     def losses(self, images: Tensor, labels: Tensor, cem_on: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """uint8 images [B, 3, H, W] and labels [B] -> loss, L_C, correct predictions (0-dim), clean feature."""
-        x01 = augment(images, self.augmentation, self.data.crop)
-        x01 = x01.contiguous(memory_format=torch.channels_last)
+        x01 = self.augmented(images)
         x = normalise(x01, self.data.mean, self.data.std)
         with torch.autocast(**self.autocast):
             z_clean = self.model.encoder(x)
@@ -125,6 +124,11 @@ class Training(Task):
             term = self.cem(z_clean.float().flatten(1), z.float().flatten(1), labels)
             loss = loss + self.cem_weight * term
         return loss, term, correct_count(logits, labels), z_clean
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """uint8 images [B, 3, H, W] -> augmented ones in [0, 1], in channels_last."""
+        x01 = augment(images, self.augmentation, self.data.crop)
+        return x01.contiguous(memory_format=torch.channels_last)
 
     def _set_strengths(self, progress: float) -> None:
         """The learning rate and the CEM term's weight after `progress` epochs."""

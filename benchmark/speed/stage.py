@@ -1,0 +1,200 @@
+"""From a machine to tables/speed: measure, then write the table, the CSV and the plot."""
+
+import math
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+from benchmark.errors import UserError
+from benchmark.runner.concurrency import on_cpu
+from benchmark.runner.progress import PLAIN_EVERY, clock
+from benchmark.runner.provenance import provenance
+from benchmark.speed import cases, peaks, steps
+from benchmark.speed.cells import throughput
+from benchmark.speed.measure import Case, interleave
+from benchmark.training.device import cores, precision, settle, threads
+
+# the share of a run's time that each group takes, for the time left; measured on 2 CPU cores
+SHARES = {cases.TRAINING: 0.37, cases.ATTACKS: 0.3, cases.PIECES: 0.13, cases.FEATURES: 0.12, cases.SCALING: 0.05}
+
+
+@dataclass
+class Findings:
+    """All that was measured. cells: {cells at once: steps a second of all together}; peaks: FLOP/s by arithmetic."""
+
+    plan: cases.Plan
+    rounds: int
+    quick: bool
+    record: dict
+    timed: list[Case] = field(default_factory=list)
+    cells: dict[int, float] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    bandwidth: float = math.nan
+
+    def find(self, group: str, what: str, variant: str = cases.HERE) -> Case:
+        wanted = (group, what, variant)
+        return next(case for case in self.timed if (case.group, case.what, case.variant) == wanted)
+
+    def groups(self, group: str) -> list[Case]:
+        return [case for case in self.timed if case.group == group]
+
+    def ratio(self, case: Case) -> float:
+        """How many times as fast as its base a case is; NaN without one."""
+        if not case.base:
+            return math.nan
+        return self.find(case.group, case.what, case.base).fastest / case.fastest
+
+    def share_of_peak(self, case: Case) -> float:
+        """Of the measured matrix peak in the case's arithmetic."""
+        return case.flop / case.fastest / self.peaks[case.precision]
+
+    def share_of_bandwidth(self, case: Case) -> float:
+        return case.traffic / case.fastest / self.bandwidth
+
+    def refit_share(self, estimator: str) -> float:
+        """Seconds of the refit as a share of an epoch's: its steps and itself."""
+        refit = self.find(cases.PIECES, f"refit, CEM {estimator}").fastest
+        count = self.plan.size.clustered / self.plan.size.batch
+        epoch = count * self.find(cases.TRAINING, f"training, CEM {estimator}").fastest + refit
+        return refit / epoch
+
+
+class Progress:
+    """What is being measured and how long the rest takes: one line on a terminal, else a line now and then."""
+
+    def __init__(self):
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.start, self.spoken, self.passed = time.monotonic(), -math.inf, 0.0
+
+    def __enter__(self) -> "Progress":
+        self.status = self.console.status("") if self.console.is_terminal else None
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.status:
+            self.status.stop()
+
+    def tell(self, text: str, fraction: float, share: float) -> None:
+        """`fraction` of a part is done that is `share` of the whole."""
+        done, now = self.passed + share * fraction, time.monotonic()
+        left = (now - self.start) * (1 - done) / done if done > 0.02 else None
+        line = f"{100 * done:3.0f} %  {clock(left)} left  {text}"
+        if self.status:
+            self.status.update(line)
+        elif now - self.spoken > PLAIN_EVERY:
+            self.spoken = now
+            self.console.print(line, markup=False)
+
+
+def measure(device: torch.device, rounds: int, quick: bool) -> Findings:
+    """Measure everything on `device`. UserError for options that make no sense; Ctrl-C leaves nothing behind."""
+    if not 1 <= rounds <= 100:
+        raise UserError(f"--rounds {rounds}: give 1 to 100")
+    settle(device)
+    plan = cases.plan(device, precision(device, "auto"), quick)
+    found = Findings(plan, rounds, quick, _record(device))
+    with Progress() as progress:
+        progress.tell("what the machine can do at most", 0, 0)
+        for name in dict.fromkeys(("fp32", plan.precision)):
+            dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
+            found.peaks[name] = peaks.matrix_peak(device, dtype, plan.peak)
+        found.bandwidth = peaks.bandwidth(device, plan.stream)
+        for group, share in SHARES.items():
+            with ExitStack() as stack:
+                made = cases.GROUPS[group](plan, stack)
+                interleave(
+                    made,
+                    rounds,
+                    device,
+                    lambda text, fraction, group=group, share=share: progress.tell(f"{group}, {text}", fraction, share),
+                    _inspect if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
+                )
+            found.timed += made
+            progress.passed += share
+        progress.tell("several cells at once", 0, 0)
+        arguments = (steps.training_step, plan.size, device, plan.precision)
+        try:
+            for count, rate in throughput(device, cells_at_once(device), plan.cell_seconds, *arguments):
+                found.cells[count] = rate
+        except UserError as error:
+            if not found.cells:
+                raise
+            progress.console.print(f"no more than {max(found.cells)} cells at once: {error}", markup=False)
+    found.record["load_after"] = _load()
+    return found
+
+
+def cells_at_once(device: torch.device) -> tuple[int, ...]:
+    """The numbers of cells that are tried: on a CPU up to twice those that have cores of their own."""
+    if device.type == "cuda":
+        return tuple(2**power for power in range(5) if 2**power <= max(2, cores()))
+    most = 2 * on_cpu(cores(), threads())
+    return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
+
+
+def _inspect(case: Case, call) -> None:
+    if case.variant == cases.HERE:
+        case.flop, case.traffic = peaks.count(call)
+
+
+def _record(device: torch.device) -> dict:
+    record = provenance(device)
+    return record | {"cores": cores(), "torch": record["packages"]["torch"], "load_before": _load()}
+
+
+def _load() -> float | None:
+    """Processes that wanted a core in the last minute, on average; None where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def frame(found: Findings) -> pd.DataFrame:
+    """One row for each thing timed; times in seconds of one call, rates in images a second."""
+    rows = []
+    for case in found.timed:
+        counted = not math.isnan(case.flop)
+        rows.append(
+            {
+                "group": case.group,
+                "what": case.what,
+                "variant": case.variant,
+                "precision": case.precision,
+                "images": case.images,
+                "timings": len(case.seconds),
+                "seconds_min": case.fastest,
+                "seconds_median": case.median,
+                "images_per_second": case.rate,
+                "compared_with": case.base,
+                "times_as_fast": found.ratio(case),
+                "gflop": case.flop / 1e9,
+                "gbyte": case.traffic / 1e9,
+                "share_of_matrix_peak": found.share_of_peak(case) if counted else math.nan,
+                "share_of_bandwidth": found.share_of_bandwidth(case) if counted else math.nan,
+            }
+        )
+    for count, rate in found.cells.items():
+        images = found.plan.size.batch
+        row = {"group": "cells", "what": "training, cells at once", "variant": str(count), "images": images}
+        row |= {"precision": found.plan.precision, "timings": 1, "seconds_min": count / rate}
+        row |= {"seconds_median": count / rate, "images_per_second": rate * images, "compared_with": "1"}
+        rows.append(row | {"times_as_fast": rate / found.cells[1]})
+    return pd.DataFrame(rows)
+
+
+def write(found: Findings, out: Path) -> list[Path]:
+    """speed.md, speed.csv, speed.svg and speed.png below `out`."""
+    from benchmark.report.render import write_text
+    from benchmark.speed.plot import draw
+    from benchmark.speed.table import markdown
+
+    csv = frame(found).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", markdown(found))]
+    return paths + draw(found, out)
