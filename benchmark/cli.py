@@ -252,8 +252,9 @@ def speed(
     from benchmark.speed import stage
     from benchmark.training.device import pick
 
-    found = stage.measure(pick(device), rounds, quick)
-    for path in stage.write(found, tables / "speed"):
+    chosen, out = pick(device), tables / "speed"
+    stage.check(out)
+    for path in stage.write(stage.measure(chosen, rounds, quick), out):
         print(path)
 
 

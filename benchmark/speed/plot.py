@@ -10,20 +10,24 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A
 MARKS = "osD^vP*X"
 
 
-def draw(found, out: Path) -> list[Path]:
-    """Write speed.svg and speed.png below `out`. UserError where matplotlib is not installed."""
+def figure_class():
+    """matplotlib's Figure, imported when it is wanted. UserError where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("the plot needs matplotlib; install it (pip install matplotlib) and run again") from None
-    figure = Figure(figsize=(13, 9.5), layout="constrained")
+    return Figure
+
+
+def draw(found, out: Path) -> list[Path]:
+    """Write speed.svg and speed.png below `out`; returns the paths."""
+    figure = figure_class()(figsize=(13, 9.5), layout="constrained")
     panels = figure.subplots(2, 2)
     for panel, part in zip(panels.flat, (_rates, _features, _roofline, _growth), strict=True):
         part(panel, found)
         panel.spines[["top", "right"]].set_visible(False)
     quick = " (quick run: the times say nothing)" if found.quick else ""
     figure.suptitle(f"{found.record['device']}, {found.plan.precision}, torch {found.record['torch']}{quick}")
-    out.mkdir(parents=True, exist_ok=True)
     paths = [out / "speed.svg", out / "speed.png"]
     for path in paths:
         # no date and fixed names, so that the same findings give the same file

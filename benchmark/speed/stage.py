@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 
 from benchmark.errors import UserError
+from benchmark.report.render import write_text
 from benchmark.runner.concurrency import on_cpu
 from benchmark.runner.progress import PLAIN_EVERY, clock
 from benchmark.runner.provenance import provenance
-from benchmark.speed import cases, peaks, steps
+from benchmark.speed import cases, peaks, plot, steps, table
 from benchmark.speed.cells import throughput
 from benchmark.speed.measure import Case, interleave
 from benchmark.training.device import cores, precision, settle, threads
@@ -93,6 +94,15 @@ class Progress:
         elif now - self.spoken > PLAIN_EVERY:
             self.spoken = now
             self.console.print(line, markup=False)
+
+
+def check(out: Path) -> None:
+    """UserError, before anything is measured, where the findings could not be written or drawn afterwards."""
+    plot.figure_class()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose a folder you may write to") from error
 
 
 def measure(device: torch.device, rounds: int, quick: bool) -> Findings:
@@ -191,10 +201,6 @@ def frame(found: Findings) -> pd.DataFrame:
 
 def write(found: Findings, out: Path) -> list[Path]:
     """speed.md, speed.csv, speed.svg and speed.png below `out`."""
-    from benchmark.report.render import write_text
-    from benchmark.speed.plot import draw
-    from benchmark.speed.table import markdown
-
     csv = frame(found).to_csv(index=False, lineterminator="\n", float_format="%.6g")
-    paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", markdown(found))]
-    return paths + draw(found, out)
+    paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", table.markdown(found))]
+    return paths + plot.draw(found, out)
