@@ -71,7 +71,8 @@ def _features(panel, found) -> None:
 def _roofline(panel, found) -> None:
     points = [case for case in found.timed if case.flop == case.flop]
     intensities = [case.flop / case.traffic for case in points]
-    low, high = min(intensities) / 4, max(max(found.peaks.values()) / found.bandwidth, *intensities) * 4
+    knees = [peak / found.bandwidth for peak in found.peaks.values()]
+    low, high = min(knees + intensities) / 4, max(knees + intensities) * 4
     for (name, peak), style in zip(found.peaks.items(), ("--", "-"), strict=False):
         knee = peak / found.bandwidth
         panel.plot(
@@ -89,7 +90,7 @@ def _roofline(panel, found) -> None:
     panel.set_xlabel("FLOP per byte that the operators read and write")
     panel.set_ylabel("GFLOP/s")
     panel.set_title("Roofline")
-    panel.legend(frameon=False, fontsize=7)
+    panel.legend(frameon=False, fontsize=7, loc="lower right")
 
 
 def _growth(panel, found) -> None:

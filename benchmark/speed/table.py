@@ -131,7 +131,7 @@ def _features(found) -> str:
 
 def _scaling(found) -> str:
     rows, first = [], {}
-    for case in found.groups(cases.SCALING):
+    for case in sorted(found.groups(cases.SCALING), key=lambda case: case.what):  # sizes stay in their order
         base = first.setdefault(case.what, case)
         grown = f"{int(case.variant) / int(base.variant):g}"
         rows.append([case.what, case.variant, _time(case), grown, f"{case.fastest / base.fastest:.2f}"])
