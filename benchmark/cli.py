@@ -34,7 +34,7 @@ app.add_typer(data_app, name="data")
 
 Suite = Annotated[str, typer.Argument(help="a suite of the matrix: smoke, cifar10, cifar100, tinyimagenet, ...")]
 Where = Annotated[list[str], typer.Option("--where", help="keep matching cells: defense=patrol,cem=on")]
-Set = Annotated[list[str], typer.Option("--set", help="change a value: train.epochs=2")]
+Set = Annotated[list[str], typer.Option("--set", help="change a value: train.epochs=2; or @FILE of `calibrate`")]
 MatrixPath = Annotated[Path | None, typer.Option("--matrix", help="another matrix file")]
 DataRoot = Annotated[Path, typer.Option("--data", envvar="BENCHMARK_DATA", help="folder of the prepared data sets")]
 Results = Annotated[Path, typer.Option("--results", envvar="BENCHMARK_RESULTS", help="folder of the results")]
@@ -227,6 +227,58 @@ def precision(
 
     cells, _ = _expand(suite, where, set_, matrix, data)
     for path in write(cells, results, tables / suite):
+        print(path)
+
+
+@app.command()
+def calibrate(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+    device: Device = "auto",
+    cells: Cells = "auto",
+    against: Annotated[Path | None, typer.Option(help="targets from a results.csv, not the printed ones")] = None,
+):
+    """Search the strengths of a suite's rows, so that without CEM they meet the printed accuracy and MSE.
+
+    Interrupt and run again at will: what is trained is kept. --where attacker=decoder leaves the GAN out of the search.
+    """
+    from benchmark.calibration.stage import Calibrator
+    from benchmark.matrix.expand import parse_where
+    from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+    from benchmark.report import diff, published
+    from benchmark.runner import concurrency, estimate
+    from benchmark.runner.engines import local
+    from benchmark.runner.execute import Machine
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    chosen, at_once, store = pick(device), concurrency.parse(cells), Store(results)
+    _prepared(suite, where, set_, matrix, data)
+    store.check_writable()
+    machine = Machine(store, data, chosen)
+
+    def run(jobs) -> None:
+        for job, reason, _ in local.run(jobs, {job.key: estimate.work(job) for job in jobs}, machine, at_once):
+            print(f"failed: {job.title}: {reason}", file=sys.stderr)
+
+    calibrator = Calibrator(
+        file=MatrixFile(matrix or DEFAULT),
+        suite=suite,
+        where=parse_where(where),
+        changes=parse_set(set_),
+        data_root=data,
+        store=store,
+        run=run,
+        reference=diff.read_reference(against) if against else published.reference(),
+        source=str(against) if against else "the published tables",
+        out=tables / suite,
+    )
+    for path in calibrator.calibrate():
         print(path)
 
 

@@ -215,7 +215,8 @@ class _Expansion:
         for index, override in enumerate(suite.overrides):
             if _matches(axes, override.where):
                 own += file.changes(("suites", name, "overrides", index, "set"), override.set)
-        return file.settings(axes["dataset"], axes["defense"], axes["cem"], own + self.changes)
+        own += [change for change in self.changes if _matches(axes, change.only)]
+        return file.settings(axes["dataset"], axes["defense"], axes["cem"], own)
 
     def _train_job(self, axes: dict, settings: Settings, quirks: Quirks) -> Job:
         defense = {

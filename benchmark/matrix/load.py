@@ -1,6 +1,6 @@
 """From the matrix file to checked values: defaults, then a data set's, a suite's and the command line's changes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -10,7 +10,7 @@ from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
-from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, Train
+from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, StrengthsFile, Train
 from benchmark.matrix.source import Loader, Source, explain, gravest, suggest
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
@@ -30,11 +30,15 @@ ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
 
 @dataclass(frozen=True)
 class Change:
-    """One `set` entry: a dotted path, its value, and where it was written (for messages)."""
+    """One `set` entry: a dotted path, its value, where it was written (for messages), and which rows it is for.
+
+    only: axis -> value or values, as an override's `where`; empty: all rows.
+    """
 
     path: str
     value: object
     where: str
+    only: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,11 @@ class MatrixFile:
             self._known(DATASETS.names(), name, ("datasets", name))
         self._defense_params = self._plugin_params(DEFENSES, "defenses", matrix.defenses)
         self._attack_params = self._plugin_params(ATTACKS, "attacks", matrix.attacks)
+        for name, ranges in matrix.calibration.ranges.items():
+            self._known(matrix.defenses, name, ("calibration", "ranges", name))
+            for parameter in ranges:
+                fields = DEFENSES.get(name).Params.model_fields
+                self._known(fields, parameter, ("calibration", "ranges", name, parameter))
         axes = {axis: getattr(matrix, section) for axis, section in DECLARED.items()}
         axes |= {"efficiency": matrix.datasets, "include": matrix.suites}
         for suite, content in matrix.suites.items():
@@ -165,9 +174,12 @@ class MatrixFile:
 
 
 def parse_set(texts: list[str]) -> list[Change]:
-    """`--set path=value` texts of the command line; values are read as YAML."""
+    """`--set` texts of the command line: path=value, the value read as YAML, or @FILE of `calibrate`."""
     changes = []
     for text in texts:
+        if text.startswith("@"):
+            changes += read_strengths(Path(text[1:]))
+            continue
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise UserError(f"--set {text}: write it as path=value, for example train.epochs=2")
@@ -176,6 +188,24 @@ def parse_set(texts: list[str]) -> list[Change]:
         except yaml.YAMLError:
             raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
         changes.append(Change(path.strip(), parsed, f"--set {text}"))
+    return changes
+
+
+def read_strengths(path: Path) -> list[Change]:
+    """The changes that `calibrate` wrote to a file, each for its own row. UserError for a file of another form."""
+    source = Source(path, "file of strengths")
+    try:
+        found = StrengthsFile.model_validate(source.value)
+    except ValidationError as error:
+        where = f"{path}, line {source.line(gravest(error)['loc'])}"
+        raise UserError(explain(error, StrengthsFile, where)) from None
+    changes = []
+    for index, row in enumerate(found.strengths):
+        line = f"{path}, line {source.line(('strengths', index))}"
+        for axis in row.where:
+            if axis not in ROW_AXES:
+                raise UserError(f"{line}: unknown axis '{axis}'; {suggest(axis, ROW_AXES)}")
+        changes += [Change(key, value, line, row.where) for key, value in row.set.items()]
     return changes
 
 

@@ -6,7 +6,7 @@ The classes here are also what a resolved job holds, so a value is checked once,
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Strict(BaseModel):
@@ -121,6 +121,32 @@ class Bounds(Strict):
     jacobian_images: Count = Field(description="test images, at most, whose Jacobians the Fisher information is of")
 
 
+class Range(Strict):
+    """Where a strength is searched."""
+
+    low: Number = Field(description="smallest value")
+    high: Number = Field(description="largest value")
+    scale: Literal["log", "linear"] = Field("log", description="how the values between are spread")
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if not self.low < self.high or (self.scale == "log" and self.low <= 0):
+            raise ValueError("low must be below high, and above 0 on the log scale")
+        return self
+
+
+class Calibration(Strict):
+    """How the strengths of a row are searched (docs/CALIBRATION.md)."""
+
+    candidates: Annotated[int, Field(ge=2)] = Field(description="settings tried on the first rung, anchor included")
+    keep: Annotated[int, Field(ge=2)] = Field(description="one in so many goes on to the next rung")
+    rungs: list[Annotated[Fraction, Field(gt=0)]] = Field(
+        description="fractions of the epochs of the rungs; 1 is added"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(description="of the candidates drawn")
+    ranges: dict[str, dict[str, Range]] = Field(description="defence -> its strength parameters -> where to search")
+
+
 class Dataset(Strict):
     """A data set's own settings; `set` changes any default for its cells."""
 
@@ -133,6 +159,18 @@ class Override(Strict):
 
     where: dict[str, object]
     set: dict[str, object]
+
+
+class Strengths(Override):
+    """What `calibrate` found for a row, with how it was found (not read again)."""
+
+    found: dict[str, object] = Field(default_factory=dict)
+
+
+class StrengthsFile(Strict):
+    """A file for `--set @FILE`."""
+
+    strengths: list[Strengths]
 
 
 class Suite(Strict):
@@ -168,4 +206,5 @@ class Matrix(Strict):
     resources: Kinds
 
     bounds: Bounds
+    calibration: Calibration
     suites: dict[str, Suite]

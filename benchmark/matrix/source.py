@@ -24,12 +24,12 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fal
 class Source:
     """A parsed YAML file: `.value` the plain data, `.line(path)` the line (from 1) where a key stands."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, what: str = "matrix"):
         self.path = path
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the matrix {path}: {error}; give a readable YAML file") from error
+            raise UserError(f"cannot read the {what} {path}: {error}; give a readable YAML file") from error
         self._lines: dict[tuple, int] = {(): 1}
         try:
             node = yaml.compose(text, Loader=Loader)
@@ -38,7 +38,7 @@ class Source:
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(self.value, dict):
-            raise UserError(f"{path}, line 1: the matrix must be a mapping of sections, not {self.value!r}")
+            raise UserError(f"{path}, line 1: the {what} must be a mapping of sections, not {self.value!r}")
 
     def line(self, path: tuple) -> int:
         """The line of the deepest part of `path` that the file holds."""

@@ -1,0 +1,1 @@
+"""Strengths that were never published, searched so that a row without CEM meets its printed accuracy and MSE."""
