@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from tabulate import tabulate
@@ -41,6 +41,8 @@ Results = Annotated[Path, typer.Option("--results", envvar="BENCHMARK_RESULTS", 
 Tables = Annotated[Path, typer.Option("--tables", envvar="BENCHMARK_TABLES", help="folder of the tables")]
 Device = Annotated[str, typer.Option("--device", envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
 Cells = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the device, GPU or CPU: auto, 1, 2, ...")]
+
+Engine = Literal["local", "ray", "slurm"]
 
 DATA, RESULTS, TABLES = Path("data"), Path("results"), Path("tables")
 
@@ -89,22 +91,27 @@ def run(
     results: Results = RESULTS,
     device: Device = "auto",
     cells: Cells = "auto",
+    engine: Annotated[Engine, typer.Option(help="where the jobs run")] = "local",
+    address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of a cluster, or auto")] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: the partition")] = None,
+    time: Annotated[str | None, typer.Option(help="slurm: limit of one allocation, H:MM:SS")] = None,
+    max_jobs: Annotated[int | None, typer.Option(min=1, help="slurm: at most so many jobs in the queue")] = None,
+    sbatch: Annotated[list[str], typer.Option(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")] = [],  # noqa: B006
+    wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
-    from benchmark.runner import concurrency, estimate
-    from benchmark.runner.engines import local
-    from benchmark.runner.execute import Machine
+    from benchmark.runner import concurrency, engines
     from benchmark.runner.store import Store
-    from benchmark.training.device import pick
 
-    chosen, at_once = pick(device), concurrency.parse(cells)
+    at_once = concurrency.parse(cells)
     names = _prepared(suite, where, set_, matrix, data)
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
     store.check_writable()
-    machine = Machine(store, data, chosen)
-    print(f"{suite}: {len(jobs)} jobs on {chosen}, data {', '.join(names) or 'none'}", file=sys.stderr)
-    failures = local.run(jobs, {job.key: estimate.work(job) for job in jobs}, machine, at_once)
+    print(f"{suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}", file=sys.stderr)
+    own = {"address": address, "partition": partition, "time": time}
+    own |= {"max_jobs": max_jobs, "sbatch": sbatch, "wait": wait}
+    failures = engines.run(engine, jobs, store, data, device, at_once, own)
     for job, reason, log in failures:
         print(f"failed: {job.title}: {reason}{f' (log: {log})' if log else ''}", file=sys.stderr)
     if failures:

@@ -99,6 +99,12 @@ def fingerprint(name: str, root: Path) -> str | None:
     return prepare(name, root).fingerprint if data_set.embedded else None
 
 
+def paths(name: str, root: Path) -> list[Path]:
+    """The files of a prepared data set, whether they are there or not."""
+    data_set = DATASETS.get(name)()
+    return [_tensor_path(data_set, Path(root)), _meta_path(data_set, Path(root))]
+
+
 def note(name: str, root: Path) -> str:
     """What is unusual about the prepared data set (a reduced copy); "" for nothing, or where it is not prepared."""
     meta = _read_meta(DATASETS.get(name)(), Path(root))

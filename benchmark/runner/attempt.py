@@ -10,6 +10,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner.execute import Machine, execute
 from benchmark.runner.heartbeat import Monitor
+from benchmark.runner.store import Store
 
 # errors of the disk, which every further job would meet as well; None: checkpoint.save's own
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, None)
@@ -60,6 +61,15 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             f"cannot write the results below {store.root}: {error}; free space or choose another --results, then "
             "run again: what is finished is kept",
         )
+
+
+def record_failure(store: Store, job: Job, reason: str) -> Outcome:
+    """The end of a job whose process is gone, unless the job was finished just before."""
+    with store.claim(job) as folder:
+        if folder is None:
+            return Outcome("cached" if store.done(job) else "held")
+        store.fail(job, reason)
+        return Outcome("failed", reason, str(folder / "log.txt"))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -33,7 +33,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
     what is finished stays. KeyboardInterrupt(number) after one of `signals`, once the jobs under way are saved.
     """
     with Display(work, len(jobs)) as display, _graceful_stop(display, signals) as stop:
-        _retrain_without_checkpoint(jobs, store, display)
+        retrain_without_checkpoint(jobs, store, display.line)
         missing = [job for job in jobs if not store.done(job)]
         here = {job.key for job in missing}
         for job in jobs:
@@ -83,15 +83,13 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
             display.end(job, outcome.text)
 
 
-def _retrain_without_checkpoint(jobs: list[Job], store: Store, display: Display) -> None:
+def retrain_without_checkpoint(jobs: list[Job], store: Store, say) -> None:
     """Results may be shared without their weights; where an attack still needs them, its parent runs again."""
     needed = {parent.key: parent for job in jobs if not store.done(job) for parent in job.parents.values()}
     for parent in needed.values():
         weights = store.path(parent) / CHECKPOINT
         if store.done(parent) and store.metrics(parent)["status"] == "done" and not weights.is_file():
-            display.line(
-                f"{parent.title} has no checkpoint: it runs again; the old result is {store.set_aside(parent)}"
-            )
+            say(f"{parent.title} has no checkpoint: it runs again; the old result is {store.set_aside(parent)}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmark.matrix.expand import Job
-from benchmark.runner.attempt import Outcome, attempt
+from benchmark.runner.attempt import Outcome, attempt, record_failure
 from benchmark.runner.concurrency import Share
 from benchmark.runner.drain import SPAWN
 from benchmark.runner.execute import Machine
@@ -168,7 +168,6 @@ class Workers:
 
     def _died(self, job: Job, code: int) -> Outcome:
         """Record the end of a job whose worker is gone, unless the job was finished just before."""
-        store = self.machine.store
         if code < 0:
             name = signal.Signals(-code).name
             reason = f"its worker process was killed by {name}"
@@ -176,11 +175,7 @@ class Workers:
                 reason += " (by the system where memory ran out, or by someone)"
         else:
             reason = f"its worker process ended with exit status {code}"
-        with store.claim(job) as folder:
-            if folder is None:
-                return Outcome("cached" if store.done(job) else "held")
-            store.fail(job, reason)
-            return Outcome("failed", reason, str(folder / "log.txt"))
+        return record_failure(self.machine.store, job, reason)
 
 
 @contextmanager
