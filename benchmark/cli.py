@@ -94,7 +94,7 @@ def run(
     engine: Annotated[Engine, typer.Option(help="where the jobs run")] = "local",
     address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of a cluster, or auto")] = None,
     partition: Annotated[str | None, typer.Option(help="slurm: the partition")] = None,
-    time: Annotated[str | None, typer.Option(help="slurm: limit of one allocation, H:MM:SS")] = None,
+    time: Annotated[int | None, typer.Option(min=1, help="slurm: minutes of one allocation")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="slurm: at most so many jobs in the queue")] = None,
     sbatch: Annotated[list[str], typer.Option(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
@@ -128,16 +128,18 @@ def status(
     data: DataRoot = DATA,
     results: Results = RESULTS,
 ):
-    """Say how far a suite is: done, running, waiting, failed, and why."""
+    """Say how far a suite is: done, running, in the Slurm queue, waiting, failed, and why."""
+    from benchmark.runner.engines import slurm_queue
     from benchmark.runner.store import Store
 
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
-    states = [(job, *store.status(job)) for job in jobs]
-    for state in ("done", "diverged", "running", "waiting", "failed"):
+    queued = slurm_queue.queued(store)
+    states = [(job, *slurm_queue.status(job, store, queued)) for job in jobs]
+    for state in ("done", "diverged", "running", *(["queued"] if queued else []), "waiting", "failed"):
         print(f"{state:9}{sum(found == state for _, found, _ in states):5}")
     for job, state, reason in states:
-        if state in ("diverged", "running", "failed"):
+        if state in ("diverged", "running", "queued", "failed"):
             log = f" (log: {store.workdir(job) / 'log.txt'})" if state == "failed" else ""
             print(f"{state}: {job.title}: {reason}{log}")
 

@@ -41,7 +41,7 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             display.begin(job)
             monitor = Monitor(display, job, folder, stop)
             try:
-                return Outcome("done", _summary(execute(job, folder, machine, monitor)))
+                return Outcome("done", summary(execute(job, folder, machine, monitor)))
             except UserError as error:
                 kind, reason = "failed", str(error)
             except Exception as error:  # whatever a job dies of is that job's failure, told and logged
@@ -80,7 +80,8 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
-def _summary(metrics: dict) -> str:
+def summary(metrics: dict) -> str:
+    """A finished job's result in a line for people."""
     if metrics["status"] == "diverged":
         return f"diverged ({metrics['reason']})"
     shown = {
