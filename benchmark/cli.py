@@ -94,7 +94,7 @@ def run(
     engine: Annotated[Engine, typer.Option(help="where the jobs run")] = "local",
     address: Annotated[str | None, typer.Option(help="ray: HOST:PORT of a cluster, or auto")] = None,
     partition: Annotated[str | None, typer.Option(help="slurm: the partition")] = None,
-    time: Annotated[int | None, typer.Option(min=1, help="slurm: minutes of one allocation")] = None,
+    time: Annotated[int | None, typer.Option(min=5, help="slurm: minutes of one allocation")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="slurm: at most so many jobs in the queue")] = None,
     sbatch: Annotated[list[str], typer.Option(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,

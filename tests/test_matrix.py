@@ -186,3 +186,15 @@ def test_overrides_change_the_matching_cells_only(matrix, tmp_path):
     cells = expand(matrix(override), "cifar10", tmp_path)
     changed = {(c.defense, c.cem) for c in cells if c.job.cell["train"]["lr"] == 0.01}
     assert changed == {("patrol", "on"), ("dropout", "on")}
+
+
+def test_resources_change_no_key_and_no_label(tmp_path):
+    plain = cells_of("cifar10", tmp_path)
+    changed = cells_of("cifar10", tmp_path, changes=["resources.train.gpu=0.5", "resources.attack.memory=9"])
+    assert [(cell.job.key, cell.label) for cell in plain] == [(cell.job.key, cell.label) for cell in changed]
+    assert {(c.job.kind, c.job.resources.gpu, c.job.resources.memory) for c in changed} == {
+        ("train", 0.5, 4),
+        ("attack", 0.25, 9),
+    }
+    with pytest.raises(UserError, match="less than or equal to 1|at most 1"):
+        cells_of("cifar10", tmp_path, changes=["resources.train.gpu=2"])

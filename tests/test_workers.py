@@ -152,6 +152,18 @@ def test_parents_come_first_and_timed_jobs_alone(tmp_path):
     assert not schedule.failures
 
 
+def test_ahead_a_job_is_given_out_with_its_parents_and_comes_back_where_they_do_not_end(tmp_path):
+    a, b = train(1), train(2)
+    store, several = Store(tmp_path), Share(4)
+    schedule, stub = Schedule([attack(a), a, TIMED, attack(b), b], store, ahead=True), Stub(store, several)
+    assert [schedule.next() for _ in range(4)] == [a, attack(a), b, attack(b)] and schedule.next() is None
+    schedule = Schedule([a, attack(a)], store, ahead=True)
+    stub = Stub(store, several, {a.key: [Outcome("held")], attack(a).key: [Outcome("early")]})
+    drain(schedule, stub, Quiet(), SimpleNamespace(value=0))
+    assert stub.begun[:2] == [a, attack(a)] and sorted(map(stub.begun.count, (a, attack(a)))) == [2, 2]
+    assert not schedule.failures
+
+
 def test_a_failure_takes_only_its_children_along(tmp_path):
     a, b = train(1), train(2)
     schedule, stub, *_ = drained(tmp_path, [a, attack(a), b], 2, {a.key: [Outcome("failed", "broke", "log")]})

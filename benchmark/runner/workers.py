@@ -40,7 +40,13 @@ class Here:
         return not self.over
 
     def start(self, job: Job) -> None:
-        self.over.append((job, attempt(job, self.machine, self.display, lambda: bool(self.stop.value))))
+        try:
+            outcome = attempt(job, self.machine, self.display, lambda: bool(self.stop.value))
+        except KeyboardInterrupt:
+            if not self.stop.value:
+                raise
+            outcome = Outcome("interrupted")
+        self.over.append((job, outcome))
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
         if not self.over:

@@ -7,6 +7,7 @@ set -euo pipefail
 action=$1 folder=$2
 
 start() {
+  local port=$((20000 + RANDOM % 10000))
   mkdir -p "$folder"/{state,spool}
   chmod 755 "$folder"
   [[ -f $folder/munge.key ]] || (umask 077 && dd if=/dev/urandom of="$folder/munge.key" bs=1 count=1024 status=none)
@@ -16,13 +17,14 @@ start() {
   cat >"$folder/slurm.conf" <<CONF
 ClusterName=loopback
 SlurmctldHost=$(hostname -s)(127.0.0.1)
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 AuthType=auth/munge
 CryptoType=crypto/munge
 # how long a requeued job waits; 120 s as delivered
 AuthInfo=socket=$folder/munge.socket,cred_expire=10
-SlurmUser=root
+SlurmUser=$(id -un)
+SlurmdUser=$(id -un)
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdPidFile=$folder/slurmd.pid

@@ -10,8 +10,10 @@ import signal
 import sys
 import time as clocks
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from submitit import SlurmExecutor
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -28,7 +30,7 @@ from benchmark.runner.store import Store
 from benchmark.training.device import threads
 
 MINUTES = 240  # of an allocation, where --time says nothing; what takes longer goes on in another
-WARNING = 120  # seconds before the limit at which Slurm signals; half of the time where that is less
+WARNING = 120  # seconds before the limit at which Slurm signals, or up to a minute earlier
 REQUEUES = 1000  # times that an allocation may come back after its limit: each has got on by a step at least
 LOOK = 5.0  # seconds between looks at the queue with --wait
 
@@ -156,7 +158,8 @@ class Allocation:
             failures = local.run(jobs, work, *folders, signals=(signal.SIGTERM, signal.SIGUSR2))
         except KeyboardInterrupt as end:
             if end.args == (signal.SIGUSR2,):
-                requeue(signal.SIGUSR2, None)
+                with suppress(CalledProcessError):  # Slurm may be so quick as to end the command that asks it
+                    requeue(signal.SIGUSR2, None)
             raise SystemExit("stopped; what was done is saved") from None
         return len(failures) + len(self.jobs) - sum(job in jobs for job in self.jobs)
 
@@ -220,7 +223,7 @@ class _Submitter:
             "time": self.minutes,
             "cpus_per_task": cpus,
             "mem": f"{round(memory * 1024)}M",
-            "signal_delay_s": min(WARNING, self.minutes * 30),
+            "signal_delay_s": WARNING,
             "array_parallelism": max(2, len(array.parts)),
             "additional_parameters": more,
             # from Slurm 22.05 on, srun does not take over this one; it would give its task a single CPU

@@ -1,0 +1,167 @@
+"""The Ray engine on real clusters of this machine: the same tables, packing, lost workers and nodes, no shared disk."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from conftest import ENVIRONMENT, LONGER, killed_at_end, needed
+
+pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("ray_installed")]
+
+
+def processes(*words: str) -> list[int]:
+    """The processes whose command line has all of the words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        if all(word in line for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def started_by(pid: int) -> list[int]:
+    """What is left of the Ray that a driver has made on this machine."""
+    return processes("session_", f"_{pid}/")
+
+
+def test_same_tables_and_nothing_stays(local, place):
+    with killed_at_end(place.start("run", "--engine", "ray", start_new_session=True)) as process:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0 and "Traceback" not in err, err
+    assert not started_by(process.pid)
+    assert re.search(r"^\[8/8\] .* left$", err, re.MULTILINE)  # progress and time left, as the local engine's
+    assert place.finished() == local.finished() and place.report() == local.report()
+
+
+def test_ctrl_c_saves_and_leaves_nothing_running(place):
+    words = ("run", "--engine", "ray", "--where", "defense=bottleneck", "--set", "train.epochs=300")
+    with killed_at_end(place.start(*words, start_new_session=True)) as process:
+        place.wait_for_epoch(2, process)
+        assert started_by(process.pid)
+        working = place.working()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    assert not started_by(process.pid) and not place.working()
+    assert all((folder / "state.safetensors").is_file() for folder in working)
+
+
+def test_a_killed_worker_is_replaced_and_goes_on(longer, place):
+    with killed_at_end(place.start("run", *LONGER, "--engine", "ray", start_new_session=True)) as process:
+        os.kill(place.holder(place.wait_for_epoch(3, process)), signal.SIGKILL)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and "its worker was lost; it begins again" in err, err
+    assert place.finished() == longer.finished()
+
+
+# -- clusters of several nodes, all on this machine
+
+
+@contextmanager
+def cluster(folder: Path):
+    """A head that runs no jobs; yields its address and a function that adds a node."""
+    port, environment = free_port(), ENVIRONMENT | {"RAY_USAGE_STATS_ENABLED": "0"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    # sockets have short names only, so not below pytest's folder
+    session = Path(f"/tmp/benchmark-ray-{port}")
+    nodes: list[subprocess.Popen] = []
+
+    def start(*words, before=(), **more) -> subprocess.Popen:
+        command, out = [*before, *ray, *map(str, words)], subprocess.STDOUT
+        with open(folder / f"node-{len(nodes)}.log", "w") as log:
+            process = subprocess.Popen(command, env=environment | more, stdout=log, stderr=out, start_new_session=True)
+        nodes.append(process)
+        return process
+
+    def add(*words, **more) -> subprocess.Popen:
+        return start(f"--address=127.0.0.1:{port}", *words, **more)
+
+    try:
+        start("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={session}")
+        wait_until(lambda: connects(port), "the head of the cluster")
+        yield f"127.0.0.1:{port}", add
+    finally:
+        for node in nodes:
+            for pid in (node.pid, *processes(str(session))):
+                kill(pid)
+            node.wait()
+        shutil.rmtree(session, ignore_errors=True)
+
+
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def connects(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(true, what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited for {what} in vain"
+        time.sleep(0.1)
+
+
+def test_a_lost_node_is_made_up_for(longer, place, tmp_path):
+    with cluster(tmp_path) as (address, add):
+        first = add("--num-cpus=1", "--node-name=first")
+        words = ("run", *LONGER, "--engine", "ray", "--device", "cpu", "--address", address)
+        with killed_at_end(place.start(*words, start_new_session=True)) as process:
+            place.wait_for_epoch(3, process)
+            add("--num-cpus=1", "--node-name=second")
+            os.killpg(first.pid, signal.SIGKILL)
+            (raylet,) = processes("raylet/raylet", "first")
+            kill(raylet)
+            _, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and "its worker was lost; it begins again" in err, err
+    assert place.finished() == longer.finished()
+
+
+def test_a_gpu_is_shared_and_results_come_back_without_a_shared_disk(local, place, tmp_path):
+    """The node has a GPU by its own word alone, and in its mount namespace neither results nor data."""
+    apart = ("unshare", "--mount") if os.getuid() == 0 else ("unshare", "--map-root-user", "--mount")
+    needed("the right to make a mount namespace", subprocess.run([*apart, "true"], check=False).returncode == 0)
+    away = tmp_path / "away"
+    away.mkdir()
+    place.results.mkdir()
+    hide = f"mount -t tmpfs none '{place.results}' && mount -t tmpfs none '{place.data}' && exec \"$@\""
+    with cluster(tmp_path) as (address, add):
+        add("--num-cpus=4", "--num-gpus=1", before=(*apart, "sh", "-c", hide, "sh"), TMPDIR=str(away))
+        words = ("run", "--engine", "ray", "--address", address, "--cells-per-gpu", 2)
+        with killed_at_end(place.start(*words, start_new_session=True)) as process:
+            most = 0
+            while process.poll() is None:
+                most = max(most, len(list(away.glob("benchmark-*/.work/*/lock.json"))))
+                time.sleep(0.02)
+            _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert most == 2
+    records = [json.loads(path.read_text()) for path in place.results.glob("*/*/*/provenance.json")]
+    assert {record["cells_at_once"] for record in records} == {2}
+    assert place.finished() == local.finished() and place.report() == local.report()
+
+
+def test_no_cluster_is_one_sentence(place):
+    text = place.run("run", "--engine", "ray", "--address", f"127.0.0.1:{free_port()}", code=2)
+    assert text.splitlines()[-1].startswith("error: no Ray cluster at --address 127.0.0.1:")
