@@ -134,7 +134,11 @@ def status(
 
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
-    queued = slurm_queue.queued(store)
+    try:
+        queued = slurm_queue.queued(store)
+    except UserError as error:  # a copy of the store, elsewhere
+        queued = {}
+        print(error, file=sys.stderr)
     states = [(job, *slurm_queue.status(job, store, queued)) for job in jobs]
     for state in ("done", "diverged", "running", *(["queued"] if queued else []), "waiting", "failed"):
         print(f"{state:9}{sum(found == state for _, found, _ in states):5}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError, TaskCancelledError
+from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import benchmark
@@ -116,7 +116,13 @@ class Cluster:
         self.jobs[outcome], self.outcomes[job.key] = job, outcome
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        """The jobs that ended, as soon as one has; nothing after `seconds`."""
+        """The jobs that ended, as soon as one has; nothing after `seconds`. UserError where the cluster is gone."""
+        try:
+            return self._wait(seconds)
+        except RayError as error:  # of the hub: tasks' own are outcomes
+            raise UserError(f"the Ray cluster is gone ({' '.join(str(error).split())[:300]}); run again") from None
+
+    def _wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
         deadline = time.monotonic() + seconds
         while True:
             self._listen()
@@ -195,12 +201,13 @@ class Cluster:
             return job, ray.get(outcome)
         except TaskCancelledError:
             return job, Outcome("interrupted")
-        except RayError as error:  # Ray has tried it RETRIES times more
+        except RayError as error:
             if self.lost & {parent.key for parent in job.parents.values()}:
                 return job, Outcome("early")
             self.lost.add(job.key)
-            reason = f"its Ray task failed {RETRIES + 1} times ({' '.join(str(error).split())[:300]})"
-            return job, record_failure(self.store, job, reason)
+            tried = "failed" if isinstance(error, RayTaskError) else f"was lost {RETRIES + 1} times"
+            text = error.cause if isinstance(error, RayTaskError) else error
+            return job, record_failure(self.store, job, f"its Ray task {tried} ({' '.join(str(text).split())[:300]})")
 
 
 def _connect(address: str | None) -> None:
