@@ -63,7 +63,7 @@ class Bench(Place):
     def run(self, command: str, *more, code: int = 0) -> str:
         """Both outputs of a command that must end with `code`."""
         process = self.start(command, *more)
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == code and "Traceback" not in err, out + err
         return out + err
 
@@ -78,7 +78,7 @@ class Bench(Place):
 
     def wait_for_epoch(self, epoch: int, process=None) -> Path:
         """The working folder of the first job that has finished this epoch."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline and (process is None or process.poll() is None):
             for log in (self.results / ".work").glob("*/log.txt"):
                 if f"epoch {epoch}/" in log.read_text():

@@ -135,7 +135,7 @@ def test_only_what_is_missing_is_submitted_again(slurm, place):
     time.sleep(5)
     assert following.poll() is None
     slurm_says("scancel", "--me")
-    out, err = following.communicate(timeout=60)
+    out, err = following.communicate(timeout=300)
     assert following.returncode == 1 and err.count("its Slurm job ended without a result") == 4, err
 
 
