@@ -264,19 +264,15 @@ def calibrate(
     from benchmark.matrix.expand import parse_where
     from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
     from benchmark.report import diff, published
-    from benchmark.runner import concurrency, estimate
-    from benchmark.runner.engines import local
-    from benchmark.runner.execute import Machine
+    from benchmark.runner import concurrency, engines
     from benchmark.runner.store import Store
-    from benchmark.training.device import pick
 
-    chosen, at_once, store = pick(device), concurrency.parse(cells), Store(results)
+    at_once, store = concurrency.parse(cells), Store(results)
     _prepared(suite, where, set_, matrix, data)
     store.check_writable()
-    machine = Machine(store, data, chosen)
 
     def run(jobs) -> None:
-        for job, reason, _ in local.run(jobs, {job.key: estimate.work(job) for job in jobs}, machine, at_once):
+        for job, reason, _ in engines.run("local", jobs, store, data, device, at_once, {}):
             print(f"failed: {job.title}: {reason}", file=sys.stderr)
 
     calibrator = Calibrator(
