@@ -20,7 +20,7 @@ from test_pictures import tiles
 from benchmark.errors import UserError
 from benchmark.report import published
 from benchmark.report.frame import CELL
-from benchmark.report.page import build_page
+from benchmark.report.page import build_page, strips
 from benchmark.report.page.axes import axis
 from benchmark.report.page.charts import tradeoff
 from benchmark.report.page.grades import graded
@@ -152,6 +152,27 @@ def test_results_of_before_pictures_json_show_the_values_of_the_pictures(small, 
         assert abs(float(psnr) - float(psnr_old)) < 0.21 and abs(float(ssim) - float(ssim_old)) < 0.011
 
 
+def test_many_pictures_are_cut_to_a_budget(small, page, monkeypatch):
+    monkeypatch.setattr(strips, "BUDGET", 300_000)
+    text = build_page(*small)
+    sources = [element.get("src") for element in parsed(text).iter("img")]
+    assert sum(map(len, sources)) < 330_000 < sum(len(e.get("src")) for e in parsed(page).iter("img"))
+    told = re.search(r"s 12 pictures (\d+) are shown, to keep the page small", text)
+    assert decode(sources[0]).shape[:2] == (1, int(told.group(1)))
+    assert "to keep the page small" not in page
+
+
+def test_pictures_come_from_the_first_seed_that_has_them(small, tmp_path):
+    cells, store = small
+    for cell in cells:
+        if cell.attacker != "none" and cell.seed == 126:
+            what = (cell.defense, cell.cem, cell.attacker, cell.split, 125)
+            other = next(c for c in cells if (c.defense, c.cem, c.attacker, c.split, c.seed) == what)
+            shutil.copytree(store.path(other.job), tmp_path / "results" / cell.job.folder)
+    text = build_page(cells, type(store)(tmp_path / "results"))
+    assert "the pictures are those of seed 126" in text and len(list(parsed(text).iter("img"))) > 20
+
+
 def test_people_are_never_shown(tmp_path):
     """Not even where a results folder of somebody else's holds such pictures."""
     cells, store = simulate(tmp_path, "facescrub", lambda value: only_bottleneck(value, "facescrub"))
@@ -234,9 +255,13 @@ def test_an_arrow_leads_from_cem_off_to_on(small):
 def test_an_axis_holds_its_values_and_has_ticks_within(values, log):
     found = axis("x", values, 50, 400, log)
     assert all(50 < found.at(value) < 400 for value in values)
-    assert 2 <= len(found.ticks) <= 12
+    assert 2 <= len(found.ticks) <= 12 and len({label for _, label in found.ticks}) == len(found.ticks)
     for place, label in found.ticks:
         assert 50 <= place <= 400 and abs(found.at(float(label)) - place) < 0.5
+
+
+def test_epochs_are_whole_numbers():
+    assert [label for _, label in axis("Epoch", [1, 2], 0, 100, whole=True).ticks] == ["1", "2"]
 
 
 # -- in a browser

@@ -228,13 +228,13 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
         Row(names.row_label(*row), *row, [_cell(draft, *row, column) for column in draft.columns]) for row in draft.rows
     ]
     rows += _average_rows(draft)
-    where = f"protocol {protocol}" + (f", suite {suite}" if suite else "")
+    where = ", ".join(f"{what} {name}" for what, name in (("protocol", protocol), ("suite", suite)) if name)
     return Table(
         name=_slug(number, "" if protocol == "published" else protocol, suite),
         number=number,
         dataset=draft.dataset,
         protocol=protocol,
-        subject=f"{names.dataset_title(draft.dataset)}, {_SUBJECT[layout][0]} ({where})",
+        subject=f"{names.dataset_title(draft.dataset)}, {_SUBJECT[layout][0]}" + (f" ({where})" if where else ""),
         caption=_caption(draft, layout, rows, labels),
         stub="Methods",
         groups=_groups(draft.columns),

@@ -22,8 +22,11 @@ class Axis:
         return _at(value, self.low, self.high, self.start, self.end, self.log)
 
 
-def axis(title: str, values: Sequence[float], start: float, end: float, log: bool = False) -> Axis:
-    """An axis that holds all of `values` (at least one; positive ones alone count where `log`), with some room."""
+def axis(title: str, values: Sequence[float], start: float, end: float, log: bool = False, whole: bool = False) -> Axis:
+    """An axis that holds all of `values` (at least one; positive ones alone count where `log`), with some room.
+
+    whole: ticks at whole numbers only.
+    """
     values = [value for value in values if value > 0] if log else list(values)
     low, high = (min(values), max(values)) if values else (1.0, 10.0)
     if log:
@@ -33,6 +36,7 @@ def axis(title: str, values: Sequence[float], start: float, end: float, log: boo
         room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
         low, high = low - room, high + room
     ticks = _log_ticks(low, high) if log else _linear_ticks(low, high)
+    ticks = [tick for tick in ticks if not whole or tick == round(tick)]
     return Axis(
         title, low, high, start, end, log, [(_at(tick, low, high, start, end, log), f"{tick:.6g}") for tick in ticks]
     )

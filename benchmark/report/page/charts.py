@@ -82,8 +82,8 @@ def defenses(frame: pd.DataFrame) -> list[str]:
 
 
 def legend(frame: pd.DataFrame) -> list[Key]:
-    """Of those defences that the frame has."""
-    seen = set(frame["defense"])
+    """Of those defences that the frame has an accuracy of."""
+    seen = set(frame[frame["metric"] == "accuracy_percent"]["defense"])
     return [Key(i % SERIES, names.row_label(name, "off")) for i, name in enumerate(defenses(frame)) if name in seen]
 
 
@@ -256,7 +256,13 @@ def _curve_facet(group: list[Curve], title: str, quantity: str, cell: dict, log:
     epochs = [epoch for curve in group for epoch in curve.epochs]
     values = [value for curve in group for value in curve.values]
     description = f"{quantity} over the epochs: {len(group)} lines."
-    return Facet(title, description, cell, axis("Epoch", epochs, LEFT, RIGHT), axis(quantity, values, BOTTOM, TOP, log))
+    return Facet(
+        title,
+        description,
+        cell,
+        axis("Epoch", epochs, LEFT, RIGHT, whole=True),
+        axis(quantity, values, BOTTOM, TOP, log),
+    )
 
 
 def _add_line(facet: Facet, curve: Curve, series: int, name: str, cell: dict) -> None:

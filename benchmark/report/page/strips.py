@@ -78,22 +78,24 @@ class _Loaded:
 
 
 def grids(cells: list[Cell], store: Store, order: list[str]) -> tuple[list[Grid], str]:
-    """(the grids, a sentence on what is left out) of every finished attack of the first seed that has pictures.
+    """(the grids, a sentence on what is left out) of every finished attack, under the first seed that has pictures.
 
     order: the defences as the page orders them. UserError for a file that is not such a picture.
     """
     attacks = [cell for cell in cells if cell.job.kind == "attack"]
-    first = {(cell.dataset, cell.protocol): cell.seed for cell in reversed(attacks)}
-    chosen = [cell for cell in attacks if cell.seed == first[cell.dataset, cell.protocol]]
+    drawn = [cell for cell in attacks if _publishable(cell.dataset) and store.done(cell.job)]
+    drawn = [cell for cell in drawn if (store.path(cell.job) / PAIRS).is_file()]
+    first = {(cell.dataset, cell.protocol): cell.seed for cell in reversed(drawn)}
+    chosen = [cell for cell in drawn if cell.seed == first[cell.dataset, cell.protocol]]
     forms = {"off": 0, "on": 1}
     chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, forms.get(cell.cem, 2), cell.cem))
-    loaded = [found for cell in chosen if (found := _load(cell, store))]
     groups: dict[tuple, list[_Loaded]] = {}
-    for item in loaded:
+    for item in (_load(cell, store) for cell in chosen):
         content = hashlib.sha256(item.pairs[0].tobytes()).hexdigest()
         groups.setdefault((item.cell.protocol, item.cell.dataset, item.cell.split, content), []).append(item)
     result = _within_budget(list(groups.values()))
-    return result, _left_out(attacks, first, result)
+    kept = max((item.pairs.shape[1] for group in groups.values() for item in group), default=0)
+    return result, _left_out(attacks, first, result, kept)
 
 
 def _within_budget(groups: list[list[_Loaded]]) -> list[Grid]:
@@ -110,15 +112,18 @@ def _strips(grid: Grid) -> list[Strip]:
     return [strip for strip in found if strip is not None]
 
 
-def _left_out(attacks: list[Cell], first: dict, shown: list[Grid]) -> str:
+def _left_out(attacks: list[Cell], first: dict, shown: list[Grid], kept: int) -> str:
     parts = []
     hidden = sorted({cell.dataset for cell in attacks if not _publishable(cell.dataset)})
     if hidden:
         titles = ", ".join(map(names.dataset_title, hidden))
         parts.append(f"Pictures of {titles} may not be published and are never part of a report.")
-    if any(cell.seed != first[cell.dataset, cell.protocol] for cell in attacks):
+    if any(cell.seed != first.get((cell.dataset, cell.protocol), cell.seed) for cell in attacks):
         seeds = ", ".join(sorted({str(seed) for seed in first.values()}))
         parts.append(f"Of several seeds, the pictures are those of seed {seeds}.")
+    most = max((grid.originals.count for grid in shown), default=0)
+    if most < kept:
+        parts.append(f"Of each attack's {kept} pictures {most} are shown, to keep the page small.")
     if not shown:
         parts.append("No finished attack has left a picture.")
     elif not any(item.best for grid in shown for item in grid.attacks):
@@ -130,10 +135,8 @@ def _publishable(dataset: str) -> bool:
     return dataset in DATASETS.names() and DATASETS.get(dataset).publishable
 
 
-def _load(cell: Cell, store: Store) -> _Loaded | None:
+def _load(cell: Cell, store: Store) -> _Loaded:
     folder = store.path(cell.job)
-    if not _publishable(cell.dataset) or not (folder / PAIRS).is_file():
-        return None
     pairs = _tiles(folder / PAIRS)
     extremes = _tiles(folder / EXTREME_PAIRS) if (folder / EXTREME_PAIRS).is_file() else None
     stored = _stored_values(folder / VALUES)
