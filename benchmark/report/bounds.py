@@ -1,6 +1,7 @@
 """The bounds of every row beside the strongest attacker, and whether they rank the rows as it does."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -120,13 +121,7 @@ def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
     if rows.empty:
         return []
     order = ranks(rows)
-    several = rows["suite"].nunique() > 1
-    tables = []
-    for key, part in rows.groupby(["suite", "protocol", "dataset"], sort=False):
-        suite, protocol, dataset = key
-        where = f"protocol {protocol}" + (f", suite {suite}" if several else "")
-        chosen = order[(order[["suite", "protocol", "dataset"]] == list(key)).all(axis=1)]
-        tables += [_table(part, dataset, where, len(tables)), _rank_table(chosen, dataset, where, len(tables) + 1)]
+    tables = _tables(rows, order)
     markdown, latex = (
         "\n".join(environment(kind).get_template(f"table.{kind}.j2").render(table=table) for table in tables)
         for kind in ("md", "tex")
@@ -138,6 +133,24 @@ def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
         "bounds_ranks.csv": order.to_csv(index=False, lineterminator="\n"),
     }
     return [write_text(Path(out) / name, text) for name, text in files.items()]
+
+
+def bounds_tables(frame: pd.DataFrame) -> list[Table]:
+    """For each suite, protocol and data set with bounds cells: the bounds, and how they rank the rows."""
+    rows = bounds_rows(frame)
+    return [] if rows.empty else _tables(rows, ranks(rows))
+
+
+def _tables(rows: pd.DataFrame, order: pd.DataFrame) -> list[Table]:
+    several = rows["suite"].nunique() > 1
+    tables: list[Table] = []
+    for key, part in rows.groupby(["suite", "protocol", "dataset"], sort=False):
+        suite, protocol, dataset = key
+        where = f"protocol {protocol}" + (f", suite {suite}" if several else "")
+        chosen = order[(order[["suite", "protocol", "dataset"]] == list(key)).all(axis=1)]
+        found = [_table(part, dataset, where, len(tables)), _rank_table(chosen, dataset, where, len(tables) + 1)]
+        tables += [replace(table, dataset=dataset, protocol=protocol) for table in found]
+    return tables
 
 
 def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
@@ -160,7 +173,12 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
         return Cell(DASH, False, "", (note(reason),) if reason else (), None, None)
 
     lines = [
-        Row(names.row_label(row["defense"], row["cem"]), [cell(row, name, digits) for name, _, _, digits in _COLUMNS])
+        Row(
+            names.row_label(row["defense"], row["cem"]),
+            [cell(row, name, digits) for name, _, _, digits in _COLUMNS],
+            defense=row["defense"],
+            cem=row["cem"],
+        )
         for row in part.to_dict("records")
     ]
     groups: list[Group] = []

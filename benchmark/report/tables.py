@@ -36,16 +36,21 @@ class Column:
     metric: str
     decimals: int
 
+    @property
+    def cell(self) -> dict[str, str]:
+        """The attacker and split that all of the column is of; {} for an accuracy."""
+        return {} if self.attacker == "none" else {"attacker": self.attacker, "split": self.split}
+
 
 @dataclass(frozen=True)
 class Row:
-    """defense: a name of the matrix, or "average"."""
+    """defense: a name of the matrix, "average", or "" where the row is of neither."""
 
     label: str
-    defense: str
-    cem: str
     cells: list[Cell]
     rule_above: bool = False
+    defense: str = ""
+    cem: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,20 @@ class Group:
 class Table:
     """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1.
 
-    columns: those of `groups`, flat, with what their cells are of.
+    dataset, protocol: of all cells, or ""; columns: those of `groups`, flat, with what their cells are of, or none.
     """
 
     name: str
     number: str
-    dataset: str
-    protocol: str
     subject: str
     caption: str
     stub: str
     groups: list[Group]
-    columns: list[Column]
     rows: list[Row]
     notes: list[str]
+    dataset: str = ""
+    protocol: str = ""
+    columns: tuple[Column, ...] = ()
 
     @property
     def title(self) -> str:
@@ -82,7 +87,13 @@ class Table:
     @property
     def width(self) -> int:
         """Columns of cells, the row labels not counted."""
-        return len(self.columns)
+        return sum(len(group.columns) for group in self.groups)
+
+    @property
+    def heads(self) -> list[tuple[str, Column | None]]:
+        """(heading, what its cells are of, if the table says so) of every column."""
+        flat = [heading for group in self.groups for heading in group.columns]
+        return list(zip(flat, self.columns or [None] * len(flat), strict=True))
 
     @property
     def spans(self) -> list[tuple[str, int, int]]:
@@ -225,7 +236,8 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
     labels = draft.labels()
     draft.mixed = len(labels) > 1 and "" in labels
     rows = [
-        Row(names.row_label(*row), *row, [_cell(draft, *row, column) for column in draft.columns]) for row in draft.rows
+        Row(names.row_label(*row), [_cell(draft, *row, column) for column in draft.columns], False, *row)
+        for row in draft.rows
     ]
     rows += _average_rows(draft)
     where = ", ".join(f"{what} {name}" for what, name in (("protocol", protocol), ("suite", suite)) if name)
@@ -238,7 +250,7 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
         caption=_caption(draft, layout, rows, labels),
         stub="Methods",
         groups=_groups(draft.columns),
-        columns=draft.columns,
+        columns=tuple(draft.columns),
         rows=rows,
         notes=draft.notes,
     )
@@ -328,10 +340,10 @@ def _average_rows(draft: _Draft) -> list[Row]:
     return [
         Row(
             names.average_label(cem),
-            "average",
-            cem,
             [_average_cell(draft, cem, column) for column in draft.columns],
             rule_above=index == 0,
+            defense="average",
+            cem=cem,
         )
         for index, cem in enumerate(variants)
     ]

@@ -13,7 +13,7 @@ STEPS = (1, 2, 4)  # tolerances; a deviation beyond the i-th has grade i + 1
 class Graded:
     """A cell of the page. grade: 0 within tolerance, 1 to 3 beyond it, None without a published value or a tolerance.
 
-    difference: signed, "" where there is none; hint: the whole of it in words.
+    difference: signed, "" where there is none; hint: the whole of it in words, "" without a published value.
     """
 
     cell: Cell
@@ -45,13 +45,14 @@ def shown(table: Table) -> Shown:
     return Shown(rows, lost, notes, {number: index for index, number in enumerate(sorted(used), 1)})
 
 
-def graded(table: Table, row: Row) -> list[tuple[Column, Graded]]:
-    return [(column, _graded(row, column, cell)) for column, cell in zip(table.columns, row.cells, strict=True)]
+def graded(table: Table, row: Row) -> list[tuple[Column | None, Graded]]:
+    """Each cell with its column, None where the table does not say what its columns are of."""
+    return [(column, _graded(row, column, cell)) for (_, column), cell in zip(table.heads, row.cells, strict=True)]
 
 
-def _graded(row: Row, column: Column, cell: Cell) -> Graded:
-    if not cell.behind:
-        return Graded(cell, None, False, "", "no published value")
+def _graded(row: Row, column: Column | None, cell: Cell) -> Graded:
+    if column is None or not cell.behind:
+        return Graded(cell, None, False, "", "")
     if row.defense == "average" and cell.notes:  # of fewer rows than the printed one
         return Graded(cell, None, False, "", f"published {cell.behind}, of all rows")
     if cell.value is None:
