@@ -19,6 +19,7 @@ from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.metrics import mse_per_image, ssim_per_image
 from benchmark.metrics.reconstruction import summarise
 from benchmark.report import published
+from benchmark.report.aggregate import BOUNDS
 from benchmark.report.frame import CELL
 from benchmark.report.pictures import save_pictures
 from benchmark.runner.store import Store
@@ -56,7 +57,8 @@ def fill(job: Job, store: Store, pictures: bool) -> None:
     draw = random.Random(job.key)
     work = store.workdir(job)
     work.mkdir(parents=True, exist_ok=True)
-    values = {"train": _train, "attack": _attack, "efficiency": _efficiency}[job.kind](job, work, draw, pictures)
+    make = {"train": _train, "attack": _attack, "efficiency": _efficiency, "bounds": _bounds}[job.kind]
+    values = make(job, work, draw, pictures)
     record = DEVICE | {"seconds": round(draw.uniform(10, 500), 3), "peak_memory_mib": 900.0}
     record |= {"finished": "2026-01-01T00:00:00Z", "fingerprint": "0" * 64}
     store.finish(job, {"status": "done", "reason": "", "values": values}, record)
@@ -114,6 +116,10 @@ def _efficiency(job: Job, work: Path, draw: random.Random, _: bool) -> dict:
         for part, row in sizes.items()
         for name, value in zip(("params_m", "mmac", "inference_ms"), row, strict=True)
     }
+
+
+def _bounds(job: Job, work: Path, draw: random.Random, _: bool) -> dict:
+    return {metric: draw.uniform(0.5, 1.5) for metric in BOUNDS} | {"image_dims": 3072}
 
 
 def _history(work: Path, lines: list[dict]) -> None:

@@ -73,7 +73,7 @@ def test_every_value_and_its_published_one_stand_in_the_tables(small, page):
     printed = {tuple(row[name] for name in CELL): row["value"] for row in published.reference().to_dict("records")}
     seen = 0
     for cell in cells:
-        if cell.attacker == "none":
+        if cell.job.kind != "attack":
             continue
         both = [other for other in cells if other.job.cell | {"seed": 0} == cell.job.cell | {"seed": 0}]
         both = [other for other in both if (other.attacker, other.split) == (cell.attacker, cell.split)]
@@ -504,7 +504,7 @@ def test_a_page_of_all_tables_and_three_seeds_is_small_and_opens_fast(tmp_path, 
 def test_the_history_of_the_simulation_is_drawn(small, page):
     """The last value of a curve is that of the job's history.csv."""
     cells, store = small
-    cell = next(c for c in cells if c.attacker == "none" and c.seed == 126 and c.defense == "patrol" and c.cem == "on")
+    cell = next(c for c in cells if c.job.kind == "train" and c.seed == 126 and c.defense == "patrol" and c.cem == "on")
     with open(store.path(cell.job) / "history.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert f"+CEM, seed 126: {float(last['selection_accuracy_percent']):.4g} in epoch 6" in page

@@ -118,8 +118,8 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     }
     found = []
     for axis, heading in AXES.items():
-        values = dict.fromkeys(getattr(cell, axis) for cell in cells if cell.job.kind != "efficiency")
-        values = [value for value in values if value not in ("", "none", "validation") or axis == "defense"]
+        kinds = {"attack"} if axis in ("attacker", "split") else {"train"}
+        values = list(dict.fromkeys(getattr(cell, axis) for cell in cells if cell.job.kind in kinds))
         if len(values) > 1:
             found.append((axis, heading, [(value, called.get(axis, str)(value)) for value in values]))
     return found
