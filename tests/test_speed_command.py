@@ -245,7 +245,7 @@ def test_features_computed_at_every_step_give_the_attack_the_same_images():
 def test_timed_steps_can_be_captured(build):
     task = build(SMALL, CPU, "fp32")
     task.captured.backend = Tape()
-    step = steps._stepper(task, 1)
+    step = steps.stepper(task, 1)
     for _ in range(6):
         step()
     assert task.captured.used and task.captured.obstacle == ""
@@ -271,7 +271,7 @@ def test_several_processes_share_the_device_and_end():
     with Process(CPU, settled=False) as process:
         nap = process.build(naps, 0.2)
         start = time.perf_counter()
-        nap()
+        process.call(nap)
         assert time.perf_counter() - start >= 0.2
     assert not process.process.is_alive()
 

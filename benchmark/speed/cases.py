@@ -12,6 +12,7 @@ from benchmark.speed import plain, steps
 from benchmark.speed.cells import Process
 from benchmark.speed.measure import Case
 from benchmark.speed.steps import FULL, SMALL, Size
+from benchmark.training.graph import allowed
 
 TRAINING, ATTACKS, PIECES, FEATURES, SCALING = "training", "attacks", "pieces", "features", "scaling"
 HERE, PLAIN = "here", "plain script"
@@ -35,7 +36,7 @@ class Plan:
 
     @property
     def graphs(self) -> bool:
-        return self.device.type == "cuda"
+        return self.device.type == "cuda" and allowed()
 
 
 def plan(device: torch.device, precision: str, quick: bool) -> Plan:
@@ -79,7 +80,7 @@ def _as_delivered(stack: ExitStack, plan: Plan) -> Callable:
         def make() -> Callable:
             if not started:
                 started.append(stack.enter_context(Process(plan.device, settled=False)))
-            return started[0].build(build, *given)
+            return partial(started[0].call, started[0].build(build, *given))
 
         return make
 
@@ -90,14 +91,12 @@ def _pair(
     plan: Plan, apart: Callable, group: str, what: str, images: int, script: str, build: Callable, *given
 ) -> list[Case]:
     """A step here, after the plain script that does the same (script: "" for none)."""
-    here = Case(group, what, HERE, images, partial(build, plan.size, plan.device, plan.precision, *given))
-    here.precision = plan.precision
+    make = partial(build, plan.size, plan.device, plan.precision, *given)
     if not script:
-        return [here]
-    here.base = PLAIN
+        return [Case(group, what, HERE, images, make, plan.precision)]
     return [
         Case(group, what, PLAIN, images, apart(run_script, script, plan.size, plan.device)),
-        here,
+        Case(group, what, HERE, images, make, plan.precision, PLAIN),
     ]
 
 

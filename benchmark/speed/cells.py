@@ -35,17 +35,15 @@ class Process:
         self.process.kill()
         self.process.join()
 
-    def build(self, make: Callable[..., Callable], *given) -> Callable[[], None]:
-        """The call make(*given), made there; the one returned asks for it and waits."""
+    def build(self, make: Callable[..., Callable], *given) -> int:
+        """Build the call make(*given) there; returns its number."""
         self._send((make, given))
-        number = self.answer()
+        return int(self.answer())
 
-        def call() -> None:
-            self.ask(number, 0)
-            self.answer()
-
-        call.number = number
-        return call
+    def call(self, number: int) -> None:
+        """Make that call and wait for its end."""
+        self.ask(number, 0)
+        self.answer()
 
     def ask(self, number: int, seconds: float) -> None:
         """Begin to make that call, for at least so many seconds (0: once); `answer` gives calls a second."""
@@ -75,11 +73,11 @@ def throughput(
         for count in counts:
             while len(processes) < count:
                 processes.append(stack.enter_context(Process(device, settled=True)))
-                call = processes[-1].build(make, *given)
+                number = processes[-1].build(make, *given)  # the same in each
                 for _ in range(6 if device.type == "cuda" else 1):  # warm, and captured
-                    call()
+                    processes[-1].call(number)
             for process in processes:
-                process.ask(call.number, seconds)
+                process.ask(number, seconds)
             yield count, sum(process.answer() for process in processes)
 
 

@@ -13,6 +13,7 @@ from benchmark.training.device import wait
 AT_LEAST = 0.05  # seconds that one timing lasts; a shorter call is repeated within it
 ENOUGH = 12.0  # seconds after which a case has been timed enough, once it has its 3 timings
 FEWEST = 3
+WARM_CUDA = 4  # calls more before the timing on CUDA: eager steps before a graph is captured, and the capture
 
 
 @dataclass
@@ -78,9 +79,6 @@ def interleave(
             tell(f"round {turn + 1}/{rounds}: {case.what}, {case.variant}", _done(turn, place, rounds, len(cases)))
             if turn < FEWEST or sum(case.seconds) * repeats[number] < ENOUGH:
                 case.seconds.append(_timed(calls[number], repeats[number], device, clock))
-
-
-WARM_CUDA = 4  # eager steps before a graph is captured, and the capture
 
 
 def _done(turn: int, place: int, rounds: int, cases: int) -> float:

@@ -141,7 +141,7 @@ def training(
 
 def training_step(*given, **options) -> Call:
     """The call of one step of `training(...)`, batch after batch."""
-    return _stepper(training(*given, **options), 1)
+    return stepper(training(*given, **options), 1)
 
 
 def plain_training_step(size: Size, device: torch.device) -> Call:
@@ -149,7 +149,7 @@ def plain_training_step(size: Size, device: torch.device) -> Call:
     return training_step(size, device, "fp32", kind=Plain, graphs=False)
 
 
-def _stepper(task, epoch: int) -> Call:
+def stepper(task, epoch: int) -> Call:
     """One step of a task at each call, over and over through the epoch."""
     index = -1
 
@@ -188,7 +188,7 @@ def decoder_step(size: Size, device: torch.device, precision: str, layout=torch.
     task.decoder.to(memory_format=layout)
     if not graphs:
         task.captured.backend = None
-    return _stepper(task, 0)
+    return stepper(task, 0)
 
 
 def decoder_step_with_encoder(size: Size, device: torch.device, precision: str) -> Call:
@@ -197,7 +197,7 @@ def decoder_step_with_encoder(size: Size, device: torch.device, precision: str) 
     made = data(size, device)
     recipe = training(size, device, precision).recipe
     model = build_model(recipe, made, device).eval()
-    step = _stepper(task, 0)
+    step = stepper(task, 0)
 
     @torch.no_grad()
     def call() -> None:
