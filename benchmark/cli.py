@@ -315,7 +315,12 @@ def speed(
 
     chosen, out = pick(device), tables / "speed"
     stage.check(out)
-    for path in stage.write(stage.measure(chosen, rounds, quick), out):
+    try:
+        found = stage.measure(chosen, rounds, quick)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for path in stage.write(found, out):
         print(path)
 
 

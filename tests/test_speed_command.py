@@ -96,7 +96,7 @@ def test_interrupted_it_writes_nothing_and_leaves_no_process(tmp_path, monkeypat
 
     monkeypatch.setattr(stage, "interleave", stop)
     outcome = call("speed", "--quick", "--tables", tmp_path)
-    assert outcome.code == 130
+    assert outcome.code == 130 and "nothing was written" in outcome.err
     assert not list(tmp_path.rglob("speed.*")) and not started[0].process.is_alive()
 
 
