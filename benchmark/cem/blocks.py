@@ -50,10 +50,11 @@ def arrange(features: Tensor, groups: Tensor, num_groups: int) -> Blocks:
     owner = torch.repeat_interleave(torch.arange(num_groups, device=device), per_group)
     slot = torch.empty_like(place)
     slot[order] = place
-    rows = features.new_zeros(len(owner) * size, features.shape[1])
-    rows[slot] = features
     valid = torch.zeros(len(owner) * size, dtype=torch.bool, device=device)
     valid[slot] = True
+    rows = features.new_empty(len(owner) * size, features.shape[1])
+    rows[slot] = features
+    rows[~valid] = 0  # few: zeros everywhere first would be one more pass over everything
     return Blocks(rows.view(len(owner), size, -1), owner, valid.view(len(owner), size), slot)
 
 

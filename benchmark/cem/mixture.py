@@ -46,9 +46,8 @@ def kmeans(
     _check(features, groups, num_groups, k, init)
     features = features.float()
     blocks = arrange(features, groups, num_groups)
-    norms = torch.linalg.vector_norm(blocks.rows, dim=2).square()  # makes no copy of the rows
     if init is None:
-        centers = _plus_plus(features, groups, num_groups, k, generator, blocks, norms)
+        centers = _plus_plus(features, groups, num_groups, k, generator, blocks)
     else:
         centers = init.to(features, copy=True)
     nearest = torch.empty_like(blocks.valid, dtype=torch.int64)
@@ -129,10 +128,10 @@ def _plus_plus(
     k: int,
     generator: torch.Generator,
     blocks: Blocks,
-    norms: Tensor,
 ) -> Tensor:
     """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the squared distance
     so far."""
+    norms = torch.linalg.vector_norm(blocks.rows, dim=2).square()  # makes no copy of the rows
     centers = features.new_zeros(num_groups, k, features.shape[1])
     has_samples = torch.bincount(groups, minlength=num_groups) > 0
     distance = features.new_ones(len(features))

@@ -130,11 +130,9 @@ def attack_cases(plan: Plan, stack: ExitStack) -> list[Case]:
 
 @_group(PIECES)
 def piece_cases(plan: Plan, stack: ExitStack) -> list[Case]:
-    """Pieces of a step and of an epoch's end, in this process both ways: the loops gain nothing from another one."""
-    size, device = plan.size, plan.device
-    images = steps.data(size, device).train.images[: size.batch]
-    arrays, rng = images.permute(0, 2, 3, 1).cpu().numpy(), steps.host_draws()
-    draws = steps.generator(device)
+    """Pieces of a step and of an epoch's end."""
+    size, device, apart = plan.size, plan.device, _as_delivered(stack, plan)
+    images, draws = steps.data(size, device).train.images[: size.batch], steps.generator(device)
     term, clustering = "CEM term, forward and backward", "clustering, once an epoch"
     fewer = replace(size, components=3)  # Algorithm 1: k = 3 n
 
@@ -142,13 +140,13 @@ def piece_cases(plan: Plan, stack: ExitStack) -> list[Case]:
         return Case(PIECES, what, variant, images, make, base=base)
 
     return [
-        piece("augmentation", PLAIN, size.batch, lambda: lambda: plain.augment(arrays, rng)),
+        piece("augmentation", PLAIN, size.batch, apart(steps.augmentation_one_by_one, size)),
         piece("augmentation", HERE, size.batch, lambda: lambda: augment(images, draws, True), PLAIN),
-        piece(f"{term}, scalar", PLAIN, size.batch, lambda: steps.cem_term_by_loop(size, device)),
+        piece(f"{term}, scalar", PLAIN, size.batch, apart(steps.cem_term_by_loop, size, device)),
         piece(f"{term}, scalar", HERE, size.batch, lambda: steps.cem_term("scalar", size, device), PLAIN),
         piece(f"{term}, diagonal", HERE, size.batch, lambda: steps.cem_term("diagonal", fewer, device)),
         piece(f"{term}, full", HERE, size.batch, lambda: steps.cem_term("full", fewer, device)),
-        piece(clustering, PLAIN, size.clustered, lambda: steps.clustering_by_loop(size, device)),
+        piece(clustering, PLAIN, size.clustered, apart(steps.clustering_by_loop, size, device)),
         piece(clustering, HERE, size.clustered, lambda: steps.clustering(size, device), PLAIN),
         piece("refit, CEM scalar", HERE, size.clustered, lambda: steps.refit("scalar", size, device)),
         piece("refit, CEM diagonal", HERE, size.clustered, lambda: steps.refit("diagonal", fewer, device)),

@@ -79,6 +79,13 @@ def settings(size: Size, defense: str = "bottleneck", cem: str = "off") -> Setti
     return MatrixFile().settings("cifar100", defense, cem, parse_set(changes))
 
 
+def augmentation_one_by_one(size: Size) -> Call:
+    """The augmentation of a batch by PIL."""
+    images = data(size, torch.device("cpu")).train.images[: size.batch].permute(0, 2, 3, 1).numpy()
+    draws = host_draws()
+    return lambda: plain.augment(images, draws)
+
+
 # -- training
 
 
