@@ -1,4 +1,4 @@
-"""The paper's tables as plain data, built from the tidy frame; rendering is render.py's and html.py's."""
+"""The paper's tables as plain data, built from the tidy frame; rendering is render.py's and page/'s."""
 
 import re
 from collections.abc import Sequence
