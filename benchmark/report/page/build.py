@@ -44,7 +44,7 @@ def build_page(cells: list[Cell], store: Store, extra_metrics: list[str] | tuple
     """
     frame = tidy_frame(cells, store)
     compared = _compared(frame)
-    order = charts.defenses(frame)
+    order, records = charts.defenses(frame), devices(cells, store)
     pictures, left_out = strips.grids(cells, store, order)
     script = f"\n//<![CDATA[\n{_asset('page.js')}//]]>\n"  # as CDATA, so that the page is well-formed XML, too
     return (
@@ -71,8 +71,8 @@ def build_page(cells: list[Cell], store: Store, extra_metrics: list[str] | tuple
             pictures_left_out=left_out,
             verdicts=_verdicts(frame),
             audit=_audit(),
-            shared=_shared(cells, store),
-            jobs=[[line["job"], *(line.get(key, "") for key in JOB)] for line in devices(cells, store)],
+            shared=_shared(records),
+            jobs=[[line["job"], *(line.get(key, "") for key in JOB)] for line in records],
             job_headings=["Job", *JOB.values()],
             missing=_missing(frame),
         )
@@ -167,9 +167,8 @@ def _audit() -> dict:
     }
 
 
-def _shared(cells: list[Cell], store: Store) -> list[tuple[str, list[str]]]:
+def _shared(records: list[dict]) -> list[tuple[str, list[str]]]:
     """(heading, distinct values) of what the jobs' provenance has in common, and their seconds together."""
-    records = devices(cells, store)
     if not records:
         return []
     flat = [

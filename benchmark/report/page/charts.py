@@ -11,8 +11,7 @@ from benchmark.report.diff import TOLERANCES
 from benchmark.report.frame import Summary, summarise
 from benchmark.report.page.axes import Axis, axis
 
-WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 66, 408, 12, 252  # the plot within the view box
+LEFT, RIGHT, TOP, BOTTOM = 66, 408, 12, 252  # the plot within the view box, which is 420 wide and 300 high
 SERIES = 9  # colours of the style sheet, and shapes of the template
 _LETTER, _LINE = 6.4, 13.0  # size of a letter of a label, about
 # where a label may stand beside its point, the best first: dx, dy, text-anchor
@@ -39,7 +38,6 @@ class Line:
     series: int
     dashed: bool
     arrow: bool
-    text: str
     cell: dict[str, str]
 
 
@@ -114,13 +112,7 @@ def _tradeoff(points: dict[tuple, tuple[Summary, Summary]], order: list[str], ce
         f"Accuracy in percent against reconstruction MSE of {len(points)} rows; up and right is better for the "
         "defender. An arrow leads from a defence to the same with CEM.",
         cell,
-        axis(
-            "MSE (log), harder to invert →",
-            [m.mean for m, _ in points.values()],
-            LEFT,
-            RIGHT,
-            True,
-        ),
+        axis("MSE (log), harder to invert →", [m.mean for m, _ in points.values()], LEFT, RIGHT, log=True),
         axis("Accuracy (%)", [a.mean for _, a in points.values()], BOTTOM, TOP),
     )
     for defense, cem in sorted(points, key=lambda row: (order.index(row[0]), row[1])):
@@ -134,7 +126,7 @@ def _tradeoff(points: dict[tuple, tuple[Summary, Summary]], order: list[str], ce
             start = (facet.x.at(base[0].mean), facet.y.at(base[1].mean))
             line = _shortened(start, (x, y))
             if line:
-                facet.lines.append(Line(line, series, False, True, "", own))
+                facet.lines.append(Line(line, series, False, True, own))
     arrows = [line.points for line in facet.lines]
     facet.labels = _placed(facet.marks, arrows, [names.row_label(mark.cell["defense"], "off") for mark in facet.marks])
     return facet
@@ -165,7 +157,7 @@ def agreement(compared: pd.DataFrame) -> list[Facet]:
         facet.band = _band(facet, kind, tolerance)
         low, high = facet.x.low, facet.x.high
         ends = f"{facet.x.at(low)},{facet.y.at(low)} {facet.x.at(high)},{facet.y.at(high)}"
-        facet.lines.append(Line(ends, -1, True, False, "", {}))
+        facet.lines.append(Line(ends, -1, True, False, {}))
         digits = names.metric(metric).decimals
         for row in part.to_dict("records"):
             text = f"{names.dataset_title(row['dataset'])}, {names.row_label(row['defense'], row['cem'])}"
@@ -275,7 +267,7 @@ def _add_line(facet: Facet, curve: Curve, series: int, name: str, cell: dict) ->
         return
     off = curve.cell["cem"] == "off"
     text = f"{name}, seed {curve.seed}: {curve.values[-1]:.4g} in epoch {curve.epochs[-1]:g}"
-    facet.lines.append(Line(" ".join(f"{x},{y}" for x, y in pairs), series, off, False, text, cell))
+    facet.lines.append(Line(" ".join(f"{x},{y}" for x, y in pairs), series, off, False, cell))
     facet.marks.append(Mark(*pairs[-1], series, not off, text, cell))
 
 
