@@ -64,3 +64,13 @@ class Schedule:
 
 def _timed(job: Job) -> bool:
     return job.kind == "efficiency"
+
+
+def longest_first(jobs: list[Job], work: dict[str, float]) -> list[Job]:
+    """The jobs in the order in which several at once end early: those with the longest chain to come first."""
+    chains: dict[str, float] = {}
+    for job in reversed(jobs):  # children come before their parents then
+        chains[job.key] = work[job.key] + chains.get(job.key, 0.0)
+        for parent in job.parents.values():
+            chains[parent.key] = max(chains.get(parent.key, 0.0), chains[job.key])
+    return sorted(jobs, key=lambda job: -chains[job.key])

@@ -33,6 +33,7 @@ from benchmark.training import device
 TELL = 0.5  # seconds between a task's messages of progress, and between the driver's looks at them
 GRACE = 60.0  # seconds that tasks get to save their jobs when the run ends in an error
 RETRIES = 3  # times that a task is begun again after its worker or its node was lost
+SMALLEST = 1e-4  # part of a GPU that Ray counts in
 GIB = 2**30
 
 
@@ -69,7 +70,7 @@ class _Spec:
 class Cluster:
     """Jobs as tasks of a Ray cluster; a place in the sense of drain."""
 
-    ahead = True
+    several = ahead = True
 
     def __init__(self, store: Store, data_root: Path, device: str, cells: int | None, address, display, stop):
         self.store, self.device, self.cells, self.address = store, device, cells, address
@@ -110,9 +111,10 @@ class Cluster:
     def start(self, job: Job) -> None:
         request, share = self._request(job)
         self._check(request)
+        self.lost.discard(job.key)
         parents = [self.outcomes[parent.key] for parent in job.parents.values() if parent.key in self.outcomes]
         task = self.task.options(name=job.title, max_retries=RETRIES, **request)
-        outcome = task.remote(self.spec, job, int(1 / share) if share else 1, self.hub, *parents)
+        outcome = task.remote(self.spec, job, int(1 / share + 1e-9) if share else 1, self.hub, *parents)
         self.jobs[outcome], self.outcomes[job.key] = job, outcome
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
@@ -151,7 +153,9 @@ class Cluster:
         request = {"num_cpus": 1 if self.gpus else device.threads(), "memory": int(job.resources.memory * GIB)}
         if not self.gpus:
             return request, 0.0
-        share = 1 / self.cells if self.cells and job.resources.gpu < 1 else job.resources.gpu
+        share = job.resources.gpu
+        if self.cells and share < 1:
+            share = SMALLEST * int(1 / SMALLEST / self.cells + 1e-9)  # rounded up, one job fewer would have room
         share = self.shares.get(job.key, share)
         return request | {"num_gpus": share}, share
 
