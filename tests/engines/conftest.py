@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 from command_line import Place
 
-# one thread a job: two run at once on two cores, with the same numbers under every engine
+# one thread a job: two run at once on two cores, with the same numbers under every engine; Ray else keeps a token in
+# the user's home
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 ENVIRONMENT |= {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
-}  # else Ray keeps one in the home folder
+}
 LONGER = ("--where", "defense=bottleneck,cem=off", "--set", "train.epochs=25")
 
 
