@@ -244,6 +244,24 @@ def precision(
 
 
 @app.command()
+def frontier(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+):
+    """Say how accuracy and MSE are traded over a suite's sweep, with CEM off and on, and plot it."""
+    from benchmark.report.frontier import write
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    for path in write(cells, results, tables / suite):
+        print(path)
+
+
+@app.command()
 def calibrate(
     suite: Suite,
     where: Where = [],  # noqa: B006

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmark import data
@@ -74,7 +74,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table before it is measured; `label` lists what differs from the published setting."""
+    """One entry of a table before it is measured; `label` lists what differs from the published setting.
+
+    strength: the point of the suite's sweep, for example `defenses.bottleneck.noise_std=0.05`, or ""; the points of a
+    sweep are told apart by `suite`, which then ends in it.
+    """
 
     suite: str
     dataset: str
@@ -86,6 +90,7 @@ class Cell:
     seed: int
     job: Job
     label: str
+    strength: str = ""
 
 
 def expand(
@@ -169,9 +174,13 @@ class _Expansion:
     changes: list[Change]
     fingerprint: Callable[[str], str | None]
     note: Callable[[str], str]
+    point: Change | None = None  # of the suite's sweep
 
     def cells(self, name: str) -> list[Cell]:
         suite = self.file.matrix.suites[name]
+        sweep = [(path, value) for path, values in suite.sweep.items() for value in values]
+        if self.point is None and sweep:
+            return [cell for path, value in sweep for cell in self._at(name, path, value).cells(name)]
         cells = []
         for dataset, protocol, seed, defense, cem in itertools.product(
             self.file.members(name, "dataset"),
@@ -181,11 +190,21 @@ class _Expansion:
             self.file.members(name, "cem"),
         ):
             axes = {"dataset": dataset, "defense": defense, "cem": cem, "protocol": protocol, "seed": seed}
-            if not any(_matches(axes, excluded) for excluded in suite.exclude):
+            if not any(_matches(axes, excluded) for excluded in suite.exclude) and self._concerns(defense):
                 cells += self._row(name, axes)
         for dataset in suite.efficiency:
             cells += self._efficiency(name, dataset)
         return cells
+
+    def _at(self, name: str, path: str, value: object) -> "_Expansion":
+        """The expansion at one point of a suite's sweep."""
+        point = Change(path, value, self.file.where(("suites", name, "sweep", path)))
+        return replace(self, label=f"{self.label} {path}={value}", point=point)
+
+    def _concerns(self, defense: str) -> bool:
+        """Whether the sweep's point changes anything of that defence's rows."""
+        kind, _, rest = self.point.path.partition(".") if self.point else ("", "", "")
+        return kind != "defenses" or rest.split(".")[0] in ("*", defense)
 
     def _row(self, name: str, axes: dict) -> list[Cell]:
         """The training cell and the attack cells of one combination."""
@@ -196,17 +215,18 @@ class _Expansion:
         parent = self._train_job(axes, settings, quirks)
         changes = (self.note(axes["dataset"]), _deviation(settings, published))
         deviation = ", ".join(part for part in changes if part)
-        cells = [Cell(self.label, **axes, attacker="none", split="validation", job=parent, label=deviation)]
+        at = axes | {"strength": f"{self.point.path}={self.point.value}" if self.point else ""}
+        cells = [Cell(self.label, **at, attacker="none", split="validation", job=parent, label=deviation)]
         for attacker, split in itertools.product(self.file.members(name, "attacker"), suite.split):
             job = _attack_job(parent, attacker, split, settings, quirks)
             more = _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker])
             text = ", ".join(part for part in (deviation, more) if part)
-            cells.append(Cell(self.label, **axes, attacker=attacker, split=split, job=job, label=text))
+            cells.append(Cell(self.label, **at, attacker=attacker, split=split, job=job, label=text))
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
             more = _changed("bounds", settings.bounds, published.bounds)
             text = ", ".join(part for part in (deviation, more) if part)
-            cells.append(Cell(self.label, **axes, attacker="none", split="bounds", job=job, label=text))
+            cells.append(Cell(self.label, **at, attacker="none", split="bounds", job=job, label=text))
         return cells
 
     def _settings(self, name: str, axes: dict) -> Settings:
@@ -215,6 +235,7 @@ class _Expansion:
         for index, override in enumerate(suite.overrides):
             if _matches(axes, override.where):
                 own += file.changes(("suites", name, "overrides", index, "set"), override.set)
+        own += [self.point] if self.point else []
         own += [change for change in self.changes if _matches(axes, change.only)]
         return file.settings(axes["dataset"], axes["defense"], axes["cem"], own)
 

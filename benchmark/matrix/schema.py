@@ -189,6 +189,11 @@ class Suite(Strict):
     bounds: bool = Field(False, description="whether every trained cell gets a `bounds` job")
     exclude: list[dict[str, object]] = Field(default_factory=list)
     set: dict[str, object] = Field(default_factory=dict)
+    sweep: dict[str, list[object]] = Field(
+        default_factory=dict,
+        description="path -> values, one path after the other: the suite's cells at each value, for `frontier`. A path "
+        "of one defence is for its rows alone",
+    )
     overrides: list[Override] = Field(default_factory=list)
 
 
