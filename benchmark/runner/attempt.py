@@ -10,6 +10,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner.execute import Machine, execute
 from benchmark.runner.heartbeat import Monitor
+from benchmark.runner.lock import Lost
 from benchmark.runner.store import Store
 
 # errors of the disk, which every further job would meet as well; None: checkpoint.save's own
@@ -20,8 +21,9 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, None)
 class Outcome:
     """How an attempt ended.
 
-    kind: `done`; `cached` (another runner finished it); `held` (another runner holds it); `failed`; `memory` (failed
-    for want of memory: worth another try with fewer jobs beside it); `interrupted`; `fatal` (no job can go on).
+    kind: `done`; `cached` (another runner finished it); `held` (another runner holds it, or took it over); `failed`;
+    `memory` (failed for want of memory: worth another try with fewer jobs beside it); `interrupted`; `fatal` (no job
+    can go on).
     """
 
     kind: str
@@ -39,19 +41,17 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             if folder is None:
                 return Outcome("held")
             display.begin(job)
-            monitor = Monitor(display, job, folder, stop)
+            monitor = Monitor(display, job, folder, lambda: stop() or store.lost(job, look=False))
             try:
                 return Outcome("done", summary(execute(job, folder, machine, monitor)))
-            except UserError as error:
-                kind, reason = "failed", str(error)
-            except Exception as error:  # whatever a job dies of is that job's failure, told and logged
-                if isinstance(error, OSError) and error.errno in DISK:
+            except BaseException as error:
+                if isinstance(error, Lost) or store.lost(job):  # whatever went wrong, it is another's affair now
+                    return Outcome("held")
+                if not isinstance(error, Exception) or (isinstance(error, OSError) and error.errno in DISK):
                     raise
-                monitor.note(traceback.format_exc())
-                kind = "memory" if out_of_memory(error) else "failed"
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                if kind == "memory":
-                    reason = f"the memory of {machine.device} does not suffice for it ({reason})"
+                kind, reason = _failure(error, machine)
+                if not isinstance(error, UserError):
+                    monitor.note(traceback.format_exc())
             monitor.note(f"failed: {reason}")
             store.fail(job, reason)
             return Outcome(kind, reason, str(monitor.log))
@@ -70,6 +70,16 @@ def record_failure(store: Store, job: Job, reason: str) -> Outcome:
             return Outcome("cached" if store.done(job) else "held")
         store.fail(job, reason)
         return Outcome("failed", reason, str(folder / "log.txt"))
+
+
+def _failure(error: Exception, machine: Machine) -> tuple[str, str]:
+    """(kind of outcome, reason): whatever a job dies of is that job's failure."""
+    if isinstance(error, UserError):
+        return "failed", str(error)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if out_of_memory(error):
+        return "memory", f"the memory of {machine.device} does not suffice for it ({reason})"
+    return "failed", reason
 
 
 def out_of_memory(error: Exception) -> bool:

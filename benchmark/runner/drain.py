@@ -17,9 +17,10 @@ import signal
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner.attempt import Outcome
+from benchmark.runner.mend import mend
 from benchmark.runner.progress import Display
 from benchmark.runner.schedule import Schedule, longest_first
-from benchmark.runner.store import CHECKPOINT, Store
+from benchmark.runner.store import Store
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
 WAIT = 2.0  # seconds between looks at a job that another runner holds
@@ -34,7 +35,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
     what is finished stays. KeyboardInterrupt(number) after one of `signals`, once the jobs under way are saved.
     """
     with Display(work, len(jobs)) as display, _graceful_stop(display, signals) as stop:
-        retrain_without_checkpoint(jobs, store, display.line)
+        mend(jobs, store, display.line)
         missing = [job for job in jobs if not store.done(job)]
         here = {job.key for job in missing}
         for job in jobs:
@@ -82,15 +83,6 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
             display.skip(job)
         else:
             display.end(job, outcome.text)
-
-
-def retrain_without_checkpoint(jobs: list[Job], store: Store, say) -> None:
-    """Results may be shared without their weights; where an attack still needs them, its parent runs again."""
-    needed = {parent.key: parent for job in jobs if not store.done(job) for parent in job.parents.values()}
-    for parent in needed.values():
-        weights = store.path(parent) / CHECKPOINT
-        if store.done(parent) and store.metrics(parent)["status"] == "done" and not weights.is_file():
-            say(f"{parent.title} has no checkpoint: it runs again; the old result is {store.set_aside(parent)}")
 
 
 @contextlib.contextmanager

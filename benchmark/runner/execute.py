@@ -167,7 +167,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     )
     task = attack(attack.Params(**job.config["params"]), target)
     if "warm_start" in job.parents:
-        task.start(checkpoint.load(machine.store.path(job.parents["warm_start"]) / CHECKPOINT))
+        task.start(checkpoint.load(machine.store.checkpoint(job.parents["warm_start"])))
     monitor.images = task.steps * task.batch_size
     with stages("fit"):
         history = loop.run(task, folder / "state.safetensors", monitor)
@@ -214,7 +214,7 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
     """(network in evaluation mode, defence) of a finished training."""
-    best = checkpoint.load(machine.store.path(parent) / CHECKPOINT)
+    best = checkpoint.load(machine.store.checkpoint(parent))
     model = build_model(recipe, images, machine.device, best["widths"])
     model.load_state_dict(best["weights"])
     model.eval()

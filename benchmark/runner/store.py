@@ -1,30 +1,32 @@
 """The store of results: one folder for each finished job, named by what it is and its key.
 
-    RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt
+    RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt SHA256SUMS
                                               checkpoint.safetensors per_image.safetensors
                                               reconstructions.png extremes.png pictures.json
-    RESULTS/.work/KEY/                        a job under way or failed: its lock, log, heartbeat and mid-job state
+    RESULTS/.work/KEY[.N]/                    a job under way or failed: its lock, log, heartbeat and mid-job state
 
-A finished folder appears by one rename, so it is whole or not there. A lock with a heartbeat lets several runners
-share a store: no job runs twice while its holder lives.
+A finished folder appears by one rename, so it is whole or not there, and what is read of it is checked against its
+checksums (sums.py). Locks with a heartbeat let several runners share a store (lock.py): no job runs twice while its
+holder lives. Nothing read here is ever executed: JSON, safetensors, CSV, PNG and text.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
-import shutil
-import socket
-import threading
+import sys
 import time
 from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
+from benchmark.runner import sums
+from benchmark.runner.lock import LOCK, Locks, Lost
 
 CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.json"
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
-HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a silent holder counts as dead
 
 
 class Store:
@@ -33,6 +35,7 @@ class Store:
     def __init__(self, root: Path):
         self.root = Path(root)
         self.work = self.root / ".work"
+        self.locks = Locks(self.work)
 
     def check_writable(self) -> None:
         """Make the folder. UserError where that, or writing there, fails: told before a run rather than in it."""
@@ -50,130 +53,154 @@ class Store:
 
     def workdir(self, job: Job) -> Path:
         """The folder of the job while it runs, and after it failed."""
-        return self.work / job.key[:12]
+        return self.locks.folder(_name(job))
 
     def done(self, job: Job) -> bool:
-        return (self.path(job) / "metrics.json").is_file()
+        return (self.path(job) / METRICS).is_file()
 
     def metrics(self, job: Job) -> dict:
-        """The finished job's metrics: `status` done or diverged, `reason`, `values`. UserError for a damaged file."""
-        return self._json(self.path(job) / "metrics.json", {"status": str, "reason": str, "values": dict})
+        """The finished job's metrics: `status` done or diverged, `reason`, `values` (numbers, null for none).
+
+        Damaged (a UserError) for a file that is not what was written, or not a result at all.
+        """
+        path = self.path(job) / METRICS
+        found = self._json(path, {"status": str, "reason": str, "values": dict})
+        if found["status"] not in ("done", "diverged") or not all(map(_is_number, found["values"].values())):
+            raise _damaged(path, "it holds no result")
+        return found | {"reason": _plain(found["reason"])}
 
     def provenance(self, job: Job) -> dict:
         return self._json(self.path(job) / "provenance.json", {})
+
+    def checkpoint(self, job: Job, name: str = CHECKPOINT) -> Path:
+        """The path of one of a finished job's files of tensors, which is as it was written; it may not be there."""
+        path = self.path(job) / name
+        try:
+            sums.verify(path)
+        except FileNotFoundError:
+            pass
+        except sums.Damaged as error:
+            raise _damaged(path, str(error)) from None
+        return path
+
+    def damage(self, job: Job, tensors: bool) -> list[str]:
+        """What is wrong with a finished job's files, a line for each; tensors: look at those as well, where shared."""
+        found = sums.problems(self.path(job), tensors)
+        if not found:
+            try:
+                self.metrics(job), self.provenance(job)
+            except sums.Damaged as error:
+                found = [str(error)]
+        return found
 
     def status(self, job: Job) -> tuple[str, str]:
         """(`done` | `diverged` | `failed` | `running` | `waiting`, reason)."""
         if self.done(job):
             metrics = self.metrics(job)
             return metrics["status"], metrics["reason"]
-        lock = self._lock(job)
-        if lock and not _dead(lock):
-            return "running", f"on {lock['host']}, process {lock['pid']}"
+        if holder := self.locks.holder(_name(job)):
+            return "running", _plain(f"on {holder.host}, process {holder.pid}")
         failed = self.workdir(job) / "failed.json"
         if failed.is_file():
-            return "failed", self._json(failed, {"reason": str})["reason"]
+            return "failed", _plain(self._json(failed, {"reason": str})["reason"])
         return "waiting", "not run yet"
 
     def finish(self, job: Job, metrics: dict, provenance: dict) -> None:
-        """Turn the job's working folder, which already holds its other files, into its finished folder."""
-        folder = self.workdir(job)
+        """Turn the job's working folder, which already holds its other files, into its finished folder.
+
+        Lost where another runner has taken the job over, or finished it first: its result stays.
+        """
+        folder, final = self.workdir(job), self.path(job)
         parents = {role: parent.key for role, parent in job.parents.items()}
         write_json(folder / "job.json", {"key": job.key, "kind": job.kind, "config": job.config, "parents": parents})
         write_json(folder / "provenance.json", provenance)
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / METRICS, metrics)
         spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
         spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
         for path in spare:  # mid-job state, and what a crash left behind
             path.unlink(missing_ok=True)
-        final = self.path(job)
+        sums.write(folder, leave_out=(LOCK,))
+        if self.locks.lost(_name(job)):
+            raise Lost
         final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():  # without metrics.json, so nobody's result: a remnant of a copy
-            shutil.rmtree(final)
-        os.replace(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
-        (final / "lock.json").unlink(missing_ok=True)
+        self.publish(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
+        (final / LOCK).unlink(missing_ok=True)
+
+    def publish(self, folder: Path, final: Path) -> None:
+        """Let a whole folder appear as `final`. Lost where a result is there already, which stays."""
+        try:
+            os.rename(folder, final)
+            return
+        except FileNotFoundError:  # taken away just now
+            raise Lost from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if (final / METRICS).is_file():
+            raise Lost
+        self._move_aside(final)  # without metrics, so nobody's result: a remnant of a copy
+        os.rename(folder, final)
 
     def set_aside(self, job: Job) -> Path:
         """Move a finished job's folder out of the way, so that the job counts as not run; returns where it is now."""
-        aside = self.work / f"replaced-{job.key[:12]}-{time.time_ns()}"
-        self.work.mkdir(parents=True, exist_ok=True)
-        os.replace(self.path(job), aside)
-        return aside
+        return self._move_aside(self.path(job))
 
     def fail(self, job: Job, reason: str) -> None:
         write_json(self.workdir(job) / "failed.json", {"reason": reason})
+
+    def lost(self, job: Job, look: bool = True) -> bool:
+        """Whether another runner took over the job that is claimed here, as this one was suspended for long.
+
+        look: ask the file system, else tell what the last heartbeat found.
+        """
+        return self.locks.lost(_name(job)) if look else _name(job) in self.locks.robbed
 
     @contextlib.contextmanager
     def claim(self, job: Job):
         """Hold the job while the block runs; yields its working folder, or None where another runner holds it or
         has finished it."""
-        folder = self.workdir(job)
-        folder.mkdir(parents=True, exist_ok=True)
-        if not self._acquire(folder / "lock.json", job):
-            yield None
-            return
-        if self.done(job):  # finished since the caller looked: the working folder is a new, empty one
-            shutil.rmtree(folder, ignore_errors=True)
-            yield None
-            return
-        stop = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(folder / "lock.json", stop), daemon=True)
-        beat.start()
-        try:
-            (folder / "failed.json").unlink(missing_ok=True)
+        with self.locks.hold(_name(job)) as folder:
+            if folder is not None and self.done(job):  # finished since the caller looked
+                self.locks.drop(_name(job))
+                folder = None
             yield folder
-        finally:
-            stop.set()
-            beat.join()
-            held = self._lock(job)
-            if held and (held["host"], held["pid"]) == (socket.gethostname(), os.getpid()):
-                (folder / "lock.json").unlink(missing_ok=True)
 
-    def _acquire(self, lock: Path, job: Job) -> bool:
-        for _ in range(2):
-            try:
-                with open(lock, "x") as file:
-                    json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
-                return True
-            except FileNotFoundError:  # the folder was finished and moved just now
-                return False
-            except FileExistsError:
-                held = self._lock(job)
-                if held and not _dead(held):
-                    return False
-                # one taker wins the rename; the other finds no file and tries to create its own
-                with contextlib.suppress(FileNotFoundError):
-                    stale = lock.with_name(f".stale-{os.getpid()}-{time.time_ns()}")
-                    os.replace(lock, stale)
-                    stale.unlink()
-        return False
-
-    def _lock(self, job: Job) -> dict | None:
-        lock = self.workdir(job) / "lock.json"
-        try:
-            held = json.loads(lock.read_text())
-            return {"host": held["host"], "pid": held["pid"], "age": time.time() - lock.stat().st_mtime}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):  # being written, or cut off by a crash: its age decides
-            return {"host": "?", "pid": -1, "age": _age(lock)}
-
-    @staticmethod
-    def _beat(lock: Path, stop: threading.Event) -> None:
-        while not stop.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):
-                os.utime(lock)
+    def _move_aside(self, folder: Path) -> Path:
+        aside = self.work / f"replaced-{folder.name}-{time.time_ns()}"
+        self.work.mkdir(parents=True, exist_ok=True)
+        os.rename(folder, aside)
+        return aside
 
     @staticmethod
     def _json(path: Path, fields: dict[str, type]) -> dict:
-        """The JSON object in `path`, which must have `fields` of these types."""
+        """The JSON object in `path`, which must have `fields` of these types and be what was written."""
         try:
-            value = json.loads(path.read_text())
-            if not isinstance(value, dict) or not all(isinstance(value.get(key), fields[key]) for key in fields):
-                raise ValueError("not what was written there")
-            return value
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {path} ({error}); delete the folder {path.parent} and run again") from None
+            value = json.loads(sums.verified(path))
+        except (sums.Damaged, OSError, ValueError, RecursionError) as error:
+            raise _damaged(path, str(error)) from None
+        if not isinstance(value, dict) or not all(isinstance(value.get(key), fields[key]) for key in fields):
+            raise _damaged(path, "not what was written there")
+        return value
+
+
+def _name(job: Job) -> str:
+    return job.key[:12]
+
+
+def _damaged(path: Path, why: str) -> sums.Damaged:
+    remedy = "run the suite again, which sets it aside and computes it anew"
+    return sums.Damaged(f"{path} is damaged ({_plain(why)}); {remedy}")
+
+
+def _is_number(value) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _plain(text: str) -> str:
+    """Text of a file from who knows where, without characters that a terminal would act on."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def write_json(path: Path, value) -> None:
@@ -189,25 +216,3 @@ def _finite(value):
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _dead(lock: dict) -> bool:
-    """Whether a lock's holder is gone: silent for too long, or a process of this host that no longer exists."""
-    if lock["age"] > STALE:
-        return True
-    if lock["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(lock["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0

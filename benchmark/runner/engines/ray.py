@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from benchmark.runner import drain
 from benchmark.runner.attempt import Outcome, attempt, record_failure
 from benchmark.runner.execute import Machine
 from benchmark.runner.heartbeat import Heartbeat
+from benchmark.runner.lock import Lost
 from benchmark.runner.store import Store
 from benchmark.training import device
 
@@ -267,7 +269,8 @@ class _Hub:
             if folder is not None:
                 metrics, provenance = (json.loads(files.pop(f"{name}.json")) for name in ("metrics", "provenance"))
                 _write(folder, files)
-                self.store.finish(job, metrics, provenance)
+                with suppress(Lost):  # another's result, as good as this one
+                    self.store.finish(job, metrics, provenance)
         return self.store.done(job)
 
     def data(self, name: str) -> ray.ObjectRef:

@@ -22,9 +22,10 @@ from submitit.helpers import DelayedSubmission
 import benchmark
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
-from benchmark.runner import drain, heartbeat
+from benchmark.runner import heartbeat
 from benchmark.runner.attempt import record_failure, summary
 from benchmark.runner.engines import local, slurm_queue
+from benchmark.runner.mend import mend
 from benchmark.runner.progress import Display
 from benchmark.runner.store import Store
 from benchmark.training.device import threads
@@ -72,7 +73,7 @@ def run(
     if shutil.which("sbatch") is None:
         raise UserError("--engine slurm: there is no sbatch here; run this on a machine that submits to the cluster")
     extra = dict(map(_option, sbatch or []))
-    drain.retrain_without_checkpoint(jobs, store, _say)
+    mend(jobs, store, _say)
     queued = slurm_queue.queued(store)
     missing = [job for job in jobs if not store.done(job) and job.key not in queued]
     taken = len({entry.task for entry in queued.values()})

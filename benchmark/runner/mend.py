@@ -1,0 +1,37 @@
+"""Before a run: results that are damaged, or lack what a waiting job needs, are set aside and computed again."""
+
+from collections.abc import Callable
+
+from benchmark.matrix.expand import Job
+from benchmark.runner.store import CHECKPOINT, Store
+
+
+def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
+    """Set aside what cannot be used of the finished among `jobs`; `say` is told of each, in a line.
+
+    Weights are looked at only where a waiting job will read them. Results may be shared without them; a parent whose
+    weights are needed then runs again.
+    """
+    for job in jobs:
+        if store.done(job):
+            _set_aside(job, store.damage(job, tensors=False), store, say)
+    waiting = [job for job in jobs if not store.done(job)]
+    while waiting:
+        for parent in waiting.pop().parents.values():
+            if store.done(parent) and store.metrics(parent)["status"] == "done":
+                found = store.damage(parent, tensors=True)
+                if not (store.path(parent) / CHECKPOINT).is_file():
+                    found = [f"{parent.title} has no checkpoint"]
+                if _set_aside(parent, found, store, say):
+                    waiting.append(parent)
+
+
+def _set_aside(job: Job, problems: list[str], store: Store, say: Callable[[str], None]) -> bool:
+    if not problems:
+        return False
+    try:
+        aside = store.set_aside(job)
+    except FileNotFoundError:  # another runner was as quick
+        return True
+    say(f"{'; '.join(problems)}: {job.what} runs again; the old result is {aside}")
+    return True

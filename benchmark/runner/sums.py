@@ -1,0 +1,83 @@
+"""The checksums of a finished job's files: SHA256SUMS in its folder, as `sha256sum -c` reads it.
+
+Weights and other tensors (*.safetensors) may be left out when results are shared; every other listed file must be
+there. Results from before there were checksums have none.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from benchmark.data.files import digest
+from benchmark.errors import UserError
+
+NAME = "SHA256SUMS"
+NOT_SHARED = ".safetensors"
+_LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
+
+
+class Damaged(UserError):
+    """A finished job's files are not what was written."""
+
+
+def write(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
+    """List every file of `folder` but those called as in `leave_out`."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (NAME, *leave_out))
+    (folder / NAME).write_text("".join(f"{digest(path, 'sha256')}  {path.name}\n" for path in files))
+
+
+def read(folder: Path) -> dict[str, str] | None:
+    """File name -> sha256 as listed, or None where there is no list. Damaged where it is not one."""
+    try:
+        text = (folder / NAME).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Damaged(f"cannot read {folder / NAME} ({error})") from None
+    return parse(text, folder / NAME)
+
+
+def parse(text: str, where) -> dict[str, str]:
+    lines = [_LINE.fullmatch(line) for line in text.splitlines()]
+    if not lines or not all(lines):
+        raise Damaged(f"{where} is not a list of checksums")
+    return {line[2]: line[1] for line in lines}
+
+
+def verified(path: Path) -> bytes:
+    """The file's content. Damaged unless it is what was written; OSError where it cannot be read."""
+    content = path.read_bytes()
+    _compare(path, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def verify(path: Path) -> None:
+    """Damaged unless the file (of any size) is what was written; OSError where it cannot be read."""
+    _compare(path, digest(path, "sha256"))
+
+
+def problems(folder: Path, tensors: bool = True) -> list[str]:
+    """What is wrong with the folder's listed files, a line for each; tensors: look at those as well, where shared."""
+    try:
+        listed = read(folder) or {}
+    except Damaged as error:
+        return [str(error)]
+    found = []
+    for name in sorted(listed):
+        path, may_lack = folder / name, name.endswith(NOT_SHARED)
+        if may_lack and (not tensors or not path.exists()):
+            continue
+        try:
+            if digest(path, "sha256") != listed[name]:
+                found.append(f"{path} was altered since it was written")
+        except FileNotFoundError:
+            found.append(f"{path} is missing")
+        except OSError as error:
+            found.append(f"cannot read {path} ({error})")
+    return found
+
+
+def _compare(path: Path, found: str) -> None:
+    listed = read(path.parent)
+    if listed is not None and listed.get(path.name) != found:
+        raise Damaged(f"{path} was altered since it was written")
