@@ -1,5 +1,6 @@
 """The command line. Each command is thin: read the matrix, call one stage, print."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,6 +46,22 @@ Cells = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the
 Engine = Literal["local", "ray", "slurm"]
 
 DATA, RESULTS, TABLES = Path("data"), Path("results"), Path("tables")
+
+
+@app.callback()
+def plugins(
+    plugin: Annotated[
+        list[Path], typer.Option("--plugin", help="load a defence, attack or data set from a .py file")
+    ] = [],  # noqa: B006
+):
+    """Reproducibility benchmark for defences against model inversion in split inference."""
+    from benchmark.registry import FILES, load_file
+
+    for path in plugin:
+        load_file(path)
+    if plugin:  # for the worker processes
+        known = filter(None, [os.environ.get(FILES)])
+        os.environ[FILES] = os.pathsep.join([*known, *(str(path.resolve()) for path in plugin)])
 
 
 @app.command()

@@ -1,10 +1,19 @@
-"""Plug-ins by name: the files of one of our packages, and the entry points of packages the user installed."""
+"""Plug-ins by name: the files of one of our packages, the entry points of packages the user installed, and files that
+the user named on the command line. No other code is ever loaded, whatever a store or a data set says.
+"""
 
+import hashlib
 import importlib
+import importlib.util
+import os
 import pkgutil
+import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 from benchmark.errors import UserError
+
+FILES = "BENCHMARK_PLUGINS"  # the named files, joined by os.pathsep: worker processes inherit the environment
 
 
 class Registry:
@@ -27,7 +36,7 @@ class Registry:
 
         def add(cls: type) -> type:
             known = self._classes.get(name)
-            if known is not None and known.__qualname__ != cls.__qualname__:
+            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise UserError(f"two classes register the {self.kind} '{name}': {known} and {cls}; rename one")
             cls.name = name
             self._classes[name] = cls
@@ -60,3 +69,23 @@ class Registry:
                 raise UserError(
                     f"the plug-in '{point.name}' ({point.value}) of the group {self.group} does not load: {error}"
                 ) from error
+        for path in filter(None, os.environ.get(FILES, "").split(os.pathsep)):
+            load_file(Path(path))
+
+
+def load_file(path: Path) -> None:
+    """Run a Python file, once, so that its classes register. UserError where it is none or does not load."""
+    path = path.resolve()
+    name = f"benchmark_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"the plug-in {path} is not a Python file; give the path of a .py file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before it runs, as for any import
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it may fail in any way; name it instead of dying in it
+        del sys.modules[name]
+        raise UserError(f"the plug-in {path} does not load: {type(error).__name__}: {error}") from error

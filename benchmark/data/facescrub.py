@@ -4,7 +4,6 @@ download.
 
 import hashlib
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,9 @@ import torch
 from PIL import Image
 
 from benchmark.data.base import DATASETS, Parts, Source
-from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures
+from benchmark.data.files import channels_first, folders_in, most_unpacked, pictures_in, read_pictures
 from benchmark.data.tensors import ImageSet
 from benchmark.errors import UserError
-
-# a plain .npy has no named arrays (TypeError); the rest is what damage can lead to
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 
 
 @DATASETS.register("facescrub")
@@ -84,12 +80,18 @@ class FaceScrub(Source):
 
     def _read_arrays(self, source: Path) -> Parts:
         try:
+            with zipfile.ZipFile(source) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > most_unpacked(source):
+                raise ValueError("it unpacks to far more than its size")
             with np.load(source, allow_pickle=False) as arrays:
                 pixels, labels, people = arrays["images"], arrays["labels"], arrays["people"]
-        except _UNREADABLE as error:
+        except Exception as error:  # a damaged file can fail in any way
             raise UserError(f"{source} is not an .npz with images, labels and people ({error})") from error
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or labels.shape != pixels.shape[:1]:
             raise UserError(f"{source}: images must be uint8 [N, H, W, 3] with one label each")
+        if pixels.size == 0 or labels.dtype.kind not in "iu" or people.ndim != 1:
+            raise UserError(f"{source}: there must be images, labels must be integers, people a list of names")
         test = torch.tensor([_is_test(picture.tobytes()) for picture in pixels])
         size = (self.image_size, self.image_size)
         resized = [Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR) for picture in pixels]

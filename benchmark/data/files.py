@@ -8,7 +8,6 @@ import stat
 import tarfile
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,12 @@ from benchmark.errors import UserError
 
 _BLOCK = 1 << 20
 PICTURES = (".jpg", ".jpeg", ".png")
+# what such a file may hold, whatever it is called: Pillow would otherwise choose among all its formats by the content,
+# and run Ghostscript on one
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+_MOST_PIXELS = 64 << 20  # of one picture; more is a bomb
+_MOST_UNPACKED = 100  # times the archive's size, and at least _LEAST bytes; more is a bomb
+_LEAST = 100 << 20
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -79,15 +84,27 @@ def unpack(archive: Path, folder: Path) -> None:
     UserError naming the archive (and the member) if it is unreadable or holds anything else.
     """
     try:
+        left = most_unpacked(archive)
         members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
         for name, plain, open_member in members:
             _require_harmless(archive, name, plain)
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_member() as content, open(target, "wb") as file:
-                shutil.copyfileobj(content, file, _BLOCK)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+                while block := content.read(_BLOCK):
+                    left -= len(block)
+                    if left < 0:
+                        raise UserError(f"the archive {archive} unpacks to far more than its size; do not use it")
+                    file.write(block)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can fail in any way
         raise UserError(f"the archive {archive} cannot be unpacked ({error}); get it again") from error
+
+
+def most_unpacked(archive: Path) -> int:
+    """Bytes that an archive of honest contents will not unpack to more than."""
+    return max(_LEAST, _MOST_UNPACKED * archive.stat().st_size)
 
 
 def _zip_members(archive: Path) -> Iterator[tuple]:
@@ -137,9 +154,13 @@ def read_pictures(paths: Sequence[Path], size: int, resize: bool) -> Tensor:
 
 def _read_picture(path: Path, size: int, resize: bool) -> np.ndarray:
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=_FORMATS) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise UserError(f"the picture {path} has {opened.width} x {opened.height} pixels; replace the file")
             picture = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged picture can fail in any way
         raise UserError(f"the picture {path} cannot be read ({error}); replace the file") from error
     if resize:
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)

@@ -6,6 +6,7 @@ noticed.
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,12 @@ from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
 from benchmark.errors import UserError
 
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
-_META = {"sha256", "bytes", "classes", "class_names", "train", "test", "image_size", "fingerprint", "note"}
+_META = {"sha256": str, "bytes": int, "classes": int, "class_names": list, "train": int, "test": int}
+_META |= {"image_size": int, "fingerprint": str, "note": str}
+
+
+class Damaged(UserError):
+    """A prepared data set is not what was written."""
 
 
 def names() -> list[str]:
@@ -56,36 +62,16 @@ def prepare(name: str, root: Path, source: Path | None = None) -> DataSet:
 
 
 def load(name: str, root: Path) -> DataSet:
-    """The prepared data set, verified against its sha256; embedded ones are prepared on first use.
+    """The prepared data set, verified against its fingerprint; embedded ones are prepared on first use.
 
-    UserError telling the command that prepares it if it is missing or damaged.
+    UserError telling the command that prepares it if it is missing or damaged. A damaged embedded one is set aside
+    and prepared anew, with a line on stderr.
     """
     data_set, root = DATASETS.get(name)(), Path(root)
-    meta = _read_meta(data_set, root)
-    if meta is None:
-        if data_set.embedded:
-            return prepare(name, root)
-        raise UserError(f"the data set {name} is not prepared in {root}; run: {data_set.command}")
-    path = _tensor_path(data_set, root)
-    if files.digest(path, "sha256") != meta["sha256"]:
-        raise _damaged(data_set, path)
     try:
-        tensors = load_file(path)
-        train, test = (ImageSet(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test"))
-    except (SafetensorError, KeyError) as error:
-        raise _damaged(data_set, path) from error
-    return DataSet(
-        name=name,
-        classes=meta["classes"],
-        mean=data_set.mean,
-        std=data_set.std,
-        crop=data_set.crop,
-        train=train,
-        test=test,
-        class_names=meta["class_names"],
-        fingerprint=meta["fingerprint"],
-        publishable=data_set.publishable,
-    )
+        return _load(data_set, root) or _prepare_embedded(data_set, root)
+    except Damaged as error:
+        return _anew(data_set, root, error)
 
 
 def fingerprint(name: str, root: Path) -> str | None:
@@ -93,7 +79,10 @@ def fingerprint(name: str, root: Path) -> str | None:
     are).
     """
     data_set, root = DATASETS.get(name)(), Path(root)
-    meta = _read_meta(data_set, root)
+    try:
+        meta = _read_meta(data_set, root)
+    except Damaged as error:
+        return _anew(data_set, root, error).fingerprint
     if meta is not None:
         return meta["fingerprint"]
     return prepare(name, root).fingerprint if data_set.embedded else None
@@ -117,6 +106,55 @@ def describe(root: Path) -> list[dict]:
     where not prepared.
     """
     return [_describe(DATASETS.get(name)(), Path(root)) for name in names()]
+
+
+def _load(data_set: Source, root: Path) -> DataSet | None:
+    """The prepared data set, or None where it is not prepared. Damaged where it is not what was written."""
+    meta, path = _read_meta(data_set, root), _tensor_path(data_set, root)
+    if meta is None:
+        return None
+    try:
+        tensors = load_file(path)
+        train, test = (ImageSet(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test"))
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
+        raise _damaged(data_set, path) from error
+    # over all pixels and labels, so the other checksum, of the file, need not be computed as well
+    if fingerprint_of(train, test) != meta["fingerprint"] or meta["classes"] != len(meta["class_names"]):
+        raise _damaged(data_set, path)
+    _check(data_set, Parts(train, test, meta["class_names"]))
+    return DataSet(
+        name=data_set.name,
+        classes=meta["classes"],
+        mean=data_set.mean,
+        std=data_set.std,
+        crop=data_set.crop,
+        train=train,
+        test=test,
+        class_names=meta["class_names"],
+        fingerprint=meta["fingerprint"],
+        publishable=data_set.publishable,
+    )
+
+
+def _prepare_embedded(data_set: Source, root: Path) -> DataSet:
+    if not data_set.embedded:
+        raise UserError(f"the data set {data_set.name} is not prepared in {root}; run: {data_set.command}")
+    return prepare(data_set.name, root)
+
+
+def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
+    """Set a damaged embedded data set aside and prepare it again; for others, `error`: only the user has the source."""
+    if not data_set.embedded:
+        raise error
+    try:
+        for path in (_tensor_path(data_set, root), _meta_path(data_set, root)):
+            os.replace(path, path.with_name(path.name + ".damaged"))
+    except FileNotFoundError:  # another process was as quick
+        pass
+    except OSError:
+        raise error from None
+    print(f"the prepared data set {data_set.name} in {root} is damaged: set aside and prepared anew", file=sys.stderr)
+    return prepare(data_set.name, root)
 
 
 def _describe(data_set: Source, root: Path) -> dict:
@@ -145,20 +183,20 @@ def _meta_path(data_set: Source, root: Path) -> Path:
     return root / f"{data_set.name}.json"
 
 
-def _damaged(data_set: Source, path: Path) -> UserError:
-    return UserError(f"the prepared file {path} is damaged; delete it and run: {data_set.command}")
+def _damaged(data_set: Source, path: Path) -> Damaged:
+    return Damaged(f"the prepared file {path} is damaged; delete it and run: {data_set.command}")
 
 
 def _read_meta(data_set: Source, root: Path) -> dict | None:
-    """The JSON, or None where either file is missing; UserError where it is not what was written."""
+    """The JSON, or None where either file is missing; Damaged where it is not what was written."""
     path = _meta_path(data_set, root)
     if not path.is_file() or not _tensor_path(data_set, root).is_file():
         return None
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(data_set, path) from error
-    if not isinstance(meta, dict) or not meta.keys() >= _META:
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in _META.items()):
         raise _damaged(data_set, path)
     return meta
 
@@ -188,7 +226,12 @@ def _check(data_set: Source, parts: Parts) -> None:
     size, classes = data_set.image_size, len(parts.class_names)
     for what, part in (("training", parts.train), ("test", parts.test)):
         images, labels = part.images, part.labels
-        if images.dtype != torch.uint8 or labels.dtype != torch.int64 or images.shape[1:] != (3, size, size):
+        if (
+            images.dtype != torch.uint8
+            or labels.dtype != torch.int64
+            or images.shape[1:] != (3, size, size)
+            or labels.ndim != 1
+        ):
             raise UserError(f"the {what} images of {data_set.name} are not uint8 [N, 3, {size}, {size}]")
         if len(labels) == 0 or len(labels) != len(images):
             raise UserError(f"the {what} part of {data_set.name} has {len(images)} images, {len(labels)} labels")

@@ -82,9 +82,14 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
     epoch = index = 0
     state = _read(path, task, monitor)
     if state is not None:
-        task.before_load(state["shape"])
-        _put(task.parts(), state["parts"])
-        history, epoch, index = state["history"], state["epoch"], state["index"]
+        try:
+            task.before_load(state["shape"])
+            _put(task.parts(), state["parts"])
+            history, epoch, index = state["history"], state["epoch"], state["index"]
+        except Exception as error:  # whatever it holds, it is not what this version of the program saves
+            aside, why = _set_aside(path), " ".join(str(error).split())[:200]
+            text = f"the saved state {path} does not fit this version of the program ({type(error).__name__}: {why}); "
+            raise UserError(f"{text}it is set aside as {aside.name}, run again to start this job over") from error
         monitor.note(f"resumed at epoch {epoch + 1}, step {index}")
     else:
         task.prepare()
@@ -133,10 +138,14 @@ def _read(path: Path | None, task: Task, monitor) -> dict | None:
         reason = f"the saved state is of {state['where']}, this run is on {task.where}"
     except (UserError, KeyError, TypeError) as error:
         reason = str(error)
+    monitor.note(f"{reason}; set aside as {_set_aside(path).name}, starting this job over")
+    return None
+
+
+def _set_aside(path: Path) -> Path:
     aside = path.with_name(path.name + ".damaged")
     path.replace(aside)
-    monitor.note(f"{reason}; set aside as {aside.name}, starting this job over")
-    return None
+    return aside
 
 
 def _write(path: Path | None, task: Task, history: list, epoch: int, index: int) -> None:

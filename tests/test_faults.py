@@ -1,0 +1,246 @@
+"""Faults, one by one: what happens, and that the same command afterwards ends in the tables of an undisturbed run.
+
+docs/RELIABILITY.md lists them. The soak, many more random kills, is
+`BENCHMARK_KILLS=50 python -m pytest tests/test_faults.py -k random`.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_line import Place, call, copied, finished, place  # noqa: F401 (fixtures)
+
+from benchmark import cli
+
+KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
+CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
+
+
+def same_tables(place, finished, tmp_path, *choice):  # noqa: F811
+    """The same bytes in every result and every table that does not time the hardware."""
+    undisturbed, ours = finished.finished(), place.finished()
+    assert ours
+    for name, content in ours.items():
+        if "efficiency" not in name:
+            assert undisturbed[name] == content, name
+    texts = []
+    for which in (finished, place):
+        folder = tmp_path / f"tables-{which.folder.name}"
+        assert which.call("report", *choice, "--tables", folder).code == 0
+        texts.append({path.name: path.read_text() for path in (folder / "smoke").glob("photos-[ms]*.md")})
+    assert texts[0] == texts[1] and texts[0]
+
+
+# -- damage to what is stored
+
+
+def flip(path: Path, place: float = 0.5) -> None:  # noqa: F811
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, halve, Path.unlink])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "provenance.json", "job.json", "history.csv", "reconstructions.png", "SHA256SUMS"]
+)
+def test_a_damaged_result_is_noticed_set_aside_and_computed_again(copied, finished, tmp_path, name, damage):  # noqa: F811
+    path = sorted(copied.results.glob("photos/dropout/decoder-infer-*"))[0] / name
+    damage(path)
+    if not path.exists() and name in ("metrics.json", "SHA256SUMS"):
+        pytest.skip("a result without its metrics was never finished; one without checksums is of an earlier version")
+    outcome = copied.call("run")
+    assert outcome.code == 0, outcome.err
+    told = [line for line in outcome.err.splitlines() if "runs again; the old result is" in line]
+    assert len(told) == 1 and str(path.parent) in told[0]
+    assert list((copied.results / ".work").glob("replaced-decoder-infer-*"))
+    same_tables(copied, finished, tmp_path)
+
+
+@pytest.mark.parametrize("damage", [flip, halve])
+def test_damaged_weights_are_noticed_where_they_are_needed(copied, finished, tmp_path, damage):  # noqa: F811
+    (weights,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
+    damage(weights)
+    assert "runs again" not in copied.call("run").err  # nothing reads them
+    (needs,) = copied.results.glob("photos/dropout/decoder-train-*/metrics.json")
+    needs.unlink()
+    outcome = copied.call("run")
+    assert outcome.code == 0, outcome.err
+    assert f"{weights} was altered since it was written: train runs again" in outcome.err
+    same_tables(copied, finished, tmp_path)
+
+
+def test_weights_of_another_training_are_noticed(copied):  # noqa: F811
+    """A whole checkpoint, but not this job's: only the job's own checksums can tell."""
+    (weights,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
+    (others,) = copied.results.glob("photos/bottleneck/train-*/checkpoint.safetensors")
+    weights.write_bytes(others.read_bytes())
+    (needs,) = copied.results.glob("photos/dropout/decoder-train-*/metrics.json")
+    needs.unlink()
+    assert f"{weights} was altered" in copied.call("run").err
+
+
+def test_a_result_from_before_there_were_checksums_is_a_result(copied):  # noqa: F811
+    for path in copied.results.glob("*/*/*/SHA256SUMS"):
+        path.unlink()
+    assert "22 of 22 jobs are in the store already" in copied.call("run").err
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("photos.safetensors", flip),
+        ("photos.safetensors", halve),
+        ("photos.json", halve),
+        (
+            "photos.json",
+            lambda path: path.write_text(re.sub('"fingerprint": ".', '"fingerprint": "x', path.read_text())),
+        ),
+    ],
+)
+def test_damaged_data_is_noticed_set_aside_and_prepared_again(place, tmp_path, finished, name, damage):  # noqa: F811
+    place = Place(place.folder, tmp_path / "data").edit()  # noqa: F811
+    assert call("data", "prepare", "photos", "--data", place.data).code == 0
+    damage(place.data / name)
+    outcome = place.call("run", "--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
+    assert outcome.code == 0 and "photos" in outcome.err and "set aside and prepared anew" in outcome.err
+    assert (place.data / f"{name}.damaged").exists()
+    same_tables(place, finished, tmp_path, "--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
+
+
+def test_a_mid_job_state_of_another_version_of_the_code(place, finished, tmp_path, monkeypatch):  # noqa: F811
+    """The state lacks what this version saves: set aside and told; the run after it starts the job over."""
+    from benchmark.training import checkpoint, loop
+
+    one = ("--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
+    real, whole = loop.run, checkpoint.save
+
+    def interrupted(task, path, monitor):
+        monitor.stopping = lambda: True
+        return real(task, path, monitor)
+
+    def older(path, state):
+        if "parts" in state:
+            state["parts"].popitem()
+        whole(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run", interrupted)
+        patch.setattr(checkpoint, "save", older)
+        assert place.call("run", *one).code == 130
+    outcome = place.call("run", *one)
+    assert outcome.code == 1 and "does not fit this version of the program" in outcome.err
+    assert "Traceback" not in outcome.err and list((place.results / ".work").glob("*/state.safetensors.damaged"))
+    assert place.call("run", *one).code == 0
+    same_tables(place, finished, tmp_path, *one)
+
+
+# -- disks
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str):
+    """A file system in memory at `folder`; skips where that is not allowed."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a file system, and not in every container")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk(place, finished, tmp_path):  # noqa: F811
+    with mounted(place.results, "size=700k"):
+        outcome = place.call("run", *CHOICE)
+        assert outcome.code == 2 and "Traceback" not in outcome.err, outcome.err
+        assert "free space or choose another --results" in outcome.err and outcome.err.count("error: ") == 1
+        subprocess.run(["mount", "-o", "remount,size=100m", place.results], check=True)
+        assert place.call("run", *CHOICE).code == 0
+        same_tables(place, finished, tmp_path, *CHOICE)
+
+
+def test_a_read_only_store(finished, tmp_path):  # noqa: F811
+    """It can be reported from, and a run says that it cannot write."""
+    place = Place(tmp_path / "place", finished.data).edit()  # noqa: F811
+    with mounted(place.results, "size=100m"):
+        subprocess.run(["cp", "-r", f"{finished.results}/.", place.results], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", place.results], check=True)
+        outcome = place.call("run")
+        assert outcome.code == 2 and "cannot write the results folder" in outcome.err
+        assert place.call("status").code == 0 and "done        22" in place.call("status").out
+        same_tables(place, finished, tmp_path)
+
+
+# -- kills
+
+
+def body(words: list[str], out: Path) -> None:
+    """`python -m benchmark WORDS`, its stderr in a file."""
+    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.argv = ["benchmark", *words]
+    cli.main()
+
+
+def workers_of(pid: int) -> list[int]:
+    """The ids of a runner's worker processes that have begun to live."""
+    found = []
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
+def kill_one(runner, choice: random.Random) -> str:
+    """Kill a worker of the runner, or itself; says which, or "" where it had ended."""
+    workers = workers_of(runner.pid)
+    which = "worker" if workers and choice.random() < 0.6 else "runner"
+    try:
+        os.kill(choice.choice(workers) if which == "worker" else runner.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return ""
+    return which
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
+    """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL at
+    a random moment, and begun again, until the suite is done; round after round until there were enough kills."""
+    server, choice = multiprocessing.get_context("forkserver"), random.Random(time.time_ns())
+    server.set_forkserver_preload(["benchmark.cli", "benchmark.runner.local", "test_faults"])  # imports torch once
+    out, killed = place.folder / "stderr.txt", {"runner": 0, "worker": 0}
+    commands = [place.words("run", *CHOICE), place.words("run", *CHOICE, "--cells-per-gpu", 2)]
+    while sum(killed.values()) < KILLS:
+        running = [None, None]
+        while len(place.finished()) < 4:
+            for number, words in enumerate(commands):
+                if not (running[number] and running[number].is_alive()):
+                    running[number] = server.Process(target=body, args=(list(map(str, words)), out))
+                    running[number].start()
+            time.sleep(choice.uniform(0, 6))
+            if sum(killed.values()) < KILLS and (which := kill_one(choice.choice(running), choice)):
+                killed[which] += 1
+        for process in running:
+            process.join(120)
+        outcome = place.call("run", *CHOICE)
+        assert outcome.code == 0, outcome.err
+        assert "Traceback" not in out.read_text()
+        same_tables(place, finished, tmp_path, *CHOICE)
+        assert list((place.results / ".work").iterdir()) == []
+        shutil.rmtree(place.results)
+    print(f"killed {killed}")
