@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Prepare data sets and list them.")
 app.add_typer(data_app, name="data")
+store_app = typer.Typer(no_args_is_help=True, help="Check, tidy and exchange results.")
+app.add_typer(store_app, name="store")
 
 Suite = Annotated[str, typer.Argument(help="a suite of the matrix: smoke, cifar10, cifar100, tinyimagenet, ...")]
 Where = Annotated[list[str], typer.Option("--where", help="keep matching cells: defense=patrol,cem=on")]
@@ -399,6 +401,94 @@ def data_list(data: DataRoot = DATA):
     from benchmark import data as datasets
 
     print(tabulate(datasets.describe(data), headers="keys"))
+
+
+@store_app.command("verify")
+def store_verify(results: Results = RESULTS):
+    """Check the files of every finished job against their checksums. Exit status 1 where any is damaged."""
+    from benchmark.runner import hygiene
+    from benchmark.runner.store import Store
+
+    found = hygiene.verify(Store(results))
+    for finding in found:
+        for problem in finding.problems:
+            print(f"damaged: {problem}")
+    states = [finding.state for finding in found]
+    lacking = sum(finding.lacks_tensors for finding in found)
+    print(
+        f"{len(found)} finished jobs: {states.count('intact')} intact ({lacking} of them without their weights), "
+        f"{states.count('no checksums')} with no checksums, {states.count('damaged')} damaged"
+    )
+    raise typer.Exit(int("damaged" in states))
+
+
+@store_app.command("gc")
+def store_gc(
+    keep: Annotated[list[str], typer.Option("--keep-suite", help="a suite whose results stay; may be repeated")],
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    yes: Annotated[bool, typer.Option("--yes", help="remove it; without this it is only listed")] = False,
+):
+    """List, or remove, what is in the results but in none of the kept suites, and what runs have left behind."""
+    from benchmark.runner import hygiene
+    from benchmark.runner.store import Store
+
+    jobs = [job for suite in keep for job in hygiene.known(_expand(suite, [], set_, matrix, data)[1])]
+    store = Store(results)
+    size = 0
+    for item in hygiene.waste(store, jobs):
+        bytes_ = item.size
+        held = item.held or (yes and not hygiene.remove(store, item) and "by another runner")
+        size += 0 if held else bytes_
+        what = f"held {held}, stays" if held else "removed" if yes else "would be removed"
+        print(f"{what}: {item.path} ({item.why}, {bytes_ / 2**20:.1f} MiB)")
+    print(f"{size / 2**20:.1f} MiB {'removed' if yes else 'to remove; again with --yes to do so'}")
+
+
+@store_app.command("export")
+def store_export(
+    file: Annotated[Path, typer.Argument(help="the archive to write: NAME.tar.gz")],
+    suite: Annotated[str | None, typer.Option(help="the results of this suite alone")] = None,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    weights: Annotated[bool, typer.Option("--weights", help="with checkpoints and per-image values")] = False,
+):
+    """Write finished results into one archive, for somebody else to `store import`."""
+    from benchmark.runner import exchange, hygiene
+    from benchmark.runner.store import Store
+
+    store = Store(results)
+    folders = list(hygiene.finished(store.root))
+    if suite is not None:
+        jobs = hygiene.known(_expand(suite, where, set_, matrix, data)[1])
+        folders = [store.path(job) for job in jobs if store.done(job)]
+    if not folders:
+        raise UserError(f"no finished job in {results} to export; choose another --results or suite")
+    exchange.export(store, sorted(folders), file, weights)
+    print(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
+
+
+@store_app.command("import")
+def store_import(
+    file: Annotated[Path, typer.Argument(help="an archive that `store export` wrote")],
+    results: Results = RESULTS,
+):
+    """Bring in the results of an archive. Those that are here already stay; exit status 1 where any differs."""
+    from benchmark.runner import exchange
+    from benchmark.runner.store import Store
+
+    done = exchange.import_(Store(results), file)
+    for name in done.differing:
+        print(f"differs from what is here, not imported: {name}")
+    print(f"{len(done.new)} jobs imported, {len(done.same)} were here already, {len(done.differing)} differ")
+    if done.differing:
+        print("to compare them, import into another --results, report from both, and use diff --against")
+        raise typer.Exit(1)
 
 
 def _expand(suite, where, set_, matrix, data):

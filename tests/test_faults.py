@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from command_line import Place, call, copied, finished, place  # noqa: F401 (fixtures)
 
-from benchmark import cli
+from benchmark import cli, data
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -54,44 +54,37 @@ def halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [flip, halve, Path.unlink])
-@pytest.mark.parametrize(
-    "name", ["metrics.json", "provenance.json", "job.json", "history.csv", "reconstructions.png", "SHA256SUMS"]
-)
-def test_a_damaged_result_is_noticed_set_aside_and_computed_again(copied, finished, tmp_path, name, damage):  # noqa: F811
-    path = sorted(copied.results.glob("photos/dropout/decoder-infer-*"))[0] / name
-    damage(path)
-    if not path.exists() and name in ("metrics.json", "SHA256SUMS"):
-        pytest.skip("a result without its metrics was never finished; one without checksums is of an earlier version")
+def test_damaged_results_are_noticed_set_aside_and_computed_again(copied, finished, tmp_path):  # noqa: F811
+    """A flipped bit, half a file, a file that is gone: of a job each, in all kinds of files."""
+    damages = {"metrics.json": flip, "provenance.json": halve, "job.json": flip, "history.csv": Path.unlink}
+    damages |= {"reconstructions.png": flip, "SHA256SUMS": halve}
+    folders = sorted(copied.results.glob("photos/*/decoder-*"))
+    for folder, (name, damage) in zip(folders, damages.items(), strict=False):
+        damage(folder / name)
     outcome = copied.call("run")
     assert outcome.code == 0, outcome.err
     told = [line for line in outcome.err.splitlines() if "runs again; the old result is" in line]
-    assert len(told) == 1 and str(path.parent) in told[0]
-    assert list((copied.results / ".work").glob("replaced-decoder-infer-*"))
+    assert len(told) == len(damages) == len(list((copied.results / ".work").glob("replaced-*")))
+    for line, folder, name in zip(sorted(told), folders, damages, strict=False):
+        assert str(folder / name) in line
     same_tables(copied, finished, tmp_path)
 
 
-@pytest.mark.parametrize("damage", [flip, halve])
-def test_damaged_weights_are_noticed_where_they_are_needed(copied, finished, tmp_path, damage):  # noqa: F811
-    (weights,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
-    damage(weights)
+def test_damaged_weights_are_noticed_where_they_are_needed(copied, finished, tmp_path):  # noqa: F811
+    """A flipped bit, and a whole checkpoint of another training: only the job's own checksums can tell that one."""
+    (flipped,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
+    (foreign,) = copied.results.glob("photos/bottleneck/train-*/checkpoint.safetensors")
+    foreign.write_bytes(flipped.read_bytes())
+    flip(flipped)
     assert "runs again" not in copied.call("run").err  # nothing reads them
-    (needs,) = copied.results.glob("photos/dropout/decoder-train-*/metrics.json")
-    needs.unlink()
+    for row in ("dropout", "bottleneck"):
+        (needs,) = copied.results.glob(f"photos/{row}/decoder-train-*/metrics.json")
+        needs.unlink()
     outcome = copied.call("run")
     assert outcome.code == 0, outcome.err
-    assert f"{weights} was altered since it was written: train runs again" in outcome.err
+    for weights in (flipped, foreign):
+        assert f"{weights} was altered since it was written: train runs again" in outcome.err
     same_tables(copied, finished, tmp_path)
-
-
-def test_weights_of_another_training_are_noticed(copied):  # noqa: F811
-    """A whole checkpoint, but not this job's: only the job's own checksums can tell."""
-    (weights,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
-    (others,) = copied.results.glob("photos/bottleneck/train-*/checkpoint.safetensors")
-    weights.write_bytes(others.read_bytes())
-    (needs,) = copied.results.glob("photos/dropout/decoder-train-*/metrics.json")
-    needs.unlink()
-    assert f"{weights} was altered" in copied.call("run").err
 
 
 def test_a_result_from_before_there_were_checksums_is_a_result(copied):  # noqa: F811
@@ -100,26 +93,23 @@ def test_a_result_from_before_there_were_checksums_is_a_result(copied):  # noqa:
     assert "22 of 22 jobs are in the store already" in copied.call("run").err
 
 
+def forge(path: Path) -> None:
+    """Another fingerprint, by one character."""
+    path.write_text(re.sub('"fingerprint": ".', '"fingerprint": "x', path.read_text()))
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [
-        ("photos.safetensors", flip),
-        ("photos.safetensors", halve),
-        ("photos.json", halve),
-        (
-            "photos.json",
-            lambda path: path.write_text(re.sub('"fingerprint": ".', '"fingerprint": "x', path.read_text())),
-        ),
-    ],
+    [("photos.safetensors", flip), ("photos.safetensors", halve), ("photos.json", halve), ("photos.json", forge)],
 )
-def test_damaged_data_is_noticed_set_aside_and_prepared_again(place, tmp_path, finished, name, damage):  # noqa: F811
-    place = Place(place.folder, tmp_path / "data").edit()  # noqa: F811
-    assert call("data", "prepare", "photos", "--data", place.data).code == 0
-    damage(place.data / name)
-    outcome = place.call("run", "--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
-    assert outcome.code == 0 and "photos" in outcome.err and "set aside and prepared anew" in outcome.err
-    assert (place.data / f"{name}.damaged").exists()
-    same_tables(place, finished, tmp_path, "--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
+def test_damaged_data_is_noticed_set_aside_and_prepared_again(tmp_path, capsys, name, damage):
+    data.load("photos", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    damage(tmp_path / name)
+    data.load("photos", tmp_path)
+    assert "photos" in (err := capsys.readouterr().err) and "set aside and prepared anew" in err
+    assert (tmp_path / f"{name}.damaged").exists()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix != ".damaged"} == before
 
 
 def test_a_mid_job_state_of_another_version_of_the_code(place, finished, tmp_path, monkeypatch):  # noqa: F811
@@ -219,8 +209,8 @@ def kill_one(runner, choice: random.Random) -> str:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
-    """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL at
-    a random moment, and begun again, until the suite is done; round after round until there were enough kills."""
+    """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL
+    at a random moment, and begun again, until the suite is done; round after round until there were enough kills."""
     server, choice = multiprocessing.get_context("forkserver"), random.Random(time.time_ns())
     server.set_forkserver_preload(["benchmark.cli", "benchmark.runner.local", "test_faults"])  # imports torch once
     out, killed = place.folder / "stderr.txt", {"runner": 0, "worker": 0}

@@ -43,7 +43,14 @@ def read(folder: Path) -> Heartbeat | None:
         sound = isinstance(beat.stage, str) and isinstance(beat.metrics, dict) and 0 <= beat.fraction <= 1
         numbers = (beat.images_per_second, beat.seconds_left, *beat.metrics.values())
         return beat if sound and all(item is None or math.isfinite(item) for item in numbers) else None
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):  # not there, moved away, another version's
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ArithmeticError,
+        RecursionError,
+    ):  # not there, moved away, another version's
         return None
 
 

@@ -20,10 +20,14 @@ class Damaged(UserError):
     """A finished job's files are not what was written."""
 
 
-def write(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
-    """List every file of `folder` but those called as in `leave_out`."""
+def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
+    """The checksums of every file of `folder` but those called as in `leave_out`, a line for each."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (NAME, *leave_out))
-    (folder / NAME).write_text("".join(f"{digest(path, 'sha256')}  {path.name}\n" for path in files))
+    return "".join(f"{digest(path, 'sha256')}  {path.name}\n" for path in files)
+
+
+def write(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
+    (folder / NAME).write_text(listing(folder, leave_out))
 
 
 def read(folder: Path) -> dict[str, str] | None:

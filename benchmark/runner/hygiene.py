@@ -1,0 +1,125 @@
+"""Looking after a store: is every finished job as it was written, and what may go."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
+from benchmark.runner import sums
+from benchmark.runner.store import METRICS, Store
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finished job's folder. state: `intact`, `no checksums` (from before there were any), or `damaged`."""
+
+    folder: Path
+    state: str
+    problems: list[str]
+    lacks_tensors: bool
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something in a store that no kept suite needs; held: by whom, where a job still runs in it."""
+
+    path: Path
+    why: str
+    held: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(path.stat().st_size for path in (self.path, *self.path.rglob("*")) if path.is_file())
+
+
+def finished(root: Path) -> Iterator[Path]:
+    """The folders of all finished jobs, of whatever suite, in order."""
+    for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}")):
+        yield metrics.parent
+
+
+def verify(store: Store) -> list[Finding]:
+    """Check every finished job. UserError where there is no such store."""
+    if not store.root.is_dir():
+        raise UserError(f"there is no results folder {store.root}; choose another --results")
+    return [_look(folder) for folder in finished(store.root)]
+
+
+def _look(folder: Path) -> Finding:
+    problems = sums.problems(folder)
+    listed = None if problems else sums.read(folder)
+    lacking = [name for name in listed or () if not (folder / name).exists()]
+    if not problems:
+        problems = list(filter(None, [foreign(folder)]))
+    state = "damaged" if problems else "intact" if listed else "no checksums"
+    return Finding(folder, state, problems, bool(lacking))
+
+
+def foreign(folder: Path) -> str:
+    """Why the folder's job.json is not that of a job with its key and name; "" where it is.
+
+    The key is a hash of what job.json says, so a result cannot pass for another job's.
+    """
+    path = folder / "job.json"
+    try:
+        said = json.loads(path.read_bytes())
+        parents = {role: SimpleNamespace(key=key) for role, key in said["parents"].items()}
+        key = Job(said["kind"], said["config"], parents).key
+        sound = said["key"] == key and folder.name.endswith(f"-{key[:12]}")
+        return "" if sound else f"{path} describes another job than its name and key say"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"cannot read {path} ({error})"
+
+
+def waste(store: Store, keep: list[Job]) -> list[Waste]:
+    """What is not a result of, or work on, the jobs to keep."""
+    keys = {job.key[:12] for job in keep}
+    found = [
+        Waste(folder, "in no kept suite")
+        for folder in finished(store.root)
+        if folder.name.rpartition("-")[2] not in keys
+    ]
+    for path in sorted(store.work.iterdir()) if store.work.is_dir() else []:
+        name = path.name.partition(".")[0]
+        if path.name.startswith((".", "replaced-")):
+            found.append(Waste(path, "left over"))
+        elif name not in keys:
+            holder = store.locks.holder(name)
+            held = f"on {holder.host}, process {holder.pid}" if holder else ""
+            found.append(Waste(path, "work on a job in no kept suite", held))
+    return found
+
+
+def remove(store: Store, item: Waste) -> bool:
+    """Remove it; False where a runner holds it."""
+    name = item.path.name.partition(".")[0]
+    if item.path.parent == store.work and name and not name.startswith("replaced-"):
+        with store.locks.hold(name) as folder:  # nobody else can be in it now
+            if folder is None:
+                return False
+            store.locks.drop(name)
+            return True
+    aside = store.work / f".old-{uuid.uuid4().hex}"  # a reader sees a whole result or none
+    store.work.mkdir(parents=True, exist_ok=True)
+    os.rename(item.path, aside)
+    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    for above in (item.path.parent, item.path.parent.parent):
+        if store.root in above.parents and above != store.work and not any(above.iterdir()):
+            above.rmdir()
+    return True
+
+
+def known(jobs: list[Job]) -> list[Job]:
+    """The jobs themselves. UserError where a data set is not prepared here, as the keys then are not known."""
+    for job in jobs:
+        if "fingerprint" in job.cell and job.cell["fingerprint"] is None:
+            name = job.cell["dataset"]
+            raise UserError(f"which results belong to a suite with {name} is known only where {name} is prepared")
+    return jobs
