@@ -65,8 +65,8 @@ def test_damaged_results_are_noticed_set_aside_and_computed_again(copied, finish
     assert outcome.code == 0, outcome.err
     told = [line for line in outcome.err.splitlines() if "runs again; the old result is" in line]
     assert len(told) == len(damages) == len(list((copied.results / ".work").glob("replaced-*")))
-    for line, folder, name in zip(sorted(told), folders, damages, strict=False):
-        assert str(folder / name) in line
+    for folder, name in zip(folders, damages, strict=False):
+        assert any(str(folder / name) in line for line in told), (folder, name, told)
     same_tables(copied, finished, tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk(place, finished, tmp_path):  # noqa: F811
     with mounted(place.results, "size=700k"):
         outcome = place.call("run", *CHOICE)
         assert outcome.code == 2 and "Traceback" not in outcome.err, outcome.err
-        assert "free space or choose another --results" in outcome.err and outcome.err.count("error: ") == 1
+        assert "free space or choose another --results" in outcome.err and outcome.err.count("\n") == 2
         subprocess.run(["mount", "-o", "remount,size=100m", place.results], check=True)
         assert place.call("run", *CHOICE).code == 0
         same_tables(place, finished, tmp_path, *CHOICE)

@@ -99,7 +99,8 @@ def unpack(archive: Path, folder: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # a damaged archive can fail in any way
-        raise UserError(f"the archive {archive} cannot be unpacked ({error}); get it again") from error
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"the archive {archive} cannot be unpacked ({why}); get it again") from error
 
 
 def most_unpacked(archive: Path) -> int:
