@@ -5,6 +5,7 @@ docs/RELIABILITY.md lists them. The soak, many more random kills, is
 """
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -20,6 +21,7 @@ import pytest
 from command_line import Place, call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark import cli, data
+from benchmark.matrix import expand as expansion
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -137,6 +139,113 @@ def test_a_mid_job_state_of_another_version_of_the_code(place, finished, tmp_pat
     assert "Traceback" not in outcome.err and list((place.results / ".work").glob("*/state.safetensors.damaged"))
     assert place.call("run", *one).code == 0
     same_tables(place, finished, tmp_path, *one)
+
+
+def test_two_versions_of_the_code_on_one_store(copied, finished, tmp_path, monkeypatch):  # noqa: F811
+    """Each version finds its own results and leaves the other's alone."""
+    one = ("--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
+    before = copied.finished()
+    with monkeypatch.context() as patch:
+        patch.setattr(expansion, "VERSION", expansion.VERSION + 1)
+        assert "waiting      2" in copied.call("status", *one).out
+        assert copied.call("run", *one).code == 0
+        assert "done         2" in copied.call("status", *one).out
+    after = copied.finished()
+    assert len(after) == len(before) + 2 and {name: after[name] for name in before} == before
+    for name in set(after) - set(before):
+        shutil.rmtree(copied.results / name)
+    same_tables(copied, finished, tmp_path)
+
+
+# -- plug-ins
+
+PLUGIN = """
+import torch
+
+from benchmark.defenses.base import DEFENSES, Defense
+
+
+@DEFENSES.register("fault")
+class Fault(Defense):
+    def loss(self, batch):
+        {body}
+"""
+
+
+@pytest.fixture
+def plugin(place, tmp_path, monkeypatch):  # noqa: F811
+    """Runs the suite with a defence from a file whose loss is `body`, in a process of its own."""
+    monkeypatch.delenv("BENCHMARK_PLUGINS", raising=False)
+
+    def change(matrix, smoke):
+        matrix["defenses"]["fault"] = {"noise_std": 0.025}
+        smoke |= {"defense": ["fault"], "cem": ["off"], "seed": [1, 2], "efficiency": []}
+
+    place.edit(change)
+
+    def run(body, *more):
+        (tmp_path / "fault.py").write_text(PLUGIN.format(body=body))
+        words = [
+            "--plugin",
+            tmp_path / "fault.py",
+            *place.words("run", "--where", "attacker=decoder,split=infer", *more),
+        ]
+        command = [sys.executable, "-m", "benchmark", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    run.place = place
+    return run
+
+
+def test_a_defence_that_raises_and_is_mended(plugin):
+    outcome = plugin("raise RuntimeError('the defence broke')")
+    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr
+    assert outcome.stderr.count("RuntimeError: the defence broke (log: ") == 2  # both seeds were tried
+    outcome = plugin("return None")
+    assert outcome.returncode == 0, outcome.stderr
+    assert len(plugin.place.finished()) == 4
+
+
+def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin):
+    """Simulated: the defence raises what CUDA raises. Two at once, then one, then it is told, each job once."""
+    outcome = plugin("raise torch.OutOfMemoryError('CUDA out of memory.')", "--cells-per-gpu", 2)
+    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert "again with 1 at once" in outcome.stderr
+    failed = [line for line in outcome.stderr.splitlines() if line.startswith("failed: ") and " train: " in line]
+    assert len(failed) == 2 and all("the memory of cpu does not suffice for it" in line for line in failed)
+    assert plugin("return None", "--cells-per-gpu", 2).returncode == 0 and len(plugin.place.finished()) == 4
+
+
+def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):
+    outcome = plugin("return batch.z.sum() * float('nan')")
+    assert outcome.returncode == 0, outcome.stderr
+    results = [json.loads(content) for content in plugin.place.finished().values()]
+    assert {result["status"] for result in results} == {"diverged"} and len(results) == 4
+    assert all("the loss is nan in epoch 1 of 2" in result["reason"] for result in results)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("x.py", "raise ValueError('no')", "does not load: ValueError: no"),
+        ("x.py", "import nothing_of_the_kind", "does not load: ModuleNotFoundError"),
+        ("x.py", "def (", "does not load: SyntaxError"),
+        ("x.txt", "", "give the path of a .py file"),
+        (None, "", "give the path of a .py file"),
+        (
+            "x.py",
+            "from benchmark.defenses.base import *\n@DEFENSES.register('dropout')\nclass Dropout(Defense): pass",
+            "two classes register the defence 'dropout'",
+        ),
+    ],
+)
+def test_plug_in_files_that_do_not_load(finished, tmp_path, monkeypatch, name, content, text):  # noqa: F811
+    monkeypatch.delenv("BENCHMARK_PLUGINS", raising=False)
+    path = tmp_path / (name or "nowhere.py")
+    if name:
+        path.write_text(content)
+    outcome = call("--plugin", path, *finished.words("status"))
+    assert outcome.code == 2 and text in outcome.err and str(path) in outcome.err and "Traceback" not in outcome.err
 
 
 # -- disks

@@ -56,7 +56,7 @@ def _rows(cell: Cell, store: Store) -> list[dict]:
         metrics, prefix = {"attack": ATTACK, "train": TRAINING, "bounds": BOUNDS}[cell.job.kind], ""
     label = cell.label
     if cell.job.kind == "efficiency" and status == "done":
-        device = f"device {store.provenance(cell.job)['device']} (published RTX 4090)"
+        device = f"device {store.provenance(cell.job).get('device', 'unknown')} (published RTX 4090)"
         label = ", ".join(part for part in (label, device.replace(", ", " with ")) if part)
     rows = []
     for metric in metrics:
