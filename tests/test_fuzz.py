@@ -213,27 +213,32 @@ def test_the_results_reader(tmp_path, count):
     good = {"metrics.json": METRICS, "provenance.json": RECORD, "failed.json": {"reason": "x"}, "lock.json": LOCK}
     good |= {"progress.json": BEAT}
     sums = "".join(f"{'0' * 64}  {name}\n" for name in good).encode()
-    for folder in (*(store.path(cell.job) for cell in cells), *(store.workdir(cell.job) for cell in cells)):
-        folder.mkdir(parents=True)
-
-    def whole(folder, name, content):
-        for other, value in good.items():
-            _written(folder / other, json.dumps(value).encode())
-        (folder / "SHA256SUMS").unlink(missing_ok=True)
-        _written(folder / name, content if isinstance(content, bytes) else json.dumps(content).encode())
+    for cell in cells:
+        for name, value in good.items():
+            _written(store.path(cell.job) / name, json.dumps(value).encode())
+            _written(store.workdir(cell.job) / name, json.dumps(value).encode())
 
     def read(example):
         name, content, finished = example
-        for cell in cells:
-            whole(store.path(cell.job), name, content)
-            whole(store.workdir(cell.job), name, content)
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        job = TIMED if name == "provenance.json" else TRAIN
+        done, work = store.path(job), store.workdir(job)
+        path = (done if finished else work) / name
+        before = path.read_bytes() if path.exists() else None
+        _written(path, content)
+        moved = done / "moved"
+        if not finished:
+            (done / "metrics.json").rename(moved)
+        try:
+            heartbeat.read(work)
+            hygiene.verify(store)
+            frame = tidy(tidy_frame(cells, store))
+            assert set(frame["status"]) <= {"done", "diverged", "failed", "running", "missing"}
+            devices(cells, store)
+        finally:
             if not finished:
-                (store.path(cell.job) / "metrics.json").unlink()
-            heartbeat.read(store.workdir(cell.job))
-        hygiene.verify(store)
-        frame = tidy(tidy_frame(cells, store))
-        assert set(frame["status"]) <= {"done", "diverged", "failed", "running", "missing"}
-        devices(cells, store)
+                moved.rename(done / "metrics.json")
+            path.unlink() if before is None else _written(path, before)
 
     examples = [
         st.tuples(st.just(name), altered(value) | damaged(json.dumps(value).encode()), st.booleans())

@@ -32,9 +32,10 @@ class Source:
             raise UserError(f"cannot read the {what} {path}: {error}; give a readable YAML file") from error
         self._lines: dict[tuple, int] = {(): 1}
         try:
-            node = yaml.compose(text, Loader=Loader)
+            loader = Loader(text)
+            node = loader.get_single_node()
             self._walk(node, (), set())
-            self.value = yaml.load(text, Loader=Loader)
+            self.value = None if node is None else loader.construct_document(node)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(self.value, dict):
