@@ -85,7 +85,7 @@ def test_damaged_weights_are_noticed_where_they_are_needed(copied, finished, tmp
     outcome = copied.call("run")
     assert outcome.code == 0, outcome.err
     for weights in (flipped, foreign):
-        assert f"{weights} was altered since it was written: train runs again" in outcome.err
+        assert f"{weights} was altered since it was written: it runs again" in outcome.err
     same_tables(copied, finished, tmp_path)
 
 

@@ -33,5 +33,5 @@ def _set_aside(job: Job, problems: list[str], store: Store, say: Callable[[str],
         aside = store.set_aside(job)
     except FileNotFoundError:  # another runner was as quick
         return True
-    say(f"{'; '.join(problems)}: {job.what} runs again; the old result is {aside}")
+    say(f"{'; '.join(problems)}: it runs again; the old result is {aside}")
     return True
