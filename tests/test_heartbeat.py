@@ -124,4 +124,5 @@ def test_a_finished_job_leaves_no_heartbeat(tmp_path):
         monitor(folder)
         assert read(store.workdir(JOB)) is not None
         store.finish(JOB, {"status": "done", "reason": "", "values": {}}, {})
-    assert sorted(path.name for path in store.path(JOB).iterdir()) == ["job.json", "metrics.json", "provenance.json"]
+    names = {path.name for path in store.path(JOB).iterdir()}
+    assert names == {"SHA256SUMS", "job.json", "metrics.json", "provenance.json"}

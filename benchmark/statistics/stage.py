@@ -60,7 +60,7 @@ def per_image_reader(cells: list[Cell], store: Store) -> Images:
     jobs = {cell.job.key: cell.job for cell in cells}
 
     def read(off: str, on: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-        files = [store.path(jobs[key]) / "per_image.safetensors" for key in (off, on)]
+        files = [store.checkpoint(jobs[key], "per_image.safetensors") for key in (off, on)]
         if not all(file.is_file() for file in files):
             return None
         one, other = (checkpoint.load(file)[metric].double().numpy() for file in files)
