@@ -40,17 +40,11 @@ def read(folder: Path) -> Heartbeat | None:
     try:
         value = json.loads((folder / PROGRESS).read_text())
         beat = Heartbeat(**{name: value[name] for name in Heartbeat.__dataclass_fields__})
-        sound = isinstance(beat.stage, str) and isinstance(beat.metrics, dict) and 0 <= beat.fraction <= 1
+        if not (isinstance(beat.stage, str) and isinstance(beat.metrics, dict) and 0 <= beat.fraction <= 1):
+            return None
         numbers = (beat.images_per_second, beat.seconds_left, *beat.metrics.values())
-        return beat if sound and all(item is None or math.isfinite(item) for item in numbers) else None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        ArithmeticError,
-        RecursionError,
-    ):  # not there, moved away, another version's
+        return beat if all(item is None or math.isfinite(item) for item in numbers) else None
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # not there, or not this
         return None
 
 
