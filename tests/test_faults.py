@@ -305,17 +305,6 @@ def workers_of(pid: int) -> list[int]:
     return found
 
 
-def kill_one(runner, choice: random.Random) -> str:
-    """Kill a worker of the runner, or itself; says which, or "" where it had ended."""
-    workers = workers_of(runner.pid)
-    which = "worker" if workers and choice.random() < 0.6 else "runner"
-    try:
-        os.kill(choice.choice(workers) if which == "worker" else runner.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return ""
-    return which
-
-
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
     """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL
@@ -331,8 +320,13 @@ def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
                 if not (running[number] and running[number].is_alive()):
                     running[number] = server.Process(target=body, args=(list(map(str, words)), out))
                     running[number].start()
-            time.sleep(choice.uniform(0, 6))
-            if sum(killed.values()) < KILLS and (which := kill_one(choice.choice(running), choice)):
+            time.sleep(choice.uniform(0, 3))
+            if (done := sum(killed.values())) == KILLS:
+                continue
+            which = "worker" if done % 2 else "runner"  # a worker takes its time to be there
+            targets = workers_of(running[1].pid) if which == "worker" else [process.pid for process in running]
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(choice.choice(targets), signal.SIGKILL)
                 killed[which] += 1
         for process in running:
             process.join(120)
