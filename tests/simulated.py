@@ -55,13 +55,12 @@ def simulate(folder: Path, suite: str, change=lambda value: None, seeds=(125,)) 
 def fill(job: Job, store: Store, pictures: bool) -> None:
     """Put a result of the job into the store, as a run would leave it; `pictures`: those, too."""
     draw = random.Random(job.key)
-    work = store.workdir(job)
-    work.mkdir(parents=True, exist_ok=True)
     make = {"train": _train, "attack": _attack, "efficiency": _efficiency, "bounds": _bounds}[job.kind]
-    values = make(job, work, draw, pictures)
-    record = DEVICE | {"seconds": round(draw.uniform(10, 500), 3), "peak_memory_mib": 900.0}
-    record |= {"finished": "2026-01-01T00:00:00Z", "fingerprint": "0" * 64}
-    store.finish(job, {"status": "done", "reason": "", "values": values}, record)
+    with store.claim(job) as work:
+        values = make(job, work, draw, pictures)
+        record = DEVICE | {"seconds": round(draw.uniform(10, 500), 3), "peak_memory_mib": 900.0}
+        record |= {"finished": "2026-01-01T00:00:00Z", "fingerprint": "0" * 64}
+        store.finish(job, {"status": "done", "reason": "", "values": values}, record)
 
 
 def _row(job: Job) -> tuple[str, str, str]:
