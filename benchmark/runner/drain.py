@@ -19,7 +19,7 @@ from benchmark.matrix.expand import Job
 from benchmark.runner.attempt import Outcome
 from benchmark.runner.progress import Display
 from benchmark.runner.schedule import Schedule, longest_first
-from benchmark.runner.store import CHECKPOINT, Store
+from benchmark.runner.store import CHECKPOINT, PER_IMAGE, Store
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
 WAIT = 2.0  # seconds between looks at a job that another runner holds
@@ -85,12 +85,16 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
 
 
 def retrain_without_checkpoint(jobs: list[Job], store: Store, say) -> None:
-    """Results may be shared without their weights; where an attack still needs them, its parent runs again."""
-    needed = {parent.key: parent for job in jobs if not store.done(job) for parent in job.parents.values()}
-    for parent in needed.values():
-        weights = store.path(parent) / CHECKPOINT
-        if store.done(parent) and store.metrics(parent)["status"] == "done" and not weights.is_file():
-            say(f"{parent.title} has no checkpoint: it runs again; the old result is {store.set_aside(parent)}")
+    """Results may be shared without their weights and tensors; where an attack still needs them, its parent runs
+    again, and before it the parents that it needs."""
+    waiting = [job for job in jobs if not store.done(job)]
+    while waiting:
+        for role, parent in waiting.pop().parents.items():
+            name = CHECKPOINT if role in ("train", "warm_start", "start") else PER_IMAGE
+            done = store.done(parent) and store.metrics(parent)["status"] == "done"
+            if done and not (store.path(parent) / name).is_file():
+                say(f"{parent.title} has no {name}: it runs again; the old result is {store.set_aside(parent)}")
+                waiting.append(parent)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 
 CHECKPOINT = "checkpoint.safetensors"
+PER_IMAGE = "per_image.safetensors"
+RECOGNITION = "recognition.json"  # added to a finished attack by `recognise`
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a silent holder counts as dead
 
@@ -61,6 +63,11 @@ class Store:
 
     def provenance(self, job: Job) -> dict:
         return self._json(self.path(job) / "provenance.json", {})
+
+    def recognition(self, job: Job) -> dict:
+        """What `recognise` found of the finished attack's images; {} where it was not asked."""
+        path = self.path(job) / RECOGNITION
+        return self._json(path, {"classifier": str, "recognised_percent": float}) if path.is_file() else {}
 
     def status(self, job: Job) -> tuple[str, str]:
         """(`done` | `diverged` | `failed` | `running` | `waiting`, reason)."""
