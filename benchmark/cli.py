@@ -329,6 +329,28 @@ def calibrate(
 
 
 @app.command()
+def recognise(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    device: Device = "auto",
+    classifier: Annotated[Path | None, typer.Option(help="folder of a finished training, not the row `none`")] = None,
+):
+    """Ask an undefended classifier for the class of every rebuilt image of a suite's finished attacks."""
+    from benchmark.runner.execute import Machine
+    from benchmark.runner.recognise import recognise
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    for cell, found in recognise(cells, Machine(Store(results), data, pick(device)), classifier):
+        print(f"{cell.job.title}, {cell.protocol}: {found}")
+
+
+@app.command()
 def audit(tables: Tables = TABLES):
     """Check the paper's printed tables for misprints and contradictions, from the printed numbers alone."""
     from benchmark.audit.stage import write

@@ -50,7 +50,7 @@ def test_every_cell_is_filled(finished, tmp_path):  # noqa: F811
     assert len(labels) == 4 + 2  # two defences without and with CEM, and the two averages
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * (1 + 4 * 7) + 4 * 4
+    assert len(rows) == 4 * (1 + 4 * 8) + 4 * 4
     assert all(row["status"] == "done" and math.isfinite(float(row["value"])) for row in rows)
 
 
@@ -117,7 +117,7 @@ def test_provenance_and_history_lie_with_every_result(finished):  # noqa: F811
         record = json.loads((folder / "provenance.json").read_text())
         assert {"commit", "device", "packages", "seconds", "peak_memory_mib", "finished"} <= set(record)
         kind = json.loads((folder / "job.json").read_text())["kind"]
-        assert (folder / "checkpoint.safetensors").is_file() == (kind == "train" or "/decoder-" in name)
+        assert (folder / "checkpoint.safetensors").is_file() == (kind != "efficiency")
         assert (folder / "history.csv").is_file() == (kind != "efficiency")
         assert not (folder / "lock.json").exists() and not (folder / "state.safetensors").exists()
         if kind != "efficiency":
@@ -158,7 +158,7 @@ def test_results_without_weights_are_trained_again_where_an_attack_needs_them(co
     (lost,) = copied.results.glob("photos/bottleneck/decoder-train-*")
     shutil.rmtree(lost)
     outcome = copied.call("run")
-    assert outcome.code == 0 and "has no checkpoint: it runs again" in outcome.err
+    assert outcome.code == 0 and "has no checkpoint.safetensors: it runs again" in outcome.err
     assert copied.finished() == before  # the same numbers, bit for bit
     assert list((copied.results / ".work").glob("replaced-*/metrics.json"))
 
@@ -173,7 +173,7 @@ def test_the_corrected_protocol_runs(place):  # noqa: F811
     folder = reported(place)
     assert (folder / "photos-mse-corrected.md").is_file()
     rows = rows_of(place)
-    assert len(rows) == 1 + 4 * 7 and all(row["status"] == "done" for row in rows)
+    assert len(rows) == 1 + 4 * 8 and all(row["status"] == "done" for row in rows)
     jobs = [json.loads(path.read_text()) for path in place.results.glob("*/*/*/job.json")]
     assert not any(on for job in jobs for on in job["config"]["quirks"].values())
     assert not any("warm_start" in job["parents"] for job in jobs)
@@ -225,7 +225,7 @@ def test_a_diverging_cell_is_recorded_and_never_averaged(copied):  # noqa: F811
 
     folder = reported(copied, *INFER)
     lost = [row for row in rows_of(copied) if (row["defense"], row["cem"]) == ("dropout", "on")]
-    assert len(lost) == 1 + 7 and all(row["status"] == "diverged" and row["value"] == "" for row in lost)
+    assert len(lost) == 1 + 8 and all(row["status"] == "diverged" and row["value"] == "" for row in lost)
     assert all(re.search("not finite|loss is nan", row["reason"]) for row in lost)
     tables = {table["name"]: table for table in json.loads((folder / "tables.json").read_text())}
     table = tables["photos-mse"]

@@ -33,7 +33,7 @@ def two_rows(value: dict) -> None:
     """A small CIFAR-100 suite: two defences, both attackers and splits."""
     value["suites"]["cifar100"]["defense"] = ["bottleneck", "patrol"]
     for attack in value["attacks"].values():
-        attack["epochs"] = 4
+        attack |= {"epochs": 4} if "epochs" in attack else {}
     value["train"]["epochs"] = 6
 
 

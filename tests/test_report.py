@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.report import published
+from benchmark.report import convergence, published
 from benchmark.report.frame import COLUMNS, half_width, tidy
 from benchmark.report.render import escape_latex, write_tables
 from benchmark.report.tables import build_tables
@@ -241,10 +241,52 @@ def test_plug_ins_follow_the_printed_rows_and_stay_out_of_averages():
         "",
         "Dec.-based MSE",
         "GAN-based MSE",
-        "strong-based MSE",
     ]
     assert cells_of(table, "Average w/o CEM")[2].text == "0.0100"
     assert all(cell.behind == "" for line in table.rows for cell in line.cells)
+
+
+def test_further_attackers_have_tables_beside_the_printed_ones():
+    frame = frame_of(
+        row(0.02),
+        row(0.03, cem="on"),
+        row(0.01, attacker="ensemble"),
+        row(0.015, attacker="mine"),
+        row(0.012, attacker="informed", split="train"),
+    )
+    printed = build_tables(frame_of(row(0.02), row(0.03, cem="on")))
+    tables = {table.name: table for table in build_tables(frame)}
+    for table in printed:
+        assert tables[table.name] == table  # layout and numbers are as without them
+    assert set(tables) - {table.name for table in printed} == {"cifar10-attackers-mse", "cifar10-attackers-ssim"}
+    table = tables["cifar10-attackers-mse"]
+    columns = [(group.title, column) for group in table.groups for column in group.columns]
+    attackers = ["Dec.-based", "informed", "best of all (oracle)", "mine"]
+    assert columns == [(f"MSE↑ {split}", name) for split in ("train", "infer") for name in attackers]
+    found = [cell.text for cell in cells_of(table, "Bottleneck")]
+    assert found == ["–", "0.0120", "–", "–", "0.0200", "–", "0.0100", "0.0150"]
+    assert cells_of(table, "Bottleneck+CEM")[4].bold
+
+
+def test_an_attack_not_shown_to_have_converged_is_noted():
+    frame = frame_of(
+        row(0.02), row(0.0, metric="converged"), row(0.03, cem="on"), row(1.0, cem="on", metric="converged")
+    )
+    table = table_named(frame, "1")
+    plain, cem = (cells_of(table, label)[2] for label in ("Bottleneck", "Bottleneck+CEM"))
+    assert table.notes[plain.notes[0] - 1].startswith("not shown to have converged") and not cem.notes
+
+
+def test_the_rule_of_convergence():
+    """Of 10 epochs the last 2 against the 2 before: a fall of 1.9 % is none, of 2.1 % is one; 4 epochs say nothing."""
+    start = [1.0] * 8
+
+    def verdict(losses):
+        return convergence.verdict(convergence.decrease_percent(losses))
+
+    assert verdict([*start, 0.981, 0.981]) == "yes" and verdict([*start, 0.979, 0.979]) == "no"
+    assert verdict([*start, 1.2, 1.3]) == "yes" and verdict([3.0, 2.0, 1.0, 0.5]) == "too short"
+    assert convergence.decrease_percent([9, 9, 9, 4.0, 3.0]) == pytest.approx(25)
 
 
 def test_protocols_and_suites_have_tables_of_their_own():

@@ -267,7 +267,7 @@ def test_graphs_are_a_feature_on_cuda_alone(monkeypatch):
 
 def test_several_processes_share_the_device_and_end():
     found = dict(throughput(CPU, (1, 2), 0.3, naps, 0.1))
-    assert 5 < found[1] <= 10 and 10 < found[2] <= 20
+    assert 0 < found[1] <= 10 and 1.2 * found[1] < found[2] <= 20  # they sleep at the same time, on any machine
     with Process(CPU, settled=False) as process:
         nap = process.build(naps, 0.2)
         start = time.perf_counter()

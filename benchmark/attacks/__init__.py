@@ -1,5 +1,5 @@
 """Attackers, one file each; base.py says what an attacker is."""
 
-from benchmark.attacks.base import ATTACKS, Attack, Target
+from benchmark.attacks.base import ATTACKS, Attack, Attacker, Selection, Target
 
-__all__ = ["ATTACKS", "Attack", "Target"]
+__all__ = ["ATTACKS", "Attack", "Attacker", "Selection", "Target"]

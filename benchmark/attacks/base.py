@@ -1,9 +1,12 @@
-"""What an attacker is: a model fitted on pairs (feature as sent, image) that rebuilds images from features.
+"""What an attacker is: something that rebuilds images from the features that were sent.
 
-An attacker is one file in this folder (or in an installed package, entry-point group `benchmark.attacks`): a subclass
-of `Attack`, registered under its name, with its parameters as the fields of its `Params`.
+An attacker is one file in this folder (or in an installed package, entry-point group `benchmark.attacks`), registered
+under its name, with its parameters as the fields of its `Params`: a subclass of `Attack`, whose `build` and `fit_batch`
+fit a model on pairs (feature as sent, image), or which overrides more of it; or a subclass of `Selection`, which
+chooses among the results of the row's other attackers.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,47 +18,80 @@ from benchmark.training.graph import Captured, Order
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
 ATTACKS = Registry("attacker", "benchmark.attacks", "benchmark.attacks")
+Send = Callable[[Tensor, torch.Generator], Tensor]  # (clean feature, generator) -> what is sent, same shape
+SCORE_BATCH = 128  # images in a batch of the paper's PSNR, and of every evaluation
 
 
 @dataclass(frozen=True)
 class Target:
     """What the attacker holds.
 
-    features: clean features z_hat [N, C, h, w] of its images; images: uint8 [N, 3, H, W]; send(z_hat, generator) -> z:
-    the defence's transform with fresh noise, as often as the attacker likes (it knows the encoder and the defence).
+    features: clean features z_hat [N, C, h, w] of its own images; images: uint8 [N, 3, H, W]; send(z_hat, generator)
+    -> z: the defence's transform with fresh noise, as often as the attacker likes (it knows the encoder and the
+    defence).
+
+    What only some attackers look at: encode(x01) -> z_hat, the encoder, with its gradient, for images [B, 3, H, W] in
+    [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], minus the log
+    likelihood of z as sent, given z_hat; received: z [M, C, h, w] of the images that it is scored on.
     """
 
     features: Tensor
     images: Tensor
-    send: object
+    send: Send
     image_size: int
     device: torch.device
     seed: int
     autocast: dict
+    encode: Callable[[Tensor], Tensor] | None = None
+    kept: Callable[[Tensor], Tensor] | None = None
+    misfit: Callable[[Tensor, Tensor], Tensor] | None = None
+    received: Tensor | None = None
 
     @property
     def where(self) -> dict:
         return {"device": self.device.type, "precision": "bf16" if self.autocast["enabled"] else "fp32"}
 
 
-class Attack(Task):
+class Attacker:
+    """What the matrix and the runner ask of every attacker."""
+
+    name = ""
+    version = 1
+    printed = False  # whether the paper's tables have it
+    # the attack (attacker, split) whose fitted state `start` is given, or None (with quirk q4 alone)
+    warm_start: tuple[str, str] | None = None
+
+    class Params(Strict):
+        """No parameters."""
+
+    @classmethod
+    def starts_from(cls, params: Params, split: str) -> tuple[str, str] | None:
+        """The attack (attacker, split) whose rebuilt images `start` is given, {"images": [M, 3, H, W]}, or None."""
+        return None
+
+
+class Selection(Attacker):
+    """Base of what selects among the results of the other attackers of its row; its job's parents are theirs."""
+
+    def select(self, members: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """{attacker: {metric: fp32 [N]}} -> {metric: fp32 [N]} over the same N images; metrics `mse` and `ssim`."""
+        raise NotImplementedError
+
+
+class Attack(Attacker, Task):
     """Base: the order of the images, the batches, the loss of an epoch. A subclass has `build` and `fit_batch`.
 
     On CUDA the step is captured as a graph and replayed: what `fit_batch` reads must stay where it is on the device
     (see benchmark/training/graph.py), and optimisers are made by `graph.adam` and steered by `graph.set_lr`.
     """
 
-    name = ""
-    version = 1
     capturable = True  # False: `fit_batch` is called at every step
+    keeps_state = False  # whether `fitted()` is kept as the job's checkpoint, for others to start from
+    keeps_pictures = False  # whether that holds images, which are not kept of people
 
     class Params(Strict):
         epochs: int
         batch_size: int
-
-    keeps_state = False  # whether `fitted()` is kept as the job's checkpoint, for others to start from
-    # the attack (attacker, split) whose fitted state `start` is given, or None
-    warm_start: tuple[str, str] | None = None
 
     def __init__(self, params: Params, target: Target):
         self.params, self.target, self.where = params, target, target.where
@@ -68,6 +104,14 @@ class Attack(Task):
         self.build()
         obstacle = "" if self.capturable else f"the attacker '{self.name}' says that its step cannot be captured"
         self.captured = Captured(target.device, generators(self.parts()), obstacle)
+
+    @classmethod
+    def channel(cls, params: Params, send: Send, kept: Callable[[Tensor], Tensor]) -> Send:
+        """What this attacker gets of an image, in place of one feature as `Target.send` sends it.
+
+        send, kept: as in Target. It holds where the attack is fitted and where it is scored.
+        """
+        return send
 
     def build(self) -> None:
         """Make the networks and optimisers."""
@@ -85,12 +129,17 @@ class Attack(Task):
         """Features as sent [B, C, h, w] -> images [B, 3, H, W] in [0, 1]."""
         raise NotImplementedError
 
+    def reconstructions(self) -> Iterator[Tensor]:
+        """The images rebuilt from `Target.received`, in its order: fp32 [SCORE_BATCH or fewer, 3, H, W] in [0, 1]."""
+        for z in self.target.received.split(SCORE_BATCH):
+            yield self.reconstruct(z).float()
+
     def fitted(self) -> dict:
-        """The state by which another attack may start (tensors and JSON values)."""
+        """The state from which the attack rebuilds images and another may start (tensors and JSON values)."""
         return {}
 
     def start(self, state: dict) -> None:
-        """Begin from another attack's `fitted()`."""
+        """Begin from a `fitted()`, this attacker's own or that of its `warm_start`."""
 
     def begin_epoch(self, epoch: int) -> None:
         target = self.target
@@ -100,11 +149,14 @@ class Attack(Task):
         self.order.move(index)
         self.captured(self._step, self.variant(epoch * self.steps + index), note=self.monitor.note)
 
+    def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean features [B, C, h, w] and images in [0, 1] [B, 3, H, W] of its images `chosen`, int64 [B]."""
+        return self.target.features[chosen], unit(self.target.images[chosen])
+
     def _step(self, variant: object) -> None:
-        chosen = self.order.batch()
-        z = self.target.send(self.target.features[chosen], self.noise)
-        x01 = self.target.images[chosen].float().div_(255).contiguous(memory_format=torch.channels_last)
-        self.losses += self.fit_batch(z, x01, variant)
+        features, x01 = self.pairs(self.order.batch())
+        z = self.target.send(features, self.noise)
+        self.losses += self.fit_batch(z, x01.contiguous(memory_format=torch.channels_last), variant)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         loss = self.losses.item() / self.steps
@@ -113,3 +165,13 @@ class Attack(Task):
 
     def parts(self) -> dict[str, object]:
         return {"noise": self.noise, "losses": self.losses}
+
+
+def unit(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> fp32 in [0, 1], channels last."""
+    return images.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def to_bytes(x01: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8; NaN becomes 0."""
+    return (x01.nan_to_num().clamp(0, 1) * 255).round().byte()

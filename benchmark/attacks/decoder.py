@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmark.attacks.base import ATTACKS, Attack
@@ -31,18 +31,25 @@ class DecoderAttack(Attack):
         weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty")
         blocks: Count = Field(description="residual blocks of 64 channels")
 
+    printed = True
     keeps_state = True
 
     def build(self) -> None:
         target = self.target
         # not the training's own stream: a defence's adversary must not begin as the attacker does
         torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
-        shape = tuple(target.features.shape[1:])
-        decoder = Decoder(shape, target.image_size, blocks=self.params.blocks)
-        self.decoder = decoder.to(target.device, memory_format=torch.channels_last)
+        self.decoder = self.network().to(target.device, memory_format=torch.channels_last)
         self.optimizer = adam(
             self.decoder.parameters(), self.params.lr, target.device, weight_decay=self.params.weight_decay
         )
+
+    def network(self) -> nn.Module:
+        """The decoder, freshly initialised on the CPU: feature [B, C, h, w] -> image in [0, 1] [B, 3, H, W]."""
+        return Decoder(tuple(self.target.features.shape[1:]), self.target.image_size, blocks=self.params.blocks)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Feature as sent [B, C, h, w] -> image [B, 3, H, W], in whatever mode the decoder is in."""
+        return self.decoder(z)
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
@@ -52,7 +59,7 @@ class DecoderAttack(Attack):
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(**self.target.autocast):
-            reconstruction = self.decoder(z)
+            reconstruction = self.decode(z)
         loss = mse_loss(reconstruction.float(), x01)
         loss.backward()
         self.optimizer.step()
@@ -62,12 +69,15 @@ class DecoderAttack(Attack):
     def reconstruct(self, z: Tensor) -> Tensor:
         self.decoder.eval()
         with torch.autocast(**self.target.autocast):
-            reconstruction = self.decoder(z)
+            reconstruction = self.decode(z)
         self.decoder.train()
         return reconstruction.float()
 
     def fitted(self) -> dict:
         return self.decoder.state_dict()
+
+    def start(self, state: dict) -> None:
+        self.decoder.load_state_dict(state)
 
     def parts(self) -> dict[str, object]:
         return super().parts() | {"decoder": self.decoder, "optimizer": self.optimizer}

@@ -39,6 +39,8 @@ class GANAttack(Attack):
         generator_every: Count = Field(description="critic steps for one generator step")
         blocks: Count = Field(description="residual blocks of the generator")
 
+    printed = True
+    keeps_state = True
     warm_start = ("decoder", "infer")
 
     def build(self) -> None:
@@ -63,6 +65,9 @@ class GANAttack(Attack):
                 "the GAN's generator cannot start from the decoder (quirk q4): give attacks.gan.blocks and "
                 "attacks.decoder.blocks one value"
             ) from None
+
+    def fitted(self) -> dict:
+        return self.generator.state_dict()
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)

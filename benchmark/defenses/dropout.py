@@ -40,3 +40,7 @@ class Dropout(Defense):
 
     def channel(self):
         return "gaussian" if self.setting.quirks.q3_attack_without_mask else "processed"
+
+    def kept(self, z: Tensor) -> Tensor:
+        """An element is 0 after the Sigmoid and the noise with probability 0, so a zero shows the mask."""
+        return z != 0

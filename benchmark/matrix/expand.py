@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmark import data
-from benchmark.attacks import ATTACKS
+from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
@@ -217,10 +217,12 @@ class _Expansion:
         deviation = ", ".join(part for part in changes if part)
         at = axes | {"strength": f"{self.point.path}={self.point.value}" if self.point else ""}
         cells = [Cell(self.label, **at, attacker="none", split="validation", job=parent, label=deviation)]
-        for attacker, split in itertools.product(self.file.members(name, "attacker"), suite.split):
-            job = _attack_job(parent, attacker, split, settings, quirks)
-            more = _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker])
-            text = ", ".join(part for part in (deviation, more) if part)
+        attackers = self.file.members(name, "attacker")
+        for attacker, split in itertools.product(attackers, suite.split):
+            job = _attack_job(parent, attacker, split, settings, quirks, attackers)
+            involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
+            more = [_attack_deviation(name, settings, published) for name in involved]
+            text = ", ".join(part for part in (deviation, *more) if part)
             cells.append(Cell(self.label, **at, attacker=attacker, split=split, job=job, label=text))
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
@@ -282,14 +284,23 @@ class _Expansion:
         return cells
 
 
-def _attack_job(parent: Job, attacker: str, split: str, settings: Settings, quirks: Quirks) -> Job:
+def _attack_job(
+    parent: Job, attacker: str, split: str, settings: Settings, quirks: Quirks, attackers: list[str]
+) -> Job:
+    """attackers: those of the row; among their results a `Selection` selects."""
     attack = ATTACKS.get(attacker)
     parents = {"train": parent}
     warm = attack.warm_start if quirks.q4_gan_warm_start else None
     if warm and warm[0] not in settings.attacks:
         raise UserError(f"with quirk q4 the attacker '{attacker}' starts from '{warm[0]}'; declare that under attacks")
     if warm and warm != (attacker, split):
-        parents["warm_start"] = _attack_job(parent, *warm, settings, quirks)
+        parents["warm_start"] = _attack_job(parent, *warm, settings, quirks, [])
+    if begun := attack.starts_from(settings.attacks[attacker], split):
+        parents["start"] = _attack_job(parent, *begun, settings, quirks, [])
+    if issubclass(attack, Selection):
+        if not _others(attackers):
+            raise UserError(f"the attacker '{attacker}' selects among others: add some to the suite's `attacker`")
+        parents |= {name: _attack_job(parent, name, split, settings, quirks, []) for name in _others(attackers)}
     config = {
         "attack": attacker,
         "version": attack.version,
@@ -308,6 +319,11 @@ def _bounds_job(parent: Job, settings: Settings, quirks: Quirks) -> Job:
         "quirks": _quirks(quirks, *DEFENSES.get(parent.config["defense"]["name"]).attack_quirks),
     }
     return Job("bounds", config, {"train": parent}, settings.resources["bounds"])
+
+
+def _others(attackers: list[str]) -> list[str]:
+    """Those of a row's attackers that a `Selection` selects among."""
+    return [name for name in attackers if not issubclass(ATTACKS.get(name), Selection)]
 
 
 def _quirks(quirks: Quirks, *prefixes: str) -> dict[str, bool]:
@@ -335,7 +351,13 @@ def _deviation(settings: Settings, published: Settings) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _changed(section: str, ours, theirs) -> str:
+def _attack_deviation(attacker: str, settings: Settings, published: Settings) -> str:
+    """How an attacker's values depart from those above the suites: the published ones where the paper has it."""
+    word = "published" if ATTACKS.get(attacker).printed else "default"
+    return _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker], word)
+
+
+def _changed(section: str, ours, theirs, word: str = "published") -> str:
     """`train.epochs 2 (published 240)` for every value that differs."""
     if ours is None or theirs is None:
         return ""
@@ -346,5 +368,5 @@ def _changed(section: str, ours, theirs) -> str:
             return "/".join(str(item) for item in value)
         return "all" if value is None else str(value)
 
-    texts = [f"{section}.{key} {show(new[key])} (published {show(old[key])})" for key in new if new[key] != old[key]]
+    texts = [f"{section}.{key} {show(new[key])} ({word} {show(old[key])})" for key in new if new[key] != old[key]]
     return ", ".join(texts)

@@ -41,13 +41,7 @@ class Decoder(nn.Sequential):
     """
 
     def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int = 8):
-        channels, height, width = feature_shape
-        doublings = round(math.log2(image_size / height))
-        if height != width or doublings < 0 or height << doublings != image_size:
-            raise UserError(
-                f"a decoder from {height}x{width} to {image_size} px needs a whole number of doublings; "
-                "choose another cut or image size"
-            )
+        channels, doublings = feature_shape[0], _doublings(feature_shape, image_size)
         layers = [ResidualBlock(channels, WIDTH), nn.ReLU()]
         for _ in range(blocks):
             layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
@@ -56,6 +50,44 @@ class Decoder(nn.Sequential):
         for _ in range(2 - doublings):
             layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
         super().__init__(*layers, ResidualBlock(WIDTH, 3), nn.Sigmoid())
+
+
+class LargeDecoder(nn.Module):
+    """Feature [B, C, h, w] -> image in [0, 1], [B, 3, image_size, image_size].
+
+    A conv to `width` channels; a trunk of `blocks` residual blocks with a skip around it; for each doubling a conv and
+    a pixel shuffle, then `tail` residual blocks of half the channels (64 at least); a conv; Sigmoid. Raises UserError
+    as `Decoder` does.
+    """
+
+    def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int, width: int, tail: int):
+        super().__init__()
+        doublings = _doublings(feature_shape, image_size)
+        self.head = conv3x3(feature_shape[0], width)
+        self.trunk = nn.Sequential(*(ResidualBlock(width, width) for _ in range(blocks)))
+        layers = []
+        for _ in range(doublings):
+            narrower = max(width // 2, WIDTH)
+            layers += [conv3x3(width, 4 * narrower), nn.PixelShuffle(2)]
+            layers += [ResidualBlock(narrower, narrower) for _ in range(tail)]
+            width = narrower
+        self.rise = nn.Sequential(*layers, nn.BatchNorm2d(width), nn.ReLU(), conv3x3(width, 3), nn.Sigmoid())
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.head(z)
+        return self.rise(z + self.trunk(z))
+
+
+def _doublings(feature_shape: tuple[int, int, int], image_size: int) -> int:
+    """How often the feature's size has to be doubled to be the image's."""
+    _, height, width = feature_shape
+    doublings = round(math.log2(image_size / height))
+    if height != width or doublings < 0 or height << doublings != image_size:
+        raise UserError(
+            f"a decoder from {height}x{width} to {image_size} px needs a whole number of doublings; "
+            "choose another cut or image size"
+        )
+    return doublings
 
 
 def _doubling() -> nn.ConvTranspose2d:

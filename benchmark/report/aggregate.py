@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from benchmark.matrix.expand import Cell
+from benchmark.report import convergence
 from benchmark.report.frame import COLUMNS
 from benchmark.runner.store import Store
 
@@ -17,6 +18,7 @@ ATTACK = (
     "psnr_db_of_mean_mse",
     "mse_worst_1_percent",
     "ssim_worst_1_percent",
+    convergence.METRIC,
 )
 BOUNDS = (
     "eq7_nats",
@@ -54,6 +56,13 @@ def _rows(cell: Cell, store: Store) -> list[dict]:
         metrics, prefix = EFFICIENCY, f"{cell.split}_"
     else:
         metrics, prefix = {"attack": ATTACK, "train": TRAINING, "bounds": BOUNDS}[cell.job.kind], ""
+    if cell.job.kind == "attack" and status == "done":
+        losses = convergence.read_losses(store.path(cell.job) / "history.csv")
+        if losses:
+            verdict = convergence.verdict(convergence.decrease_percent(losses))
+            values = values | {convergence.METRIC: float(verdict == "yes")}
+        else:  # nothing was fitted, or the history is not there
+            metrics = [name for name in metrics if name != convergence.METRIC]
     label = cell.label
     if cell.job.kind == "efficiency" and status == "done":
         device = f"device {store.provenance(cell.job).get('device', 'unknown')} (published RTX 4090)"

@@ -19,7 +19,18 @@ DATASETS = {
     "tinyimagenet": "TinyImageNet",
     "facescrub": "FaceScrub",
 }
-ATTACKERS = {"decoder": "Dec.-based", "gan": "GAN-based"}
+ATTACKERS = {"decoder": "Dec.-based", "gan": "GAN-based"}  # the paper's
+STRONGER = {  # ours, in the order in which tables show them
+    "informed": "informed",
+    "queries4": "4 queries",
+    "queries16": "16 queries",
+    "queries64": "64 queries",
+    "large": "larger",
+    "whitebox": "white-box",
+    "ensemble": "best of all (oracle)",
+}
+# these see more than one feature of an image, or the image itself: bounds for one feature do not hold for them
+BEYOND_ONE_FEATURE = ("queries4", "queries16", "queries64", "ensemble")
 
 # (data set, layout) -> the number under which the paper or its supplement prints that table
 PRINTED_TABLES = {
@@ -72,6 +83,10 @@ def metric(name: str) -> Metric:
 
 def dataset_title(name: str) -> str:
     return DATASETS.get(name, name)
+
+
+def attacker_title(name: str) -> str:
+    return ATTACKERS.get(name) or STRONGER.get(name, name)
 
 
 def row_label(defense: str, cem: str) -> str:

@@ -7,6 +7,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
 from benchmark.report import diff, published
 from benchmark.report.aggregate import ATTACK, tidy_frame
+from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.page import build_page
 from benchmark.report.render import write_tables, write_text
@@ -24,7 +25,7 @@ def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: l
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
     frame = tidy_frame(cells, store)
-    paths = [*write_tables(frame, out, compare, metrics), *write_bounds(frame, out)]
+    paths = [*write_tables(frame, out, compare, metrics), *write_bounds(frame, out), *write_attacks(cells, store, out)]
     return [*paths, write_text(out / "report.html", build_page(cells, store, metrics))]
 
 

@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from benchmark.report import names, published
+from benchmark.report import convergence, names, published
 from benchmark.report.frame import Summary, half_width, summarise, tidy
 
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
 COMPARED = "In brackets: the published value."
+ALL_ATTACKERS = ("attackers_mse", "attackers_ssim")  # layouts of our own, beside the paper's
 NOT_IN_SUITE = "not in this suite"
 
 
@@ -163,6 +164,8 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     efficiency = part["split"].isin(EFFICIENCY_SPLITS)
     found = {(name, "efficiency") for name in part[efficiency]["dataset"]}
     found |= {(name, layout) for name in part[~efficiency]["dataset"] for layout in ("mse", "ssim_psnr")}
+    stronger = part[~part["attacker"].isin(["none", *names.ATTACKERS])]
+    found |= {(name, layout) for name in stronger["dataset"] for layout in ALL_ATTACKERS}
     order = list(names.PRINTED_TABLES)
     return sorted(found, key=lambda pair: (order.index(pair) if pair in order else len(order), pair))
 
@@ -172,17 +175,16 @@ def _draft(part, dataset: str, layout: str, summaries: dict, extra_metrics: Sequ
     if layout == "efficiency":
         columns, rows = _efficiency_columns(), _efficiency_rows(part[efficiency])
     else:
-        columns = _attack_columns(layout, part, extra_metrics)
+        all_of_them = layout in ALL_ATTACKERS
+        columns = _all_attackers_columns(layout, part) if all_of_them else _attack_columns(layout, extra_metrics)
         rows = _method_rows(part[~efficiency], dataset, layout)
     return _Draft(dataset, columns, rows, summaries, {})
 
 
-def _attack_columns(layout: str, part: pd.DataFrame, extra_metrics: Sequence[str]) -> list[Column]:
+def _attack_columns(layout: str, extra_metrics: Sequence[str]) -> list[Column]:
     accuracy = names.metric("accuracy_percent")
     columns = [Column("", accuracy.heading, "none", "validation", "accuracy_percent", accuracy.decimals)]
-    others = sorted(set(part["attacker"]) - set(names.ATTACKERS) - {"none"})
-    for attacker in [*names.ATTACKERS, *others]:
-        title = names.ATTACKERS.get(attacker, f"{attacker}-based")
+    for attacker, title in names.ATTACKERS.items():
         if layout == "mse":
             digits = names.metric("mse").decimals
             for split, heading in (("train", "Train↑"), ("infer", "Infer↑")):
@@ -192,6 +194,21 @@ def _attack_columns(layout: str, part: pd.DataFrame, extra_metrics: Sequence[str
                 metric = names.metric(name)
                 columns.append(Column(f"{title} MIA", metric.heading, attacker, "infer", name, metric.decimals))
     return columns
+
+
+def _all_attackers_columns(layout: str, part: pd.DataFrame) -> list[Column]:
+    """A column for each attacker of the suite, the paper's first, in a group for each split."""
+    what = layout.removeprefix("attackers_")
+    metric = names.metric(what)
+    present, splits = part["attacker"].unique(), part["split"].unique()
+    order = [*names.ATTACKERS, *names.STRONGER]
+    listed = [name for name in order if name in present] + sorted(set(present) - set(order) - {"none"})
+    return [
+        Column(f"{metric.heading} {split}", names.attacker_title(name), name, split, what, metric.decimals)
+        for split in ("train", "infer")
+        if split in splits
+        for name in listed
+    ]
 
 
 def _efficiency_columns() -> list[Column]:
@@ -212,7 +229,7 @@ def _method_rows(part: pd.DataFrame, dataset: str, layout: str) -> list[tuple[st
     # Tables 1-3 alone print the undefended row
     if names.PRINTED_TABLES.get((dataset, layout), "").isdigit():
         seen.add(("none", "off"))
-    if layout != "mse":
+    if layout == "ssim_psnr":
         seen = {row for row in seen if row[0] != "none"}
     order = ["none", *names.DEFENSES]
     return sorted(
@@ -262,6 +279,14 @@ _SUBJECT = {
         "reconstruction SSIM and PSNR",
         "Accuracy in percent and the attacker's reconstruction SSIM and PSNR (dB) on the infer split.",
     ),
+    "attackers_mse": (
+        "reconstruction MSE by every attacker",
+        "The attackers' reconstruction MSE: those of the paper, then stronger ones (docs/METHODS.md).",
+    ),
+    "attackers_ssim": (
+        "reconstruction SSIM by every attacker",
+        "The attackers' reconstruction SSIM: those of the paper, then stronger ones (docs/METHODS.md).",
+    ),
     "efficiency": (
         "efficiency",
         "Size and cost of the two parts; time of 100 batches of 128 images on the device of the run.",
@@ -273,7 +298,7 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str]) -> s
     parts = [_SUBJECT[layout][1]]
     cells = [cell for row in rows for cell in row.cells]
     if any(cell.bold for cell in cells):
-        gain = "raises the MSE" if layout == "mse" else "lowers SSIM or PSNR"
+        gain = "raises the MSE" if layout.endswith("mse") else "lowers SSIM or PSNR"
         parts.append(f"Bold: at the printed precision CEM {gain}, or costs no accuracy.")
     if any(cell.half_width is not None for cell in cells):
         parts.append("Mean ± half-width of the Student t 95 % interval of the mean over seeds.")
@@ -301,10 +326,17 @@ def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
     if summary is None:
         return _make_cell(draft, column, defense, cem, None, None, None, [NOT_IN_SUITE])
     notes = [summary.reason] if summary.reason else []
+    notes += _convergence_notes(draft, defense, cem, column)
     if draft.mixed and summary.values:
         notes += [f"reduced: {label}" for label in sorted(summary.labels - {""})]
     plain = draft.mean(defense, "off", column) if cem != "off" else None
     return _make_cell(draft, column, defense, cem, summary.mean, summary.half_width, plain, notes)
+
+
+def _convergence_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list[str]:
+    """What a number made by an attack has to be read with, where that was not seen to run to its end."""
+    found = draft.summary(defense, cem, replace(column, metric=convergence.METRIC))
+    return [convergence.NOTE] if found and 0.0 in found.values.values() else []
 
 
 def _make_cell(draft, column: Column, defense, cem, value, spread, plain, notes: list[str]) -> Cell:

@@ -12,7 +12,7 @@ from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.matrix.expand import Job
 from benchmark.models import macs
-from benchmark.models.decoder import Decoder
+from benchmark.models.decoder import Decoder, LargeDecoder
 
 
 def work(job: Job) -> float:
@@ -37,7 +37,12 @@ def work(job: Job) -> float:
         jacobians = images * (4 * encoder * features + 6 * features * pixels**2)
         return (2 * encoder * (train + test) + 2 * train * pixels**2 + jacobians) / 1e9
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
-    decoder = _decoder_macs(_feature_shape(job), _image_size(cell), params.get("blocks", 8))
+    if "iterations" in params:  # through the encoder and back to the pixels
+        return 4 * encoder * scored * params["iterations"] * (1 + params["restarts"]) / 1e9
+    if "epochs" not in params:  # it reads results that are there
+        return 1e-3
+    shape = tuple(params[name] for name in ("blocks", "width", "tail") if name in params) or (8,)
+    decoder = _decoder_macs(_feature_shape(job), _image_size(cell), *shape)
     passes = 6.0
     if "generator_every" in params:  # most steps run the generator forwards only; the critic costs about 20 MMAC
         passes = 2 + 4 / params["generator_every"] + 12 * 20e6 / decoder
@@ -104,6 +109,8 @@ def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tu
 
 
 @functools.cache
-def _decoder_macs(shape: tuple[int, int, int], size: int, blocks: int) -> int:
+def _decoder_macs(feature: tuple[int, int, int], size: int, blocks: int, *more: int) -> int:
+    """more: width and tail of the larger decoder."""
+    decoder = LargeDecoder(feature, size, blocks, *more) if more else Decoder(feature, size, blocks=blocks)
     with torch.no_grad():
-        return macs.count(Decoder(shape, size, blocks=blocks).eval(), torch.zeros(1, *shape))["macs_conv"]
+        return macs.count(decoder.eval(), torch.zeros(1, *feature))["macs_conv"]

@@ -4,7 +4,7 @@ import csv
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmark import data
-from benchmark.attacks import ATTACKS, Target
+from benchmark.attacks import ATTACKS, Attack, Selection, Target
+from benchmark.attacks.base import SCORE_BATCH, to_bytes
 from benchmark.attacks.splits import split
 from benchmark.bounds.measure import bounds_of
 from benchmark.data import DataSet, ImageSet
@@ -22,16 +23,16 @@ from benchmark.matrix.expand import Job
 from benchmark.matrix.schema import CEM, Bounds, Efficiency, Model, Quirks, Train
 from benchmark.metrics.reconstruction import mse_per_image, summarise
 from benchmark.metrics.ssim import ssim_per_image
+from benchmark.models import SplitModel
 from benchmark.report.pictures import save_pictures
 from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance
 from benchmark.runner.stages import Stages
-from benchmark.runner.store import CHECKPOINT, Store
+from benchmark.runner.store import CHECKPOINT, PER_IMAGE, Store
 from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
 
-SCORE_BATCH = 128  # images in a batch of the paper's PSNR, and of every evaluation
 ALL_OFF = {name: False for name in Quirks.model_fields}
 
 
@@ -137,16 +138,81 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
 
 
 def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    attack = ATTACKS.get(job.config["attack"])
+    for role, parent in job.parents.items():
+        metrics = machine.store.metrics(parent)
+        if metrics["status"] == "diverged" and (role == "train" or not issubclass(attack, Selection)):
+            raise Diverged(f"{parent.what} diverged: {metrics['reason']}")
+    if issubclass(attack, Selection):
+        return _select(job, folder, machine)
+    with stages("prepare"):
+        scene = prepare_attack(job, machine)
+    task, images = scene.task, scene.images
+    if "warm_start" in job.parents:
+        task.start(checkpoint.load(machine.store.checkpoint(job.parents["warm_start"])))
+    if "start" in job.parents:
+        with stages("prepare"):
+            task.start(
+                {"images": torch.cat(list(rebuilt_attack(job.parents["start"], machine).task.reconstructions()))}
+            )
+    monitor.images = task.steps * task.batch_size
+    with stages("fit"):
+        history = loop.run(task, folder / "state.safetensors", monitor)
+
+    with stages("evaluate"):
+        per_image, rebuilt = score_images(task.reconstructions(), scene.score)
+        blind = mean_image_mse(scene.fit, scene.score)
+    with stages("save"):
+        _write_history(folder, history)
+        checkpoint.save(folder / PER_IMAGE, per_image)
+        if images.publishable:  # pictures of people never reach the results
+            save_pictures(folder, scene.score.images.cpu(), rebuilt, **per_image)
+        if attack.keeps_state and (images.publishable or not attack.keeps_pictures):
+            checkpoint.save(folder / CHECKPOINT, task.fitted())
+    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH) | {"mse_of_mean_image": blind}
+    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score), "final_loss": history[-1]["loss"]}
+    return values, {
+        "precision": scene.precision,
+        "cuda_graphs": task.captured.used,
+        "steps": task.epochs * task.steps,
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
+    """What the strongest of the other attackers' finished results are, image by image; diverged ones rebuilt none."""
+    attack, store = ATTACKS.get(job.config["attack"]), machine.store
+    members = {
+        role: checkpoint.load(store.checkpoint(parent, PER_IMAGE))
+        for role, parent in job.parents.items()
+        if role != "train" and store.metrics(parent)["status"] == "done"
+    }
+    if not members:
+        raise Diverged("all other attackers of the row diverged")
+    per_image = attack().select(members)
+    checkpoint.save(folder / PER_IMAGE, per_image)
+    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
+    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An attack ready to be fitted: the images it is fitted and scored on, the split network it is aimed at."""
+
+    task: Attack
+    fit: ImageSet
+    score: ImageSet
+    images: DataSet
+    precision: str
+
+
+def prepare_attack(job: Job, machine: Machine) -> Scene:
+    """An attack's task on its trained encoder, which must be in the store with its weights."""
     parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
-    for role in job.parents.values():
-        if machine.store.metrics(role)["status"] == "diverged":
-            raise Diverged(f"{role.what} diverged: {machine.store.metrics(role)['reason']}")
-    with stages("load"):
-        recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
     model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
     autocast = _autocast(precision, machine)
-
     ordered = recipe.quirks.q5_ordered_split
     fit, score = split(job.config["split"], images, ordered, recipe.seed)
 
@@ -154,42 +220,47 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         named = (role, job.config["split"], ordered)
         return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
 
-    with stages("prepare"):
-        features = features_of("fit", fit)
+    params = attack.Params(**job.config["params"])
+    send = attack.channel(params, lambda z, generator: defense.transform(z, generator, "attack"), defense.kept)
     target = Target(
-        features=features,
+        features=features_of("fit", fit),
         images=fit.images,
-        send=lambda z, generator: defense.transform(z, generator, "attack"),
+        send=send,
         image_size=images.image_size,
         device=machine.device,
         seed=recipe.seed,
         autocast=autocast,
+        encode=_encoder(model, images, autocast),
+        kept=defense.kept,
+        misfit=defense.misfit,
+        received=send(features_of("score", score), seeded(machine.device, "score", recipe.seed)),
     )
-    task = attack(attack.Params(**job.config["params"]), target)
-    if "warm_start" in job.parents:
-        task.start(checkpoint.load(machine.store.checkpoint(job.parents["warm_start"])))
-    monitor.images = task.steps * task.batch_size
-    with stages("fit"):
-        history = loop.run(task, folder / "state.safetensors", monitor)
+    return Scene(attack(params, target), fit, score, images, precision)
 
-    with stages("evaluate"):
-        z = target.send(features_of("score", score), seeded(machine.device, "score", recipe.seed))
-        per_image, rebuilt = reconstruct(task, z, score)
-    with stages("save"):
-        _write_history(folder, history)
-        checkpoint.save(folder / "per_image.safetensors", per_image)
-        if images.publishable:  # pictures of people never reach the results
-            save_pictures(folder, score.images.cpu(), rebuilt, **per_image)
-        if attack.keeps_state:
-            checkpoint.save(folder / CHECKPOINT, task.fitted())
-    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
-    values |= {"fitted_on": len(fit), "scored_on": len(score), "final_loss": history[-1]["loss"]}
-    return values, {
-        "precision": precision,
-        "cuda_graphs": task.captured.used,
-        "steps": task.epochs * task.steps,
-        "fingerprint": images.fingerprint,
-    }
+
+def rebuilt_attack(job: Job, machine: Machine) -> Scene:
+    """A finished attack as it was when it was scored. UserError where the state that it kept is not there."""
+    scene = prepare_attack(job, machine)
+    scene.task.start(checkpoint.load(machine.store.checkpoint(job)))
+    return scene
+
+
+def trained_model(folder: Path, machine: Machine, recipe: Recipe, images: DataSet) -> SplitModel:
+    """The network of the finished training in `folder`, in evaluation mode, its weights frozen."""
+    best = checkpoint.load(folder / CHECKPOINT)
+    model = build_model(recipe, images, machine.device, best["widths"])
+    model.load_state_dict(best["weights"])
+    return model.eval().requires_grad_(False)
+
+
+def _encoder(model: SplitModel, images: DataSet, autocast: dict):
+    """Images in [0, 1] -> clean features fp32, differentiable."""
+
+    def encode(x01: Tensor) -> Tensor:
+        with torch.autocast(**autocast):
+            return model.encoder(data.normalise(x01, images.mean, images.std)).float()
+
+    return encode
 
 
 def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
@@ -214,10 +285,7 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
     """(network in evaluation mode, defence) of a finished training."""
-    best = checkpoint.load(machine.store.checkpoint(parent))
-    model = build_model(recipe, images, machine.device, best["widths"])
-    model.load_state_dict(best["weights"])
-    model.eval()
+    model = trained_model(machine.store.path(parent), machine, recipe, images)
     return model, build_defense(recipe, images, model, machine.device)
 
 
@@ -264,25 +332,35 @@ def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
 @torch.no_grad()
 def encode(model, images: DataSet, part: ImageSet, autocast: dict) -> Tensor:
     """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
+    encoder = _encoder(model, images, autocast)
     features = torch.empty(len(part), *model.feature_shape, device=part.images.device)
     for start in range(0, len(part), SCORE_BATCH):
         x01 = data.to_unit(part.images[start : start + SCORE_BATCH]).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(**autocast):
-            z = model.encoder(data.normalise(x01, images.mean, images.std))
-        features[start : start + SCORE_BATCH] = z
+        features[start : start + SCORE_BATCH] = encoder(x01)
     return features
 
 
-def reconstruct(task, z: Tensor, score: ImageSet) -> tuple[dict[str, Tensor], Tensor]:
-    """Per-image MSE and SSIM of all reconstructions (fp32 [N]), and these as bytes (uint8 [N, 3, H, W]); on the CPU."""
-    mse, ssim, pictures = [], [], []
-    for start in range(0, len(score), SCORE_BATCH):
-        x01 = data.to_unit(score.images[start : start + SCORE_BATCH])
-        rebuilt = task.reconstruct(z[start : start + SCORE_BATCH]).float()
-        mse.append(mse_per_image(rebuilt, x01))
-        ssim.append(ssim_per_image(rebuilt, x01))
-        pictures.append((rebuilt.nan_to_num().clamp(0, 1) * 255).round().byte().cpu())
+def score_images(rebuilt: Iterable[Tensor], score: ImageSet) -> tuple[dict[str, Tensor], Tensor]:
+    """Per-image MSE and SSIM of reconstructions (fp32 [N]), and these as bytes (uint8 [N, 3, H, W]); on the CPU.
+
+    rebuilt: consecutive batches [B, 3, H, W] in [0, 1], of all the images of `score`.
+    """
+    mse, ssim, pictures, start = [], [], [], 0
+    for batch in rebuilt:
+        x01 = data.to_unit(score.images[start : start + len(batch)])
+        mse.append(mse_per_image(batch, x01))
+        ssim.append(ssim_per_image(batch, x01))
+        pictures.append(to_bytes(batch).cpu())
+        start += len(batch)
     return {"mse": torch.cat(mse).cpu(), "ssim": torch.cat(ssim).cpu()}, torch.cat(pictures)
+
+
+def mean_image_mse(fit: ImageSet, score: ImageSet) -> float:
+    """The MSE of answering every feature with the mean of the attacker's images: what no feature tells anything."""
+    parts = fit.images.split(SCORE_BATCH)
+    mean = sum(data.to_unit(part).double().sum(0) for part in parts) / len(fit)
+    squares = [(data.to_unit(part).double() - mean).square().sum() for part in score.images.split(SCORE_BATCH)]
+    return float(sum(squares) / score.images.numel())
 
 
 def peak_memory(where: torch.device) -> float:

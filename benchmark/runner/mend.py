@@ -3,25 +3,26 @@
 from collections.abc import Callable
 
 from benchmark.matrix.expand import Job
-from benchmark.runner.store import CHECKPOINT, Store
+from benchmark.runner.store import CHECKPOINT, PER_IMAGE, Store
 
 
 def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
     """Set aside what cannot be used of the finished among `jobs`; `say` is told of each, in a line.
 
-    Weights are looked at only where a waiting job will read them. Results may be shared without them; a parent whose
-    weights are needed then runs again.
+    Weights and per-image values are looked at only where a waiting job will read them. Results may be shared without
+    them; a parent whose are needed then runs again.
     """
     for job in jobs:
         if store.done(job):
             _set_aside(job, store.damage(job, tensors=False), store, say)
     waiting = [job for job in jobs if not store.done(job)]
     while waiting:
-        for parent in waiting.pop().parents.values():
+        for role, parent in waiting.pop().parents.items():
             if store.done(parent) and store.metrics(parent)["status"] == "done":
                 found = store.damage(parent, tensors=True)
-                if not (store.path(parent) / CHECKPOINT).is_file():
-                    found = [f"{parent.title} has no checkpoint"]
+                name = CHECKPOINT if role in ("train", "warm_start", "start") else PER_IMAGE
+                if not (store.path(parent) / name).is_file():
+                    found = [f"{parent.title} has no {name}"]
                 if _set_aside(parent, found, store, say):
                     waiting.append(parent)
 

@@ -26,6 +26,8 @@ from benchmark.runner.lock import LOCK, Locks, Lost
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.json"
+PER_IMAGE = "per_image.safetensors"
+RECOGNITION = "recognition.json"  # added to a finished attack by `recognise`
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 
 
@@ -93,6 +95,11 @@ class Store:
                 found = [str(error)]
         return found
 
+    def recognition(self, job: Job) -> dict:
+        """What `recognise` found of the finished attack's images; {} where it was not asked."""
+        path = self.path(job) / RECOGNITION
+        return self._json(path, {"classifier": str, "recognised_percent": float}) if path.is_file() else {}
+
     def status(self, job: Job) -> tuple[str, str]:
         """(`done` | `diverged` | `failed` | `running` | `waiting`, reason)."""
         if self.done(job):
@@ -140,6 +147,12 @@ class Store:
             raise Lost
         self._move_aside(final)  # without metrics, so nobody's result: a remnant of a copy
         os.rename(folder, final)
+
+    def add(self, job: Job, name: str, value) -> None:
+        """Write `value` as JSON beside a finished job's files, and among its checksums."""
+        folder = self.path(job)
+        write_json(folder / name, value)
+        sums.add(folder, name)
 
     def set_aside(self, job: Job) -> Path:
         """Move a finished job's folder out of the way, so that the job counts as not run; returns where it is now."""

@@ -5,6 +5,7 @@ there. Results from before there were checksums have none.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
 
 def write(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
     (folder / NAME).write_text(listing(folder, leave_out))
+
+
+def add(folder: Path, name: str) -> None:
+    """List one more file, or a new content of one, where there is a list."""
+    listed = read(folder)
+    if listed is not None:
+        listed[name] = digest(folder / name, "sha256")
+        new = folder / f".{NAME}.{os.getpid()}.tmp"
+        new.write_text("".join(f"{listed[name]}  {name}\n" for name in sorted(listed)))
+        os.replace(new, folder / NAME)
 
 
 def read(folder: Path) -> dict[str, str] | None:

@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 import uuid
@@ -222,6 +223,8 @@ def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 as delivered; on this machine jobs are as the local engine's
     if address and "://" in address:
         raise UserError(f"--address {address}: run this on a machine of the cluster, with --address HOST:PORT or auto")
+    if address and address != "auto":
+        _reach(address)
     # sums are split among threads: every engine's jobs have as many as this machine's local ones
     environment: dict = {"env_vars": {"OMP_NUM_THREADS": str(device.threads())}}
     environment["env_vars"] |= {name: value for name, value in os.environ.items() if name.startswith("BENCHMARK_")}
@@ -235,6 +238,17 @@ def _connect(address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:300]
         raise UserError(f"no Ray cluster at --address {address}: {text}" if address else f"Ray: {text}") from None
+
+
+def _reach(address: str) -> None:
+    """UserError where nobody listens at HOST:PORT: Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--address {address}: write it as HOST:PORT, or give auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at --address {address}: {error}") from None
 
 
 class _Hub:

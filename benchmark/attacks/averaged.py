@@ -1,0 +1,51 @@
+"""Query averaging: the same image is sent several times, and the attacker averages what it gets.
+
+Averaging n independent observations divides the standard deviation of zero-mean noise by sqrt(n). Of a masked feature,
+each element is averaged over the times that it was kept; an element that never was stays 0. A device that sends a still
+scene, or retries, gives this to an attacker; so does one that can be asked again. n = 1 is the plain decoder.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.attacks.base import ATTACKS
+from benchmark.attacks.decoder import DecoderAttack
+from benchmark.matrix.schema import Count
+
+
+class Averaged(DecoderAttack):
+    """The plain decoder, fitted and scored on averages of `queries` features, each with fresh noise and mask."""
+
+    printed = False
+
+    class Params(DecoderAttack.Params):
+        queries: Count = Field(description="times that the same image is sent")
+
+    @classmethod
+    def channel(cls, params, send, kept):
+        def average(z_clean: Tensor, generator: torch.Generator) -> Tensor:
+            total, times = torch.zeros_like(z_clean), torch.zeros_like(z_clean)
+            for _ in range(params.queries):
+                z = send(z_clean, generator)
+                there = kept(z)
+                total += z * there
+                times += there
+            return total / times.clamp_min(1)
+
+        return average
+
+
+@ATTACKS.register("queries4")
+class FourQueries(Averaged):
+    """n = 4: half the noise."""
+
+
+@ATTACKS.register("queries16")
+class SixteenQueries(Averaged):
+    """n = 16: a quarter of the noise."""
+
+
+@ATTACKS.register("queries64")
+class SixtyFourQueries(Averaged):
+    """n = 64: an eighth of the noise."""

@@ -1,0 +1,104 @@
+"""A decoder that is told what its attacker knows of the defence: which elements a mask took, and what the noise is.
+
+The plain decoder sees the same noise and has to find out about it by itself. This one is given, beside the feature as
+sent, the visible mask and the best linear estimate of the clean feature (the Wiener filter: the attacker has clean
+features of its own images, and the defence to send them through). Since it has the encoder too, it is fitted on the
+mirror images of its images as well.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Target, unit
+from benchmark.attacks.decoder import DecoderAttack
+from benchmark.models.decoder import Decoder
+
+MOST_ELEMENTS = 4096  # of a feature, for a linear estimate: it takes a matrix of the square of that
+
+
+@ATTACKS.register("informed")
+class InformedAttack(DecoderAttack):
+    """Minimises ||D(z, mask, linear estimate of z_hat) - x||^2 over images and mirror images."""
+
+    printed = False
+
+    class Params(DecoderAttack.Params):
+        mirror: bool = Field(description="each image is mirrored, and encoded as such, in half of the steps")
+
+    def build(self) -> None:
+        target = self.target
+        self.briefing = Briefing(target, self.noise)
+        if self.params.mirror:
+            with torch.no_grad():
+                parts = target.images.split(SCORE_BATCH)
+                self.mirrored = torch.cat([target.encode(unit(part.flip(-1))) for part in parts])
+        super().build()
+
+    def network(self) -> nn.Module:
+        channels, *size = self.target.features.shape[1:]
+        shape = (self.briefing.views * channels, *size)
+        return Decoder(shape, self.target.image_size, blocks=self.params.blocks)
+
+    def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        features, x01 = super().pairs(chosen)
+        if not self.params.mirror:
+            return features, x01
+        turned = torch.rand(len(chosen), 1, 1, 1, generator=self.noise, device=chosen.device) < 0.5
+        return torch.where(turned, self.mirrored[chosen], features), torch.where(turned, x01.flip(-1), x01)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return super().decode(self.briefing(z))
+
+
+class Briefing:
+    """What is told beside a feature as sent, each in the feature's own shape, found out from the attacker's own images.
+
+    views: how many features there are in all. A view that would tell nothing (no element is ever masked; nothing is
+    random) is left out.
+    """
+
+    def __init__(self, target: Target, generator: torch.Generator):
+        self.kept = target.kept
+        clean = target.features
+        sent = torch.cat([target.send(part, generator) for part in clean.split(SCORE_BATCH)])
+        kept = target.kept(sent)
+        self.masked = not bool(kept.all())
+        noisy = not torch.equal(sent, clean) and clean[0].numel() <= MOST_ELEMENTS
+        self.estimate = LinearEstimate(clean, sent, kept) if noisy else None
+        self.views = 1 + self.masked + noisy
+
+    def __call__(self, z: Tensor) -> Tensor:
+        views = [z]
+        if self.masked:
+            views.append(self.kept(z).to(z.dtype))
+        if self.estimate is not None:
+            views.append(self.estimate(z))
+        return torch.cat(views, 1)
+
+
+class LinearEstimate:
+    """E[z_hat | z] as if both were Gaussian: mean + C_(z_hat, z) C_z^-1 (z - E z), for z = mask * (z_hat + noise).
+
+    clean, sent [N, C, h, w], kept (bool): of the attacker's images. Mask and noise are taken to be independent from
+    element to element. The covariance of the clean features is shrunk towards its diagonal by d / (d + N) [ours], so
+    that it can be inverted, and does not follow chance, where the images are fewer than the d elements.
+    """
+
+    def __init__(self, clean: Tensor, sent: Tensor, kept: Tensor):
+        flat, share = clean.flatten(1), kept.flatten(1).float().mean(0)
+        count, size = flat.shape
+        self.mean, self.share = flat.mean(0), share
+        centred = flat - self.mean
+        covariance = centred.T @ centred / max(count - 1, 1)
+        shrinkage = size / (size + count)
+        covariance = (1 - shrinkage) * covariance + shrinkage * covariance.diagonal().diag()
+        noise = ((sent - clean).square() * kept).sum() / kept.sum().clamp_min(1)
+        own = share * (1 - share) * (covariance.diagonal() + self.mean.square()) + share * noise
+        of_sent = share[:, None] * covariance * share + (own + 1e-8).diag()
+        self.gain = torch.linalg.solve(of_sent.double(), (share[:, None] * covariance).double()).float()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            centred = z.float().flatten(1) - self.share * self.mean
+            return (self.mean + centred @ self.gain).view_as(z)

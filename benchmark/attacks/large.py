@@ -1,0 +1,29 @@
+"""A larger decoder with the informed one's inputs: wider, deeper, a long skip, and more than one conv at each size.
+
+Its shape is that of a network for super-resolution, which has a like task, from low resolution to an image: a trunk of
+residual blocks with a skip around it and sub-pixel upsampling, after SRResNet (Ledig et al., CVPR 2017); and, since so
+small an image costs little, blocks at each resolution.
+"""
+
+from pydantic import Field
+from torch import nn
+
+from benchmark.attacks.base import ATTACKS
+from benchmark.attacks.informed import InformedAttack
+from benchmark.matrix.schema import Count
+from benchmark.models.decoder import LargeDecoder
+
+
+@ATTACKS.register("large")
+class LargeDecoderAttack(InformedAttack):
+    """The informed attack with `LargeDecoder`."""
+
+    class Params(InformedAttack.Params):
+        width: Count = Field(description="channels of the trunk; half of them after each doubling, 64 at least")
+        tail: Count = Field(description="residual blocks after each doubling")
+
+    def network(self) -> nn.Module:
+        params = self.params
+        channels, *size = self.target.features.shape[1:]
+        shape = (self.briefing.views * channels, *size)
+        return LargeDecoder(shape, self.target.image_size, params.blocks, params.width, params.tail)

@@ -1,0 +1,122 @@
+"""White-box inversion: gradient descent on the pixels of each image, through the encoder. Nothing is fitted before.
+
+Minimises -log p(z | F_e(x)) + tv_weight * TV(x) over x in [0, 1]: the regularised maximum likelihood of He et al.
+(ACSAC 2019; their released code: Adam on the pixels, ||F_e(x) - z||^2 + lambda * TV, lambda 10 for a CIFAR-10 network
+cut after 4 convs). The likelihood is the defence's own noise and, where it has a visible mask, over the elements kept.
+E ||F_e(x) + noise - z||^2 over fresh noise is the same thing plus a constant, so the expectation needs no draws.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Attack, Target, to_bytes, unit
+from benchmark.matrix.schema import Count, Number, Strict
+from benchmark.training.graph import Captured, Order, scalar
+from benchmark.training.loop import seeded
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's own
+SMOOTH = 1e-3  # the corner of |.| in TV is rounded within about this difference of pixels
+
+
+@ATTACKS.register("whitebox")
+class WhiteBoxAttack(Attack):
+    """One epoch of its history is one Adam step on every image it is scored on; x = sigmoid(pixels)."""
+
+    keeps_state = True
+    keeps_pictures = True
+
+    class Params(Strict):
+        iterations: Count = Field(description="Adam steps on each image")
+        batch_size: Count = Field(description="images in a step")
+        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate, on a cosine to 0")
+        tv_weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the total variation of an image")
+        start: Literal["mean", "decoder"] = Field(
+            description="begin at the mean of the attacker's images, or at what the row's decoder rebuilt"
+        )
+        restarts: Annotated[int, Field(ge=0)] = Field(
+            description="further starts, from noise; of each image's results that with the lowest objective is taken"
+        )
+
+    @classmethod
+    def starts_from(cls, params, split):
+        return ("decoder", split) if params.start == "decoder" else None
+
+    def __init__(self, params: Params, target: Target):
+        self.params, self.target, self.where = params, target, target.where
+        self.images = len(target.received)  # scored on
+        problems = self.images * (1 + params.restarts)
+        self.batch_size = min(params.batch_size, problems)
+        self.epochs, self.steps = params.iterations, -(-problems // self.batch_size)
+        rows = self.steps * self.batch_size  # the last batch is filled up with images from the front, which are dropped
+        self.which = torch.arange(rows, device=target.device) % self.images
+        self.order = Order(rows, self.batch_size, target.device)
+        self.build()
+        self.captured = Captured(target.device, [])
+
+    def build(self) -> None:
+        target = self.target
+        mean = sum(unit(part).sum(0) for part in target.images.split(SCORE_BATCH)) / len(target.images)
+        self.pixels = torch.logit(mean.expand(len(self.which), -1, -1, -1), 0.02).contiguous()
+        noise = torch.randn(self.pixels[self.images :].shape, generator=self._starts(), device=target.device)
+        self.pixels[self.images :] += noise
+        self.first, self.second = torch.zeros_like(self.pixels), torch.zeros_like(self.pixels)
+        self.objectives = torch.zeros(len(self.which), device=target.device)
+        self.rate = scalar(0.0, target.device)
+        self.order.begin(torch.arange(len(self.which), device=target.device))
+
+    def _starts(self) -> torch.Generator:
+        return seeded(self.target.device, "whitebox-starts", self.target.seed)
+
+    def start(self, state: dict) -> None:
+        """Begin at `images` [M, 3, H, W], uint8 or in [0, 1], for those that are scored."""
+        images = state["images"].to(self.target.device)
+        x01 = images if images.is_floating_point() else unit(images)
+        self.pixels[: self.images] = torch.logit(x01, 0.02)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """The learning rate with Adam's corrections of its moments' bias: all images are at the same step."""
+        cosine = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        first, second = (1 - beta ** (epoch + 1) for beta in BETAS)
+        self.rate.fill_(self.params.lr * cosine * math.sqrt(second) / first)
+
+    def _step(self, variant: object) -> None:
+        rows = self.order.batch()
+        pixels = self.pixels[rows].requires_grad_()
+        x01 = pixels.sigmoid()
+        z_clean = self.target.encode(x01.contiguous(memory_format=torch.channels_last))
+        objective = self.target.misfit(z_clean, self.target.received[self.which[rows]])
+        objective = objective + self.params.tv_weight * total_variation(x01)
+        (gradient,) = torch.autograd.grad(objective.sum(), pixels)
+        first = torch.lerp(gradient, self.first[rows], BETAS[0])
+        second = torch.lerp(gradient.square(), self.second[rows], BETAS[1])
+        self.first[rows], self.second[rows] = first, second
+        self.pixels[rows] = pixels.detach() - self.rate * first / (second.sqrt() + EPSILON)
+        self.objectives[rows] = objective.detach()
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """The mean objective of the images, each as it was before its step."""
+        return {"loss": self.objectives[: self.images * (1 + self.params.restarts)].double().mean().item()}
+
+    def reconstructions(self):
+        starts = 1 + self.params.restarts
+        best = self.objectives[: self.images * starts].view(starts, self.images).argmin(0)
+        chosen = best * self.images + torch.arange(self.images, device=best.device)
+        for rows in chosen.split(SCORE_BATCH):
+            yield self.pixels[rows].sigmoid()
+
+    def fitted(self) -> dict:
+        return {"images": to_bytes(torch.cat(list(self.reconstructions())))}
+
+    def parts(self) -> dict[str, object]:
+        return {"pixels": self.pixels, "first": self.first, "second": self.second, "objectives": self.objectives}
+
+
+def total_variation(x01: Tensor) -> Tensor:
+    """Isotropic total variation: the sum over pixels and channels of the gradient's length, [B, C, H, W] -> [B]."""
+    down = x01[:, :, 1:, :-1] - x01[:, :, :-1, :-1]
+    right = x01[:, :, :-1, 1:] - x01[:, :, :-1, :-1]
+    return (down.square() + right.square() + SMOOTH**2).sqrt().sum((1, 2, 3))

@@ -1,0 +1,87 @@
+"""How each attack went: whether it converged, and how its reconstructions are distributed over the images."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tabulate import tabulate
+
+from benchmark.matrix.expand import Cell
+from benchmark.report import convergence
+from benchmark.report.render import escape_markdown, write_text
+from benchmark.runner.store import PER_IMAGE, Store
+from benchmark.training import checkpoint
+
+RATES = ("recognised_percent", "originals_recognised_percent")
+QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # percent of the images
+AXES = ["dataset", "defense", "cem", "strength", "protocol", "seed", "attacker", "split"]
+
+
+def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
+    """Write attacks.csv and attacks.md, a line for each finished attack of `cells`; returns the paths."""
+    lines = [_line(cell, store) for cell in cells if cell.job.kind == "attack" and store.status(cell.job)[0] == "done"]
+    if not lines:
+        return []
+    frame = pd.DataFrame(lines)
+    return [
+        write_text(out / "attacks.csv", frame.to_csv(index=False, lineterminator="\n")),
+        write_text(out / "attacks.md", _markdown(frame)),
+    ]
+
+
+def _line(cell: Cell, store: Store) -> dict:
+    """Empty values where the result does not have them: tensors are not shared, and older results hold less."""
+    folder, values = store.path(cell.job), store.metrics(cell.job)["values"]
+    losses = convergence.read_losses(folder / "history.csv")
+    decrease = convergence.decrease_percent(losses) if losses else None
+    line = {axis: getattr(cell, axis) for axis in AXES}
+    line |= {
+        "epochs": len(losses) if losses else None,
+        "final_loss": values.get("final_loss"),
+        "loss_decrease_percent": decrease,
+        "converged": convergence.verdict(decrease) if losses else "",
+        "images": values.get("scored_on"),
+        "mse": values.get("mse"),
+        "mse_of_mean_image": values.get("mse_of_mean_image"),
+        "mse_worst_1_percent": values.get("mse_worst_1_percent"),
+    }
+    recognition = store.recognition(cell.job)
+    line |= {name: recognition.get(name) for name in RATES}
+    path = folder / PER_IMAGE
+    per_image = checkpoint.load(path) if path.is_file() else {}
+    for metric in ("mse", "ssim"):
+        found = _quantiles(per_image[metric]) if metric in per_image else [None] * len(QUANTILES)
+        line |= {f"{metric}_q{percent:02d}": value for percent, value in zip(QUANTILES, found, strict=True)}
+    return line | {"ssim_worst_1_percent": values.get("ssim_worst_1_percent"), "key": cell.job.key}
+
+
+def _quantiles(values: torch.Tensor) -> list[float]:
+    """Linear interpolation; NaN everywhere where one image's value is."""
+    at = torch.tensor(QUANTILES, dtype=torch.float64) / 100
+    return torch.quantile(values.double(), at).tolist()
+
+
+def _markdown(frame: pd.DataFrame) -> str:
+    shown = [*AXES, "converged", "loss_decrease_percent", "mse", "mse_of_mean_image", "mse_worst_1_percent"]
+    shown += [name for name in RATES if frame[name].notna().any()]
+    shown += [f"mse_q{percent:02d}" for percent in QUANTILES]
+    rows = [[_text(name, value) for name, value in zip(shown, row, strict=True)] for row in frame[shown].to_numpy()]
+    headings = [escape_markdown(name) for name in shown]
+    text = (
+        "# The attacks\n\n"
+        f"converged: `no` where the mean loss of the last fifth of the epochs is {convergence.LIMIT:g} % or more below "
+        f"that of the fifth before, `too short` for fewer than {convergence.FEWEST} epochs. mse_of_mean_image: what "
+        "knowing nothing gives. mse_q01 to mse_q99: the MSE below which so many percent of the images are rebuilt; "
+        "mse_worst_1_percent: the mean over the best rebuilt 1 %. recognised_percent, where `recognise` was run: the "
+        "rebuilt images whose class an undefended classifier names, and the originals. The same for SSIM, and the "
+        "jobs' keys, are in attacks.csv.\n\n"
+    )
+    return text + tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+def _text(name: str, value) -> str:
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.1f}" if name.endswith("_percent") and "mse" not in name else f"{value:.4f}"
+    return escape_markdown(value)

@@ -1,0 +1,43 @@
+"""Whether an attack was still improving when it ended, told from its history: the rule, in one place.
+
+The mean loss of the last fifth of the epochs is set against that of the fifth before. An attack whose loss still fell
+by LIMIT percent or more from the one to the other has not converged: a longer one may rebuild more, so its MSE says
+less about the defence. Fewer than FEWEST epochs are too few to tell. A flat loss is necessary, not sufficient: a
+schedule that ends at a learning rate of 0 flattens every loss, and a bad attack may be flat from the start (for that,
+`mse_of_mean_image` in the metrics is what knowing nothing would give).
+"""
+
+import csv
+import math
+from pathlib import Path
+
+from benchmark.errors import UserError
+
+METRIC = "converged"  # in the tidy frame: 1 for yes, 0 for no and for too short
+FEWEST, LIMIT = 5, 2.0
+NOTE = "not shown to have converged (attacks.md): a longer attack may rebuild more"
+
+
+def decrease_percent(losses: list[float]) -> float | None:
+    """By how much the loss fell over the last fifth of the epochs; None for too few epochs."""
+    if len(losses) < FEWEST:
+        return None
+    fifth = len(losses) // FEWEST
+    before, last = losses[-2 * fifth : -fifth], losses[-fifth:]
+    return 100 * (1 - math.fsum(last) / math.fsum(before))
+
+
+def verdict(decrease: float | None) -> str:
+    """`yes`, `no` or `too short`."""
+    return "too short" if decrease is None else "yes" if decrease < LIMIT else "no"
+
+
+def read_losses(path: Path) -> list[float] | None:
+    """The loss of each epoch in a history.csv; None where there is none. UserError for a damaged one."""
+    try:
+        with open(path, newline="") as file:
+            return [float(row["loss"]) for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); delete its folder and run again") from None

@@ -1,0 +1,120 @@
+"""Are the rebuilt images recognised? A classifier that no defence has touched is asked for the class of each.
+
+For FaceScrub a class is a person, so this is an identification rate. It is measured after the attacks, from the state
+that each of them kept, and lies beside its result: no job's key or number depends on it.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmark import data
+from benchmark.attacks import ATTACKS, Selection
+from benchmark.attacks.base import SCORE_BATCH
+from benchmark.data import DataSet, ImageSet
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell, Job
+from benchmark.metrics import correct_count
+from benchmark.models import SplitModel
+from benchmark.runner.execute import Machine, rebuilt_attack, recipe_of, score_images, trained_model
+from benchmark.runner.store import CHECKPOINT, RECOGNITION
+
+TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
+
+
+def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> Iterator[tuple[Cell, str]]:
+    """Measure every finished attack of `cells`; yields each with what was found, or why nothing was.
+
+    classifier: the folder of a finished training; None takes the row `none` of the same data set, protocol and seed.
+    """
+    given = _read_job(classifier) if classifier else None
+    for cell in cells:
+        if cell.job.kind != "attack":
+            continue
+        judge = (given, classifier) if given else _undefended(cell, cells, machine)
+        reason = _obstacle(cell, judge, machine)
+        yield cell, f"skipped: {reason}" if reason else _told(_measure(cell.job, *judge, machine))
+
+
+def _undefended(cell: Cell, cells: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
+    """The cell's own classifier without a defence, and its folder."""
+    wanted = (cell.dataset, "none", "off", cell.protocol, cell.seed, "train")
+    for other in cells:
+        if (other.dataset, other.defense, other.cem, other.protocol, other.seed, other.job.kind) == wanted:
+            return other.job, machine.store.path(other.job)
+    return None
+
+
+def _obstacle(cell: Cell, judge: tuple[Job, Path] | None, machine: Machine) -> str:
+    """Why the attack's images cannot be looked at; "" where they can."""
+    store, job = machine.store, cell.job
+    if issubclass(ATTACKS.get(job.config["attack"]), Selection):
+        return "it rebuilds no images of its own"
+    if not store.done(job) or store.metrics(job)["status"] != "done":
+        return f"the attack is not done ({store.status(job)[1] or 'diverged'})"
+    if judge is None:
+        return "the suite has no row `none` of this data set, protocol and seed; give one with --classifier"
+    if judge[0].config["dataset"] != cell.dataset:
+        return f"the classifier is of {judge[0].config['dataset']}"
+    folders = {"classifier": judge[1], "attack": store.path(job), "encoder": store.path(job.parents["train"])}
+    lost = [f"the {what} has no {folder / CHECKPOINT}" for what, folder in folders.items() if not _kept(folder)]
+    return "; ".join(lost)
+
+
+def _kept(folder: Path) -> bool:
+    return (folder / CHECKPOINT).is_file()
+
+
+def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
+    """The rates in percent, read from an earlier call with the same classifier where there was one."""
+    if (found := machine.store.recognition(job)) and found["classifier"] == judge.key:
+        return found
+    scene = rebuilt_attack(job, machine)
+    rebuilt = torch.cat(list(scene.task.reconstructions()))
+    mse = float(score_images(rebuilt.split(len(rebuilt)), scene.score)[0]["mse"].double().mean())
+    stored = machine.store.metrics(job)["values"]["mse"]
+    if abs(mse - stored) > TOLERANCE * stored + ROUNDING:
+        raise UserError(
+            f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored:.5f}, so its "
+            f"weights are of another run: delete {machine.store.path(job)} and run again"
+        )
+    model = trained_model(folder, machine, recipe_of(judge), scene.images)
+    found = {
+        "classifier": judge.key,
+        "recognised_percent": _rate(model, scene.images, rebuilt, scene.score),
+        "originals_recognised_percent": _rate(model, scene.images, data.to_unit(scene.score.images), scene.score),
+        "chance_percent": 100 / scene.images.classes,
+    }
+    machine.store.add(job, RECOGNITION, found)
+    return found
+
+
+@torch.no_grad()
+def _rate(model: SplitModel, images: DataSet, x01: torch.Tensor, score: ImageSet) -> float:
+    pairs = zip(x01.split(SCORE_BATCH), score.labels.split(SCORE_BATCH), strict=True)
+    right = sum(int(correct_count(model(data.normalise(x, images.mean, images.std)), labels)) for x, labels in pairs)
+    return 100 * right / len(score)
+
+
+def _told(found: dict) -> str:
+    return (
+        f"{found['recognised_percent']:.1f} % recognised (originals {found['originals_recognised_percent']:.1f} %, "
+        f"chance {found['chance_percent']:.1f} %)"
+    )
+
+
+def _read_job(folder: Path) -> Job:
+    """The training whose finished folder it is."""
+    try:
+        content = json.loads((folder / "job.json").read_text())
+        job = Job(content["kind"], content["config"])
+        if content["kind"] != "train" or job.key != content["key"]:
+            raise ValueError("not a training of this version")
+        return job
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--classifier {folder} is not the folder of a finished training ({error}); give one below the results, "
+            "such as results/cifar100/none/train-..."
+        ) from None
