@@ -159,12 +159,13 @@ def report(
     tables: Tables = TABLES,
     compare: Annotated[bool, typer.Option("--compare", help="published values in parentheses")] = False,
     metric: Annotated[list[str], typer.Option(help="one more column in the SSIM tables: psnr_db_per_image")] = [],  # noqa: B006
+    plots: Annotated[bool, typer.Option(help="figures as SVG, PDF and CSV in the folder plots")] = True,
 ):
-    """Write the tables of a suite (Markdown, LaTeX, CSV, HTML) from what is in the results."""
+    """Write the tables of a suite (Markdown, LaTeX, CSV, HTML) and its figures from what is in the results."""
     from benchmark.report.stage import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite, compare, metric):
+    for path in write(cells, results, tables / suite, compare, metric, plots):
         print(path)
 
 

@@ -10,14 +10,18 @@ from benchmark.report.aggregate import ATTACK, tidy_frame
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.page import build_page
+from benchmark.report.plots import stage as plots
 from benchmark.report.render import write_tables, write_text
 from benchmark.runner.store import Store
 
 
-def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: list[str]) -> list[Path]:
-    """Write the tables of `cells` and report.html to the folder `out`; returns the paths.
+def write(
+    cells: list[Cell], results: Path, out: Path, compare: bool, metrics: list[str], figures: bool = True
+) -> list[Path]:
+    """Write the tables of `cells`, report.html and plots/ to the folder `out`; returns the paths.
 
-    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables.
+    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
+    whether plots/ is wanted.
     UserError for a damaged result, an unknown metric or an unwritable folder.
     """
     store = Store(results)
@@ -25,8 +29,10 @@ def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: l
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
     frame = tidy_frame(cells, store)
-    paths = [*write_tables(frame, out, compare, metrics), *write_bounds(frame, out), *write_attacks(cells, store, out)]
-    return [*paths, write_text(out / "report.html", build_page(cells, store, metrics))]
+    paths = [*write_tables(frame, out, compare, metrics), *write_bounds(frame, out)]
+    paths += write_attacks(cells, store, out)
+    paths.append(write_text(out / "report.html", build_page(cells, store, metrics)))
+    return [*paths, *(plots.write(cells, store, frame, out / "plots") if figures else [])]
 
 
 def compare_with(

@@ -259,7 +259,7 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
     rows += _average_rows(draft)
     where = ", ".join(f"{what} {name}" for what, name in (("protocol", protocol), ("suite", suite)) if name)
     return Table(
-        name=_slug(number, "" if protocol == "published" else protocol, suite),
+        name=slug(number, "" if protocol == "published" else protocol, suite),
         number=number,
         dataset=draft.dataset,
         protocol=protocol,
@@ -419,7 +419,7 @@ def _average_spread(by_row: list[dict[str, float]]) -> float | None:
     return half_width([sum(values[seed] for values in by_row) / len(by_row) for seed in seeds])
 
 
-def _slug(*parts: str) -> str:
+def slug(*parts: str) -> str:
     """A name that is safe as a file name, in a LaTeX label and in a Markdown link."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(part for part in parts if part)).strip("-") or "table"
 
