@@ -171,7 +171,8 @@ def report(
 
 @app.command()
 def diff(
-    suite: Suite,
+    suite: Annotated[str, typer.Argument(metavar="SUITE|RUN_A", help="a suite, or the earlier of two runs")],
+    run_b: Annotated[Path | None, typer.Argument(help="the later of two runs: its results.csv, or the folder")] = None,
     where: Where = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
     matrix: MatrixPath = None,
@@ -179,11 +180,18 @@ def diff(
     results: Results = RESULTS,
     against: Annotated[Path | None, typer.Option(help="results.csv of an earlier run, or its folder")] = None,
     tolerance: Annotated[list[str], typer.Option(help="metric=value, for example mse=0.1")] = [],  # noqa: B006
-    markdown: Annotated[Path | None, typer.Option(help="also write the list as Markdown to this file")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write it, fit for a comment, to this file")] = None,
 ):
-    """Compare every cell of a suite with the published value or an earlier run. Exit status 1 beyond tolerance."""
-    from benchmark.report.stage import compare_with
+    """Compare every cell of a suite with the published value or an earlier run, or two runs with each other.
 
+    A run is a results.csv that `report` wrote, or the folder that holds one. Exit status 1 beyond tolerance.
+    """
+    from benchmark.report.stage import compare_runs, compare_with
+
+    if run_b is not None:
+        if where or set_ or against:
+            raise UserError("diff RUN_A RUN_B compares two files as they are; leave --where, --set and --against out")
+        raise typer.Exit(compare_runs(Path(suite), run_b, tolerance, markdown))
     cells, _ = _expand(suite, where, set_, matrix, data)
     raise typer.Exit(compare_with(cells, results, against, tolerance, markdown))
 

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
-from benchmark.report import diff, published
+from benchmark.report import diff, diff_text, published
 from benchmark.report.aggregate import ATTACK, tidy_frame
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
@@ -40,10 +42,19 @@ def compare_with(
 ) -> int:
     """Print every cell beside the published value, or beside an earlier run's; the exit status of `diff`."""
     reference = diff.read_reference(against) if against else published.reference()
-    result = diff.diff(reference, tidy_frame(cells, Store(results)), _tolerances(tolerances))
-    print(diff.to_text(result), end="")
+    return _told(reference, tidy_frame(cells, Store(results)), tolerances, markdown)
+
+
+def compare_runs(before: Path, after: Path, tolerances: list[str], markdown: Path | None) -> int:
+    """Print every cell of one run's results.csv beside another's; the exit status of `diff`."""
+    return _told(diff.read_reference(before), diff.read_reference(after), tolerances, markdown)
+
+
+def _told(reference: pd.DataFrame, produced: pd.DataFrame, tolerances: list[str], markdown: Path | None) -> int:
+    result = diff.diff(reference, produced, _tolerances(tolerances))
+    diff_text.show(result)
     if markdown:
-        write_text(markdown, diff.to_markdown(result))
+        write_text(markdown, diff_text.to_markdown(result))
     return diff.exit_status(result)
 
 
