@@ -59,8 +59,8 @@ def plan(
 ):
     """List the cells and jobs of a suite: their keys, what is done already, and an estimate of the time."""
     from benchmark.runner import estimate
-    from benchmark.runner.progress import clock
     from benchmark.runner.store import Store
+    from benchmark.runner.view import clock
     from benchmark.training.device import pick
 
     cells, jobs = _expand(suite, where, set_, matrix, data)
@@ -127,13 +127,18 @@ def status(
     matrix: MatrixPath = None,
     data: DataRoot = DATA,
     results: Results = RESULTS,
+    watch: Annotated[bool, typer.Option("--watch", help="keep looking until every job is over, or Ctrl-C")] = False,
 ):
     """Say how far a suite is: done, running, in the Slurm queue, waiting, failed, and why."""
+    from benchmark.runner import estimate
     from benchmark.runner.engines import slurm_queue
     from benchmark.runner.store import Store
+    from benchmark.runner.watch import Watcher
 
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
+    if watch:
+        Watcher(jobs, {job.key: estimate.work(job) for job in jobs}, store).run()
     try:
         queued = slurm_queue.queued(store)
     except UserError as error:  # a copy of the store, elsewhere

@@ -252,8 +252,8 @@ def test_a_terminal_gets_colour_unless_it_asks_not_to(run, tmp_path, plain):
     assert ("\033[" in raw) != plain
     text = re.sub(r"\033\[[0-9;]*m", "", raw)
     assert "1 beyond" in text.splitlines()[-1]
-    line = next(line for line in text.splitlines() if "beyond" in line and line.startswith("Bottleneck"))
+    line = next(line for line in text.splitlines() if "beyond" in line and "Bottleneck" in line)
     assert "+30.0 %" in line
     if not plain:
-        assert "✗ beyond 20 %" in line and "\033[1;31m✗ beyond 20 %\033[0m" in raw and "\033[32m✓ within\033[0m" in raw
+        assert "\033[1;31m✗ beyond 20 %" in raw and "\033[32m✓ within" in raw
         assert max(map(len, text.splitlines()[:-1])) <= 80
