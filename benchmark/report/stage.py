@@ -8,7 +8,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
 from benchmark.report import diff, diff_text, published
-from benchmark.report.aggregate import ATTACK, tidy_frame
+from benchmark.report.aggregate import ATTACK, epochs, tidy_frame
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.page import build_page
@@ -31,7 +31,7 @@ def write(
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
     frame = tidy_frame(cells, store)
-    paths = [*write_tables(frame, out, compare, metrics), *write_bounds(frame, out)]
+    paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
     paths += write_attacks(cells, store, out)
     paths.append(write_text(out / "report.html", build_page(cells, store, metrics)))
     return [*paths, *(plots.write(cells, store, frame, out / "plots") if figures else [])]
