@@ -98,9 +98,12 @@ def run(
     max_jobs: Annotated[int | None, typer.Option(min=1, help="slurm: at most so many jobs in the queue")] = None,
     sbatch: Annotated[list[str], typer.Option(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(envvar="BENCHMARK_TENSORBOARD", help="folder for each epoch's metrics as scalars")
+    ] = None,
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
-    from benchmark.runner import concurrency, engines
+    from benchmark.runner import concurrency, engines, scalars
     from benchmark.runner.store import Store
 
     at_once = concurrency.parse(cells)
@@ -108,6 +111,8 @@ def run(
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
     store.check_writable()
+    if tensorboard:
+        scalars.write_to(tensorboard)
     print(f"{suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}", file=sys.stderr)
     own = {"address": address, "partition": partition, "time": time}
     own |= {"max_jobs": max_jobs, "sbatch": sbatch, "wait": wait}

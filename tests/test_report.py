@@ -411,7 +411,7 @@ def test_every_table_can_be_read_into_a_paper(tmp_path):
         check_latex(text)
     inputs = "".join(f"\\input{{{path.relative_to(tmp_path).with_suffix('')}}}\n\\clearpage\n" for path in sources)
     lines = {path.read_text(encoding="utf-8").splitlines()[0] for path in sources}
-    needs = [re.fullmatch(r"% needs (\usepackage\{[a-z,]+\})", line).group(1) for line in sorted(lines)]
+    needs = [re.fullmatch(r"% needs (\\usepackage\{[a-z,]+\})", line).group(1) for line in sorted(lines)]
     preamble = "\\documentclass{article}\n" + "\n".join(needs) + "\n"
     (tmp_path / "paper.tex").write_text(f"{preamble}\\begin{{document}}\n{inputs}\\end{{document}}\n")
     pdflatex(tmp_path, "paper")

@@ -52,6 +52,8 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
                 if kind == "memory":
                     reason = f"the memory of {machine.device} does not suffice for it ({reason})"
+            finally:
+                monitor.scalars.close()
             monitor.note(f"failed: {reason}")
             store.fail(job, reason)
             return Outcome(kind, reason, str(monitor.log))
