@@ -62,8 +62,8 @@ class Display:
     def eta(self) -> float | None:
         """Seconds left for the suite, from the rate of all jobs run here so far."""
         seconds = self.spent + (time.monotonic() - self.since if self.running else 0.0)
-        here = sum(self.work[key] * (job.beat.fraction - (job.first or 0.0)) for key, job in self.running.items())
-        worked = self.worked + here
+        running = list(self.running.items())  # the picture is drawn by a thread of its own
+        worked = self.worked + sum(self.work[key] * (job.beat.fraction - (job.first or 0.0)) for key, job in running)
         return (self.remaining - self._under_way()) * seconds / worked if worked > 0 and seconds >= 1 else None
 
     def end(self, job: Job, outcome: str, failed: bool = False) -> None:
@@ -73,8 +73,8 @@ class Display:
         self.drop(job)
         self.skip(job, outcome if failed else "")
         seconds = time.monotonic() - running.started
-        told = f"FAILED: {outcome}" if failed else outcome
-        self.line(f"[{self.finished}/{self.total}] {job.title}: {told}  {seconds:.1f} s; {clock(self.eta())} left")
+        text = f"FAILED: {outcome}" if failed else outcome
+        self.line(f"[{self.finished}/{self.total}] {job.title}: {text}  {seconds:.1f} s; {clock(self.eta())} left")
 
     def drop(self, job: Job) -> None:
         """A job no longer runs; it may begin again."""
@@ -89,7 +89,7 @@ class Display:
             self.failed.append((job.title, failed))
 
     def _under_way(self) -> float:
-        return sum(self.work[key] * running.beat.fraction for key, running in self.running.items())
+        return sum(self.work[key] * running.beat.fraction for key, running in list(self.running.items()))
 
     def _picture(self):
         counts = {

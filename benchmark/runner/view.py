@@ -15,29 +15,25 @@ STATES = {"done": "green", "running": "cyan", "waiting": "", "diverged": "yellow
 class Snapshot:
     """A suite at one moment.
 
-    counts: jobs by state; fraction: of its work that is done; running: title and heartbeat (None: not heard of yet);
-    failed: title and reason.
+    counts: jobs by state; fraction: of its work that is done; running: title and heartbeat; failed: title and reason.
     """
 
     counts: dict[str, int]
     fraction: float
     seconds_left: float | None
-    running: list[tuple[str, Heartbeat | None]] = field(default_factory=list)
+    running: list[tuple[str, Heartbeat]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
 
 
 def picture(snapshot: Snapshot, console: Console) -> Group:
     """The suite, then each running job on three lines, or on one where the terminal is too low for that."""
     head = Text.assemble(("suite ", "bold"), _bar(snapshot.fraction), f"  {clock(snapshot.seconds_left)} left")
-    counts = [Text(f"{snapshot.counts.get(state, 0)} {state}", style) for state, style in STATES.items()]
-    counts = [
-        text for text, state in zip(counts, STATES, strict=True) if snapshot.counts.get(state) or state != "diverged"
-    ]
-    lines = [head, Text("  ").join(counts)]
+    counts = {state: snapshot.counts.get(state, 0) for state in STATES}
+    seen = [Text(f"{count} {state}", STATES[state]) for state, count in counts.items() if count or state != "diverged"]
+    lines = [head, Text("  ").join(seen)]
     failed = snapshot.failed[-3:]
     roomy = 3 * len(snapshot.running) + len(lines) + len(failed) < console.height
     for title, beat in snapshot.running:
-        beat = beat or Heartbeat()
         if roomy:
             lines.append(Text(title, "bold"))
             lines.append(Text.assemble("  ", _bar(beat.fraction), "  ", "  ".join(_pace(beat))))
@@ -54,7 +50,7 @@ def lines(snapshot: Snapshot) -> list[str]:
     """The same without a terminal."""
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     suite = f"{counts}; {100 * snapshot.fraction:.0f} %, {clock(snapshot.seconds_left)} left"
-    return [suite, *(f"  {title}: {told(beat or Heartbeat())}" for title, beat in snapshot.running)]
+    return [suite, *(f"  {title}: {told(beat)}" for title, beat in snapshot.running)]
 
 
 def told(beat: Heartbeat) -> str:

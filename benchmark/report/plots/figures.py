@@ -119,7 +119,7 @@ def bars(frame: pd.DataFrame):
     """MSE of every defence with and without CEM, with 95 % intervals where there are several seeds."""
     rows_of = ordered(frame["defense"])
     variants = _variants(frame)
-    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), share="y")
+    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
     thick = 0.8 / len(variants)
     for (attacker, split), panel in axes.items():
         rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)].set_index(["defense", "cem"])
@@ -183,7 +183,7 @@ def training(frame: pd.DataFrame):
 def images(frame: pd.DataFrame):
     """The MSE of single images: boxes from the first to the third quartile, whiskers to 5 and 95 %."""
     rows_of, variants = ordered(frame["defense"]), _variants(frame)
-    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), share="y")
+    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
     thick = 0.8 / len(variants)
     for (attacker, split), panel in axes.items():
         rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
@@ -235,10 +235,10 @@ def _grid(count: int, height: float, columns: int = 2, **options):
     return figure, grid[:count]
 
 
-def _panels(frame: pd.DataFrame, height: float, share: str = ""):
+def _panels(frame: pd.DataFrame, height: float, **options):
     """One panel for each (attacker, split), in the order of the frame; the splits of an attacker stand side by side."""
     pairs = list(dict.fromkeys(zip(frame["attacker"], frame["split"], strict=True)))
-    figure, grid = _grid(len(pairs), height, **({f"share{share}": True} if share else {}))
+    figure, grid = _grid(len(pairs), height, **options)
     return figure, dict(zip(pairs, grid, strict=True))
 
 
