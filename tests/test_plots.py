@@ -209,6 +209,7 @@ def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
         assert len(pd.read_csv(folder / f"{stem}.csv")) > 0
     index = (folder / "README.md").read_text()
     assert all(f"{stem}.svg" in index for stem in stems)
+    assert "(reduced run: not at the published setting)" in (folder / "bars-photos.svg").read_text()
     assert "Protocol published, seed 125." in index and "Not at the published setting: " in index
     spread = pd.read_csv(folder / "images-photos.csv")
     cell = finished.cells("defense=dropout,cem=on,attacker=gan,split=train")[-1]

@@ -9,7 +9,7 @@ from benchmark.report import names, published
 from benchmark.report.frame import tidy
 from benchmark.report.plots import data, figures, style
 from benchmark.report.render import escape_markdown, write_text
-from benchmark.report.tables import slug
+from benchmark.report.tables import EFFICIENCY_SPLITS, slug
 from benchmark.runner.store import Store
 
 # name -> (its figure, what that shows)
@@ -35,9 +35,12 @@ def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> li
         some = [cell for cell in cells if (cell.protocol, cell.dataset) == (protocol, dataset)]
         for name, shown in _shown(some, store, part).items():
             stem = slug(name, dataset, "" if protocol == "published" else protocol)
+            paths.append(write_text(out / f"{stem}.csv", shown.to_csv(index=False, lineterminator="\n")))
             with matplotlib.rc_context(style.RC):
-                paths += [write_text(out / f"{stem}.csv", shown.to_csv(index=False, lineterminator="\n"))]
-                paths += style.save(FIGURES[name][0](shown), out / stem)
+                figure = FIGURES[name][0](shown)
+                if _changes(part):  # a figure travels without its caption
+                    figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
+                paths += style.save(figure, out / stem)
             index.append((stem, _caption(name, part)))
     return [*paths, write_text(out / "README.md", _index(index))] if paths else []
 
@@ -61,8 +64,14 @@ def _caption(name: str, part: pd.DataFrame) -> str:
     seeds = sorted(set(done["seed"]) - {""}, key=int)
     text = f"{names.dataset_title(part['dataset'].iloc[0])}: {FIGURES[name][1]}. "
     text += f"Protocol {part['protocol'].iloc[0]}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}."
-    changes = sorted({change for label in done["label"] for change in label.split(", ") if change})
+    changes = _changes(part)
     return text + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
+
+
+def _changes(part: pd.DataFrame) -> list[str]:
+    """How the finished cells depart from the published setting."""
+    labels = part[(part["status"] == "done") & ~part["split"].isin(EFFICIENCY_SPLITS)]["label"]
+    return sorted({change for label in labels for change in label.split(", ") if change})
 
 
 def _index(entries: list[tuple[str, str]]) -> str:
