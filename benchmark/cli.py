@@ -78,8 +78,8 @@ def plan(
 ):
     """List the cells and jobs of a suite: their keys, what is done already, and an estimate of the time."""
     from benchmark.runner import estimate
-    from benchmark.runner.progress import clock
     from benchmark.runner.store import Store
+    from benchmark.runner.view import clock
     from benchmark.training.device import pick
 
     cells, jobs = _expand(suite, where, set_, matrix, data)
@@ -117,9 +117,12 @@ def run(
     max_jobs: Annotated[int | None, typer.Option(min=1, help="slurm: at most so many jobs in the queue")] = None,
     sbatch: Annotated[list[str], typer.Option(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(envvar="BENCHMARK_TENSORBOARD", help="folder for each epoch's metrics as scalars")
+    ] = None,
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
-    from benchmark.runner import concurrency, engines
+    from benchmark.runner import concurrency, engines, scalars
     from benchmark.runner.store import Store
 
     at_once = concurrency.parse(cells)
@@ -127,6 +130,8 @@ def run(
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
     store.check_writable()
+    if tensorboard:
+        scalars.write_to(tensorboard)
     print(f"{suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}", file=sys.stderr)
     own = {"address": address, "partition": partition, "time": time}
     own |= {"max_jobs": max_jobs, "sbatch": sbatch, "wait": wait}
@@ -146,13 +151,18 @@ def status(
     matrix: MatrixPath = None,
     data: DataRoot = DATA,
     results: Results = RESULTS,
+    watch: Annotated[bool, typer.Option("--watch", help="keep looking until every job is over, or Ctrl-C")] = False,
 ):
     """Say how far a suite is: done, running, in the Slurm queue, waiting, failed, and why."""
+    from benchmark.runner import estimate
     from benchmark.runner.engines import slurm_queue
     from benchmark.runner.store import Store
+    from benchmark.runner.watch import Watcher
 
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
+    if watch:
+        Watcher(jobs, {job.key: estimate.work(job) for job in jobs}, store).run()
     try:
         queued = slurm_queue.queued(store)
     except UserError as error:  # a copy of the store, elsewhere
@@ -178,18 +188,20 @@ def report(
     tables: Tables = TABLES,
     compare: Annotated[bool, typer.Option("--compare", help="published values in parentheses")] = False,
     metric: Annotated[list[str], typer.Option(help="one more column in the SSIM tables: psnr_db_per_image")] = [],  # noqa: B006
+    plots: Annotated[bool, typer.Option(help="figures as SVG, PDF and CSV in the folder plots")] = True,
 ):
-    """Write the tables of a suite (Markdown, LaTeX, CSV, HTML) from what is in the results."""
+    """Write the tables of a suite (Markdown, LaTeX, CSV, HTML) and its figures from what is in the results."""
     from benchmark.report.stage import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite, compare, metric):
+    for path in write(cells, results, tables / suite, compare, metric, plots):
         print(path)
 
 
 @app.command()
 def diff(
-    suite: Suite,
+    suite: Annotated[str, typer.Argument(metavar="SUITE|RUN_A", help="a suite, or the earlier of two runs")],
+    run_b: Annotated[Path | None, typer.Argument(help="the later of two runs: its results.csv, or the folder")] = None,
     where: Where = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
     matrix: MatrixPath = None,
@@ -197,11 +209,18 @@ def diff(
     results: Results = RESULTS,
     against: Annotated[Path | None, typer.Option(help="results.csv of an earlier run, or its folder")] = None,
     tolerance: Annotated[list[str], typer.Option(help="metric=value, for example mse=0.1")] = [],  # noqa: B006
-    markdown: Annotated[Path | None, typer.Option(help="also write the list as Markdown to this file")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="also write it, fit for a comment, to this file")] = None,
 ):
-    """Compare every cell of a suite with the published value or an earlier run. Exit status 1 beyond tolerance."""
-    from benchmark.report.stage import compare_with
+    """Compare every cell of a suite with the published value or an earlier run, or two runs with each other.
 
+    A run is a results.csv that `report` wrote, or the folder that holds one. Exit status 1 beyond tolerance.
+    """
+    from benchmark.report.stage import compare_runs, compare_with
+
+    if run_b is not None:
+        if where or set_ or against:
+            raise UserError("diff RUN_A RUN_B compares two files as they are; leave --where, --set and --against out")
+        raise typer.Exit(compare_runs(Path(suite), run_b, tolerance, markdown))
     cells, _ = _expand(suite, where, set_, matrix, data)
     raise typer.Exit(compare_with(cells, results, against, tolerance, markdown))
 

@@ -86,7 +86,7 @@ class Place:
     def words(self, command: str, *more, suite="smoke") -> list:
         folders = ["--matrix", self.matrix, "--data", self.data, "--results", self.results]
         if command == "report":
-            folders += ["--tables", self.tables]
+            folders += ["--tables", self.tables, "--no-plots"]  # they take seconds; test_plots.py asks for them
         if command == "run":  # one process, which sees what a test has changed, however many cores there are
             folders += ["--cells-per-gpu", 1]
         return [command, suite, *folders, *more]

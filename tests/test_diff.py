@@ -1,13 +1,19 @@
 """Differences against the printed numbers and against an earlier run."""
 
 import math
+import os
+import re
+import sys
 
 import pandas as pd
 import pytest
+from command_line import call
+from terminal import Terminal
 
 from benchmark.errors import UserError
 from benchmark.report import published
-from benchmark.report.diff import diff, exit_status, read_reference, summary, to_markdown, to_text
+from benchmark.report.diff import diff, exit_status, read_reference, summary
+from benchmark.report.diff_text import to_markdown, to_text
 from benchmark.report.render import write_tables
 
 
@@ -178,3 +184,76 @@ def test_markdown_escapes_and_keeps_its_columns(run):
     assert "<script>" not in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+
+
+# -- for people
+
+
+def test_a_comment_has_the_summary_first_and_what_is_beyond_in_sight(run):
+    run.loc[cell(run), "value"] = 0.0100
+    text = to_markdown(diff(published.reference(), run))
+    seen, hidden = text.split("<details>")
+    assert seen.startswith(f"❌ **{len(run) - 5} of {len(run) - 4} cells within tolerance, 1 beyond, 4 not judged;")
+    rows = [line for line in seen.splitlines() if line.startswith("| CIFAR10") or line.startswith("| cifar10")]
+    assert len(rows) == 1 and "Bottleneck" in rows[0] and "beyond" in rows[0]
+    assert hidden.count("\n| cifar10") == len(run) and hidden.rstrip().endswith("</details>")
+    assert f"All {len(run)} cells" in hidden
+    assert to_markdown(diff(published.reference(), published.reference())).startswith("✅")
+
+
+def test_the_worst_comes_first_in_units_of_its_tolerance(run):
+    run.loc[cell(run), "value"] *= 1.5  # 2.5 tolerances
+    run.loc[cell(run, metric="ssim"), "value"] -= 0.5  # 10 tolerances
+    seen = to_markdown(diff(published.reference(), run)).split("<details>")[0]
+    rows = [line for line in seen.splitlines() if line.startswith("| cifar10")]
+    assert ["ssim" in row for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_a_comment_is_never_longer_than_github_takes(run, factor):
+    """Ten thousand cells, with long names."""
+    many = pd.concat([run.assign(protocol=f"p{number}_{'x' * 40}") for number in range(60)])
+    text = to_markdown(diff(many, many.assign(value=many["value"] * factor)))
+    assert 60_000 < len(text) <= 65_536
+    shown = text.split("<details>")[1].count("\n| cifar10")
+    left = int(re.search(r"(\d+) more do not fit", text).group(1))
+    assert shown + left == len(many) and shown > 50
+    assert text.count("<details>") == text.count("</details>") == 1 and text.endswith("</details>\n")
+
+
+def test_two_runs_are_compared_without_a_suite(run, tmp_path):
+    write_tables(run, tmp_path / "a")
+    changed = run.copy()
+    changed.loc[cell(run), "value"] *= 1.3
+    write_tables(changed, tmp_path / "b")
+    same = call("diff", tmp_path / "a", tmp_path / "a" / "results.csv")
+    assert same.code == 0 and "0 beyond" not in same.out
+    outcome = call("diff", tmp_path / "a", tmp_path / "b", "--markdown", tmp_path / "c.md")
+    assert outcome.code == 1 and "1 beyond" in outcome.out and "+30.0 %" in outcome.out
+    assert "\033" not in outcome.out  # not a terminal
+    assert (tmp_path / "c.md").read_text().startswith("❌")
+    assert call("diff", tmp_path / "a", tmp_path / "b", "--tolerance", "mse=0.4").code == 0
+    refused = call("diff", tmp_path / "a", tmp_path / "b", "--where", "cem=on")
+    assert refused.code == 2 and "leave --where" in refused.err
+    nothing = call("diff", tmp_path / "a", tmp_path)
+    assert nothing.code == 2 and "there is no reference" in nothing.err
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_terminal_gets_colour_unless_it_asks_not_to(run, tmp_path, plain):
+    write_tables(run, tmp_path / "a")
+    run.loc[cell(run), "value"] *= 1.3
+    write_tables(run, tmp_path / "b")
+    words = [sys.executable, "-m", "benchmark", "diff", str(tmp_path / "a"), str(tmp_path / "b")]
+    environment = os.environ | {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if plain else {})
+    with Terminal(words, environment, columns=80) as terminal:
+        assert terminal.wait(240) == 1
+    raw = terminal.read().decode()
+    assert ("\033[" in raw) != plain
+    text = re.sub(r"\033\[[0-9;]*m", "", raw)
+    assert "1 beyond" in text.splitlines()[-1]
+    line = next(line for line in text.splitlines() if "beyond" in line and "Bottleneck" in line)
+    assert "+30.0 %" in line
+    if not plain:
+        assert "\033[1;31m✗ beyond 20 %" in raw and "\033[32m✓ within" in raw
+        assert max(map(len, text.splitlines()[:-1])) <= 80

@@ -9,14 +9,12 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
-import yaml
 from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.defenses import DEFENSES, Defense
 from benchmark.errors import UserError
 from benchmark.registry import Registry
 
-README = Path(__file__).parent.parent / "README.md"
 INFER = ("--where", "attacker=decoder,split=infer")
 
 
@@ -279,26 +277,6 @@ def test_a_new_defence_runs_end_to_end(place, registered):  # noqa: F811
 
     runs_as_a_row(place, "halving", {"noise_std": 0.025})
     assert {"train", "eval", "attack"} == set(seen)
-
-
-def fenced(text: str, language: str, needle: str) -> str | None:
-    """The first fenced block of that language that holds `needle`."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.S | re.M)
-    return next((block for block in blocks if needle in block), None)
-
-
-def test_the_readmes_example_of_a_defence_runs(place, registered):  # noqa: F811
-    text = README.read_text(encoding="utf-8") if README.is_file() else ""
-    code = fenced(text, "python", "@DEFENSES.register")
-    if code is None:
-        pytest.skip("README.md shows no example of a defence")
-    name = re.search(r'@DEFENSES\.register\("([^"]+)"\)', code).group(1)
-    line = fenced(text, "yaml", name)
-    assert line, f"README.md has no YAML for its example {name}"
-    exec(compile(code, "README.md", "exec"), {"__name__": f"readme_{name}"})
-    entry = yaml.safe_load(line)
-    params = entry.get("defenses", entry)[name]
-    runs_as_a_row(place, name, params)
 
 
 def test_a_registry_refuses_a_name_twice():

@@ -1,6 +1,10 @@
 """The matrix: what it expands to, what changes a key, and what its errors say."""
 
+import json
+import re
+
 import pytest
+from command_line import call
 
 from benchmark.errors import UserError
 from benchmark.matrix import expand as expansion
@@ -197,3 +201,16 @@ def test_resources_change_no_key_and_no_label(tmp_path):
     assert {("train", Resources(gpu=0.5, memory=4)), ("attack", Resources(gpu=0.25, memory=9))} <= asked
     with pytest.raises(UserError, match="resources.train.gpu=2"):
         cells_of("cifar10", tmp_path, changes=["resources.train.gpu=2"])
+
+
+def test_editors_are_given_the_schema_as_it_is():
+    """The first line of the shipped matrix names a file beside it, which is what `schema` prints."""
+    first = DEFAULT.read_text(encoding="utf-8").splitlines()[0]
+    named = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first).group(1)
+    printed = call("schema").out
+    assert (DEFAULT.parent / named).read_text(encoding="utf-8") == printed, (
+        "write it anew: python -m benchmark schema > benchmark/matrix/matrix.schema.json"
+    )
+    schema = json.loads(printed)
+    matrix = MatrixFile(DEFAULT).source.value
+    assert set(schema["required"]) <= set(matrix) <= set(schema["properties"])

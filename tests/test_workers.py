@@ -44,7 +44,7 @@ class Quiet:
         self.lines.append(text)
 
     def __getattr__(self, name):
-        return lambda *_: None
+        return lambda *_, **__: None
 
 
 # -- how many

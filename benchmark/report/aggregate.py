@@ -48,6 +48,22 @@ def devices(cells: list[Cell], store: Store) -> list[dict]:
     return [{"job": job.title} | store.provenance(job) for job in jobs.values() if store.done(job)]
 
 
+def epochs(cells: list[Cell]) -> dict[tuple[str, str], str]:
+    """(protocol, data set) -> `Epochs: training 240, decoder 50, gan 150.`; several numbers where cells differ."""
+    found: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for cell in cells:
+        if cell.job.kind in ("train", "attack"):
+            counts = found.setdefault((cell.protocol, cell.dataset), {})
+            counts.setdefault("training", set()).add(cell.job.cell["train"]["epochs"])
+        if cell.job.kind == "attack" and "epochs" in cell.job.config["params"]:
+            counts.setdefault(cell.attacker, set()).add(cell.job.config["params"]["epochs"])
+    told = {}
+    for place, counts in found.items():
+        parts = [f"{what} {'/'.join(map(str, sorted(some)))}" for what, some in counts.items()]
+        told[place] = f"Epochs: {', '.join(parts)}."
+    return told
+
+
 def _rows(cell: Cell, store: Store) -> list[dict]:
     status, reason = store.status(cell.job)
     status = {"waiting": "missing"}.get(status, status)

@@ -4,12 +4,10 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.errors import UserError
 from benchmark.report import names
 from benchmark.report.frame import CELL, Summary, summarise, tidy
-from benchmark.report.render import escape_markdown
 
 # metric -> (kind, tolerance). A form of a metric (psnr_db_per_image) has its base's; None is not judged: a
 # time is its device's. "absolute" is in the metric's own unit, "relative" a fraction of the reference.
@@ -176,69 +174,22 @@ def _largest(result: pd.DataFrame) -> str:
     rows = result[result["verdict"].isin(["within", "beyond"]) & (result["difference"] != 0)]
     if rows.empty:
         return ""
-    size = (rows["difference"].where(rows["kind"] == "absolute", rows["relative"])).abs()
-    allowed = rows["tolerance"]
-    row = rows.loc[(size / allowed.where(allowed > 0, 1e-12)).fillna(math.inf).idxmax()]
-    place = " ".join(part for part in (row["dataset"], _method(row), _where(row), row["metric"]) if part)
+    row = rows.loc[excess(rows).idxmax()]
+    place = " ".join(part for part in (row["dataset"], method(row), attack(row), row["metric"]) if part)
     digits = names.metric(row["metric"]).decimals
     return f"{place} {row['produced']:.{digits}f} against {row['reference']:.{digits}f}"
 
 
-def to_text(result: pd.DataFrame) -> str:
-    """The diff for a terminal: what was reduced, one line a cell, the summary."""
-    table = tabulate(_lines(result), headers=_HEADINGS, tablefmt="simple", disable_numparse=True, colalign=_ALIGN)
-    return "\n\n".join([*_reductions(result), table, summary(result)]) + "\n"
+def excess(rows: pd.DataFrame) -> pd.Series:
+    """How far each judged cell of a diff is out, in units of its tolerance: above 1 it is beyond."""
+    size = (rows["difference"].where(rows["kind"] == "absolute", rows["relative"])).abs()
+    return (size / rows["tolerance"].where(rows["tolerance"] > 0, 1e-12)).fillna(math.inf)
 
 
-def to_markdown(result: pd.DataFrame) -> str:
-    """The same as Markdown, summary first."""
-    lines = [[escape_markdown(item) for item in line] for line in _lines(result)]
-    table = tabulate(lines, headers=_HEADINGS, tablefmt="pipe", disable_numparse=True, colalign=_ALIGN)
-    text = [escape_markdown(line) for line in [summary(result), *_reductions(result)]]
-    return "\n\n".join([*text, table]) + "\n"
-
-
-_HEADINGS = ["data set", "protocol", "method", "attack", "metric", "reference", "produced"] + [
-    "difference",
-    "relative",
-    "tolerance",
-    "verdict",
-]
-_ALIGN = ["left"] * 5 + ["right"] * 5 + ["left"]
-
-
-def _reductions(result: pd.DataFrame) -> list[str]:
-    labels = sorted(set(result["label"]) - {""})
-    if not labels:
-        return []
-    which = "some cells are not" if (result["label"] == "").any() else "the results are not"
-    return [f"Reduced: {which} at the published setting: {'; '.join(labels)}"]
-
-
-def _lines(result: pd.DataFrame) -> list[list[str]]:
-    lines = []
-    for row in result.to_dict("records"):
-        digits = names.metric(row["metric"]).decimals
-        percent = row["kind"] == "relative"
-        tolerance = row["tolerance"] * 100 if percent else row["tolerance"]
-        verdict = row["verdict"] + (f" ({row['reason']})" if row["reason"] else "")
-        lines.append(
-            [row["dataset"], row["protocol"], _method(row), _where(row), row["metric"]]
-            + [_format(row[name], f".{digits}f") for name in ("reference", "produced")]
-            + [_format(row["difference"], f"+.{digits}f"), _format(row["relative"] * 100, "+.1f", " %")]
-            + [_format(tolerance, "g", " %" if percent else ""), verdict]
-        )
-    return lines
-
-
-def _format(value: float, spec: str, unit: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{spec}}{unit}"
-
-
-def _method(row) -> str:
+def method(row) -> str:
     return names.row_label(row["defense"], row["cem"])
 
 
-def _where(row) -> str:
+def attack(row) -> str:
     attacker = "" if row["attacker"] == "none" else row["attacker"] + " "
     return f"{attacker}{row['split']}"

@@ -1,7 +1,7 @@
 """Tables to files: Markdown, LaTeX, JSON, the tidy CSV and an index; the same frame gives the same bytes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -69,15 +69,19 @@ def environment(kind: str) -> Environment:
 
 
 def write_tables(
-    frame: pd.DataFrame, out_dir: Path, compare: bool = False, extra_metrics: Sequence[str] = ()
+    frame: pd.DataFrame,
+    out_dir: Path,
+    compare: bool = False,
+    extra_metrics: Sequence[str] = (),
+    epochs: Mapping[tuple[str, str], str] | None = None,
 ) -> list[Path]:
     """Write NAME.md and NAME.tex of every table, all_tables.tex, results.csv, tables.json and README.md.
 
-    frame, compare, extra_metrics: as in `build_tables`. Returns the written paths. Raises UserError for a
+    frame, compare, extra_metrics, epochs: as in `build_tables`. Returns the written paths. Raises UserError for a
     frame that is not tidy and for a folder that cannot be written.
     """
     frame = tidy(frame)
-    tables = build_tables(frame, compare, extra_metrics)
+    tables = build_tables(frame, compare, extra_metrics, epochs)
     texts = {}
     for table in tables:
         texts[f"{table.name}.md"] = environment("md").get_template("table.md.j2").render(table=table)

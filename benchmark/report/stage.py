@@ -2,22 +2,28 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
-from benchmark.report import diff, published
-from benchmark.report.aggregate import ATTACK, tidy_frame
+from benchmark.report import diff, diff_text, published
+from benchmark.report.aggregate import ATTACK, epochs, tidy_frame
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.page import build_page
+from benchmark.report.plots import stage as plots
 from benchmark.report.render import write_tables, write_text
 from benchmark.runner.store import Store
 
 
-def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: list[str]) -> list[Path]:
-    """Write the tables of `cells` and report.html to the folder `out`; returns the paths.
+def write(
+    cells: list[Cell], results: Path, out: Path, compare: bool, metrics: list[str], figures: bool = True
+) -> list[Path]:
+    """Write the tables of `cells`, report.html and plots/ to the folder `out`; returns the paths.
 
-    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables.
+    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
+    whether plots/ is wanted.
     UserError for a damaged result, an unknown metric or an unwritable folder.
     """
     store = Store(results)
@@ -25,8 +31,10 @@ def write(cells: list[Cell], results: Path, out: Path, compare: bool, metrics: l
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
     frame = tidy_frame(cells, store)
-    paths = [*write_tables(frame, out, compare, metrics), *write_bounds(frame, out), *write_attacks(cells, store, out)]
-    return [*paths, write_text(out / "report.html", build_page(cells, store, metrics))]
+    paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
+    paths += write_attacks(cells, store, out)
+    paths.append(write_text(out / "report.html", build_page(cells, store, metrics)))
+    return [*paths, *(plots.write(cells, store, frame, out / "plots") if figures else [])]
 
 
 def compare_with(
@@ -34,10 +42,19 @@ def compare_with(
 ) -> int:
     """Print every cell beside the published value, or beside an earlier run's; the exit status of `diff`."""
     reference = diff.read_reference(against) if against else published.reference()
-    result = diff.diff(reference, tidy_frame(cells, Store(results)), _tolerances(tolerances))
-    print(diff.to_text(result), end="")
+    return _told(reference, tidy_frame(cells, Store(results)), tolerances, markdown)
+
+
+def compare_runs(before: Path, after: Path, tolerances: list[str], markdown: Path | None) -> int:
+    """Print every cell of one run's results.csv beside another's; the exit status of `diff`."""
+    return _told(diff.read_reference(before), diff.read_reference(after), tolerances, markdown)
+
+
+def _told(reference: pd.DataFrame, produced: pd.DataFrame, tolerances: list[str], markdown: Path | None) -> int:
+    result = diff.diff(reference, produced, _tolerances(tolerances))
+    diff_text.show(result)
     if markdown:
-        write_text(markdown, diff.to_markdown(result))
+        write_text(markdown, diff_text.to_markdown(result))
     return diff.exit_status(result)
 
 

@@ -1,7 +1,7 @@
 """The paper's tables as plain data, built from the tidy frame; rendering is render.py's and page/'s."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -131,6 +131,11 @@ class _Draft:
         found = (self.summary(*row, column) for row in self.rows for column in self.columns)
         return set().union(*(summary.labels for summary in found if summary and summary.values))
 
+    def seeds(self) -> list[str]:
+        """Those with a value in any cell."""
+        found = (self.summary(*row, column) for row in self.rows for column in self.columns)
+        return sorted(set().union(*(summary.values for summary in found if summary)), key=lambda seed: seed.zfill(20))
+
     def note(self, text: str) -> int:
         """The number of a note; the same text has one number."""
         if text not in self.notes:
@@ -138,7 +143,12 @@ class _Draft:
         return self.notes.index(text) + 1
 
 
-def build_tables(frame: pd.DataFrame, compare: bool = False, extra_metrics: Sequence[str] = ()) -> list[Table]:
+def build_tables(
+    frame: pd.DataFrame,
+    compare: bool = False,
+    extra_metrics: Sequence[str] = (),
+    epochs: Mapping[tuple[str, str], str] | None = None,
+) -> list[Table]:
     """Every table that the frame (frame.py) has cells for, one of each per suite and protocol.
 
     For each data set these are the layouts `mse` (Tables 1-3, S5) and `ssim_psnr` (S1-S4), and for its
@@ -146,6 +156,7 @@ def build_tables(frame: pd.DataFrame, compare: bool = False, extra_metrics: Sequ
 
     compare: print the published value behind the produced one, in brackets.
     extra_metrics: further metrics (`psnr_db_per_image`, ...) as columns of the `ssim_psnr` tables.
+    epochs: (protocol, data set) -> the captions' sentence on epochs (aggregate.epochs).
     Raises UserError for a frame that is not tidy.
     """
     frame = tidy(frame)
@@ -155,7 +166,8 @@ def build_tables(frame: pd.DataFrame, compare: bool = False, extra_metrics: Sequ
         summaries = summarise(part)
         for dataset, layout in _layouts(part):
             draft = _draft(part[part["dataset"] == dataset], dataset, layout, summaries, extra_metrics)
-            tables.append(_finish(draft, layout, protocol, suite if several else "", compare))
+            told = (epochs or {}).get((protocol, dataset), "") if layout != "efficiency" else ""
+            tables.append(_finish(draft, layout, protocol, suite if several else "", compare, told))
     return _with_own_names(tables)
 
 
@@ -247,7 +259,7 @@ def _cem_order(cem: str) -> tuple[int, str]:
     return ({"off": 0, "on": 1}.get(cem, 2), cem)
 
 
-def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool) -> Table:
+def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool, epochs: str) -> Table:
     number = names.PRINTED_TABLES.get((draft.dataset, layout), f"{draft.dataset}-{layout}")
     draft.printed = published.printed(number) if compare else {}
     labels = draft.labels()
@@ -259,12 +271,12 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
     rows += _average_rows(draft)
     where = ", ".join(f"{what} {name}" for what, name in (("protocol", protocol), ("suite", suite)) if name)
     return Table(
-        name=_slug(number, "" if protocol == "published" else protocol, suite),
+        name=slug(number, "" if protocol == "published" else protocol, suite),
         number=number,
         dataset=draft.dataset,
         protocol=protocol,
         subject=f"{names.dataset_title(draft.dataset)}, {_SUBJECT[layout][0]}" + (f" ({where})" if where else ""),
-        caption=_caption(draft, layout, rows, labels),
+        caption=_caption(draft, layout, rows, labels, epochs),
         stub="Methods",
         groups=_groups(draft.columns),
         columns=tuple(draft.columns),
@@ -294,8 +306,13 @@ _SUBJECT = {
 }
 
 
-def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str]) -> str:
+def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str], epochs: str) -> str:
     parts = [_SUBJECT[layout][1]]
+    seeds = draft.seeds() if layout != "efficiency" else []
+    if seeds:
+        parts.append(f"Seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}.")
+    if epochs:
+        parts.append(epochs)
     cells = [cell for row in rows for cell in row.cells]
     if any(cell.bold for cell in cells):
         gain = "raises the MSE" if layout.endswith("mse") else "lowers SSIM or PSNR"
@@ -419,7 +436,7 @@ def _average_spread(by_row: list[dict[str, float]]) -> float | None:
     return half_width([sum(values[seed] for values in by_row) / len(by_row) for seed in seeds])
 
 
-def _slug(*parts: str) -> str:
+def slug(*parts: str) -> str:
     """A name that is safe as a file name, in a LaTeX label and in a Markdown link."""
     return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(part for part in parts if part)).strip("-") or "table"
 

@@ -52,6 +52,8 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
                 kind, reason = _failure(error, machine)
                 if not isinstance(error, UserError):
                     monitor.note(traceback.format_exc())
+            finally:
+                monitor.scalars.close()
             monitor.note(f"failed: {reason}")
             store.fail(job, reason)
             return Outcome(kind, reason, str(monitor.log))

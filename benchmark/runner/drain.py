@@ -54,7 +54,7 @@ def drain(schedule: Schedule, place, display: Display, stop) -> None:
     while schedule.waiting or schedule.running:
         while not stop.value and place.free() and (job := schedule.next()):
             if schedule.orphaned(job):
-                display.skip(job)
+                display.skip(job, "a job that it needs failed")
             else:
                 place.start(job)
         for job, outcome in place.wait(WAIT) if schedule.waiting or schedule.running else []:
@@ -73,7 +73,7 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
         schedule.put_back(job)
     elif outcome.kind in ("failed", "memory"):
         schedule.fail(job, outcome.text, outcome.log)
-        display.end(job, f"FAILED: {outcome.text}")
+        display.end(job, outcome.text, failed=True)
     elif outcome.kind in ("held", "early", "interrupted"):
         display.drop(job)
         schedule.put_back(job)

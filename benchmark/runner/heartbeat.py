@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmark.matrix.expand import Job
+from benchmark.runner.scalars import Scalars
 from benchmark.runner.store import PROGRESS, write_json
 
 TELL = 0.2  # seconds between words to the display
@@ -74,6 +75,7 @@ class Monitor:
         self.images = 0  # that an epoch fits on; set by whoever knows
         self.metrics: dict[str, float] = {}
         self.pace = Pace()
+        self.scalars = Scalars(job)
         self.told = self.written = -math.inf
         self._tell(Heartbeat())
 
@@ -98,6 +100,7 @@ class Monitor:
         self.metrics = dict(metrics)
         values = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
         self.note(f"epoch {epoch}/{epochs}  {values}")
+        self.scalars.epoch(epoch, metrics)
 
     def note(self, text: str) -> None:
         with open(self.log, "a") as file:

@@ -13,7 +13,7 @@ from benchmark.audit.rules import audit
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.report import diff, names, published
-from benchmark.report.aggregate import devices, tidy_frame
+from benchmark.report.aggregate import devices, epochs, tidy_frame
 from benchmark.report.bounds import bounds_tables
 from benchmark.report.page import charts, grades, history, strips
 from benchmark.report.render import environment
@@ -57,7 +57,10 @@ def build_page(cells: list[Cell], store: Store, extra_metrics: list[str] | tuple
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
             overview=_overview(cells, frame, compared),
             axes=_axes(cells),
-            tables=[*build_tables(frame, compare=True, extra_metrics=extra_metrics), *bounds_tables(frame)],
+            tables=[
+                *build_tables(frame, compare=True, extra_metrics=extra_metrics, epochs=epochs(cells)),
+                *bounds_tables(frame),
+            ],
             brackets=COMPARED,  # told in the caption of a file, and here by the control that shows them
             shown=grades.shown,
             graded=grades.graded,

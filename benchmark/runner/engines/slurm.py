@@ -264,7 +264,7 @@ def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple
                 elif job.key not in queued:
                     left.remove(job)
                     failures.append((job, *_ended(store, job, state, reason)))
-                    display.end(job, f"FAILED: {failures[-1][1]}")
+                    display.end(job, failures[-1][1], failed=True)
                 elif job.key in begun:  # back in the queue
                     begun.remove(job.key)
                     display.drop(job)

@@ -1,0 +1,129 @@
+"""A diff for people: in a terminal, as plain text, and as a comment on a pull request."""
+
+import math
+import os
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tabulate import tabulate
+
+from benchmark.report import names
+from benchmark.report.diff import BAD, attack, excess, method, summary
+from benchmark.report.render import escape_markdown
+
+COMMENT = 65_536  # characters that GitHub takes in a comment
+WORST = 20  # lines that a comment shows without being opened
+STYLES = {"within": "green", "beyond": "bold red", "not judged": "dim"} | dict.fromkeys(BAD[:3], "yellow")
+MARKS = {"within": "✓", "beyond": "✗", "not judged": "·"} | dict.fromkeys(BAD[:3], "–")
+SHORT = {"accuracy_percent": "acc. %", "mse": "MSE", "ssim": "SSIM", "psnr_db": "PSNR dB"}
+SHORT |= {"params_m": "M par.", "mmac": "MMAC", "inference_ms": "ms"}
+HEADINGS = ["data set", "protocol", "method", "attack", "metric", "reference", "produced"]
+HEADINGS += ["difference", "relative", "tolerance", "verdict"]
+ALIGN = ["left"] * 5 + ["right"] * 5 + ["left"]
+
+
+def show(result: pd.DataFrame) -> None:
+    """Print a diff: in colour on a terminal, else (and where NO_COLOR is set) as plain text."""
+    console = Console(highlight=False)
+    if not console.is_terminal or os.environ.get("NO_COLOR"):
+        print(to_text(result), end="")
+        return
+    for line in _reductions(result):
+        console.print(Text(line, style="yellow"))
+    for (dataset, protocol), part in result.groupby(["dataset", "protocol"], sort=False):
+        title = Text(f"{names.dataset_title(dataset)}, protocol {protocol}", style="bold")
+        console.print(_coloured(part, title))
+    console.print(Text(summary(result), style="bold green" if _fine(result) else "bold red"), soft_wrap=True)
+
+
+def to_text(result: pd.DataFrame) -> str:
+    """The diff as plain text: what was reduced, one line a cell, the summary."""
+    table = tabulate(_lines(result), headers=HEADINGS, tablefmt="simple", disable_numparse=True, colalign=ALIGN)
+    return "\n\n".join([*_reductions(result), table, summary(result)]) + "\n"
+
+
+def to_markdown(result: pd.DataFrame) -> str:
+    """The diff as a comment: the summary, what is beyond tolerance or lacks a value, and all cells to be opened.
+
+    At most COMMENT characters; the lines that do not fit are left out, and counted.
+    """
+    bad = result[result["verdict"].isin(BAD)]
+    bad = bad.loc[excess(bad).sort_values(ascending=False, kind="stable").index]
+    mark = "✅" if _fine(result) else "❌"
+    text = [f"{mark} **{escape_markdown(summary(result))}**", *map(escape_markdown, _reductions(result))]
+    room = COMMENT - len("\n\n".join(text)) - 1000  # for the words around the tables
+    if len(bad):
+        table, shown = _pipe(bad[:WORST], room)
+        room -= len(table)
+        text += [table] + ([f"… and {len(bad) - shown} more."] if shown < len(bad) else [])
+    table, shown = _pipe(result, room)
+    text.append(f"<details>\n<summary>All {len(result)} cells</summary>\n\n{table}\n")
+    if shown < len(result):
+        text.append(f"{len(result) - shown} more do not fit here: `python -m benchmark diff` prints them.\n")
+    text.append("</details>")
+    return "\n\n".join(text) + "\n"
+
+
+def _fine(result: pd.DataFrame) -> bool:
+    return not result["verdict"].isin(BAD).any()
+
+
+def _pipe(rows: pd.DataFrame, room: int) -> tuple[str, int]:
+    """A Markdown table of the first rows that fit into `room` characters, and how many they are."""
+    lines = [[escape_markdown(item) for item in line] for line in _lines(rows)]
+    shown = len(lines)
+    while True:
+        table = tabulate(lines[:shown], headers=HEADINGS, tablefmt="pipe", disable_numparse=True, colalign=ALIGN)
+        table = "\n".join(" ".join(line.split()) for line in table.splitlines())  # padding is nothing in Markdown
+        if len(table) <= room or not shown:
+            return table, shown
+        shown = min(shown - 1, shown * room // len(table))
+
+
+def _coloured(part: pd.DataFrame, title: Text) -> Table:
+    """One data set's cells; 80 columns suffice, on fewer the names fold and the numbers stay whole."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("method", "attack", "metric"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("expected", "produced", "deviation"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=9, overflow="fold")
+    for row, line in zip(part.to_dict("records"), _lines(part), strict=True):
+        reference, produced, difference, relative, tolerance, verdict = line[5:]
+        deviation = relative if row["kind"] == "relative" else difference
+        style = STYLES[row["verdict"]]
+        beyond = f" {tolerance}" if row["verdict"] == "beyond" else ""
+        marked = Text(f"{MARKS[row['verdict']]} {verdict}{beyond}", style=style)
+        metric = SHORT.get(row["metric"], row["metric"])
+        table.add_row(*map(Text, [*line[2:4], metric, reference, produced]), Text(deviation, style=style), marked)
+    return table
+
+
+def _reductions(result: pd.DataFrame) -> list[str]:
+    labels = sorted(set(result["label"]) - {""})
+    if not labels:
+        return []
+    which = "some cells are not" if (result["label"] == "").any() else "the results are not"
+    return [f"Reduced: {which} at the published setting: {'; '.join(labels)}"]
+
+
+def _lines(result: pd.DataFrame) -> list[list[str]]:
+    lines = []
+    for row in result.to_dict("records"):
+        digits = names.metric(row["metric"]).decimals
+        percent = row["kind"] == "relative"
+        tolerance = row["tolerance"] * 100 if percent else row["tolerance"]
+        verdict = row["verdict"] + (f" ({row['reason']})" if row["reason"] else "")
+        lines.append(
+            [row["dataset"], row["protocol"], method(row), attack(row), row["metric"]]
+            + [_format(row[name], f".{digits}f") for name in ("reference", "produced")]
+            + [_format(row["difference"], f"+.{digits}f"), _format(row["relative"] * 100, "+.1f", " %")]
+            + [_format(tolerance, "g", " %" if percent else ""), verdict]
+        )
+    return lines
+
+
+def _format(value: float, spec: str, unit: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:{spec}}{unit}"

@@ -1,0 +1,88 @@
+"""What each figure shows, as a frame that is also written beside it; from the tidy frame and the store."""
+
+import pandas as pd
+
+from benchmark.matrix.expand import Cell
+from benchmark.report import names
+from benchmark.report.diff import diff
+from benchmark.report.frame import summarise
+from benchmark.runner.store import Store
+from benchmark.training import checkpoint
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+ATTACKED = ["attacker", "split", "defense", "cem"]
+
+
+def attacks(part: pd.DataFrame) -> pd.DataFrame:
+    """One row for each attack on a row of the matrix: mean MSE and accuracy over seeds, with the half-widths of their
+    Student t 95 % intervals (NaN for one seed). part: a tidy frame of one suite, protocol and data set."""
+    summaries = summarise(part)
+    rows = []
+    for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
+        accuracy = summaries.get((dataset, defense, cem, "none", "validation", "accuracy_percent"))
+        if metric == "mse" and found.values:
+            known = accuracy is not None and accuracy.values
+            rows.append(
+                {
+                    **{"attacker": attacker, "split": split, "defense": defense, "cem": cem},
+                    **{"seeds": len(found.values), "mse": found.mean, "mse_half_width": found.half_width},
+                    "accuracy_percent": accuracy.mean if known else None,
+                    "accuracy_half_width": accuracy.half_width if known else None,
+                }
+            )
+    numbers = ["seeds", "mse", "mse_half_width", "accuracy_percent", "accuracy_half_width"]
+    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, *numbers]).astype(dict.fromkeys(numbers[1:], float)))
+
+
+def against(part: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Published and produced value of every printed cell that has both; no row where none is printed."""
+    columns = [*ATTACKED, "metric", "published", "produced", "tolerance", "kind"]
+    if not summarise(part).keys() & summarise(reference).keys():
+        return pd.DataFrame(columns=columns)
+    found = diff(reference, part).rename(columns={"reference": "published"})
+    return found.dropna(subset=["published", "produced"])[columns].reset_index(drop=True)
+
+
+def histories(cells: list[Cell], store: Store) -> pd.DataFrame:
+    """The epochs of every finished training of `cells`: defense, cem, seed, epoch, and the history's columns."""
+    parts = []
+    for cell in cells:
+        file = store.path(cell.job) / "history.csv"
+        if cell.job.kind == "train" and store.done(cell.job) and file.is_file():
+            row = {"defense": cell.defense, "cem": cell.cem, "seed": cell.seed}
+            parts.append(pd.read_csv(file).assign(**row))
+    if not parts:
+        return pd.DataFrame(columns=["defense", "cem", "seed", "epoch"])
+    whole = pd.concat(parts, ignore_index=True)
+    first = ["defense", "cem", "seed", "epoch"]
+    return whole[[*first, *(name for name in whole.columns if name not in first)]]
+
+
+def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
+    """Quantiles of the MSE of single images, all seeds together, of every attack whose per-image values are stored."""
+    values: dict[tuple, list[float]] = {}
+    for cell in cells:
+        file = store.path(cell.job) / "per_image.safetensors"
+        if cell.job.kind == "attack" and store.done(cell.job) and file.is_file():
+            key = (cell.attacker, cell.split, cell.defense, cell.cem)
+            values.setdefault(key, []).extend(checkpoint.load(file)["mse"].tolist())
+    rows = [
+        [*key, len(found), *pd.Series(found, dtype=float).quantile(list(QUANTILES))] for key, found in values.items()
+    ]
+    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, "images", *(f"p{100 * q:g}" for q in QUANTILES)]))
+
+
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows in the order of the printed tables."""
+    known = {
+        "attacker": [*names.ATTACKERS],
+        "split": ["train", "infer"],
+        "defense": ["none", *names.DEFENSES],
+        "cem": ["off", "on"],
+    }
+
+    def rank(column: pd.Series) -> pd.Series:
+        places = {name: f"{place:02d}" for place, name in enumerate(known[column.name])}
+        return column.map(lambda name: places.get(name, f"99{name}"))
+
+    return frame.sort_values(ATTACKED, key=rank, kind="stable").reset_index(drop=True)

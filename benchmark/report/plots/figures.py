@@ -1,0 +1,311 @@
+"""The figures themselves: each takes the frame that data.py made for it and returns a matplotlib Figure."""
+
+import itertools
+import math
+
+import pandas as pd
+
+from benchmark.report import names
+from benchmark.report.plots import style
+from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title
+
+HATCHES = ["", "////", "....", "xxxx"]
+
+
+def tradeoff(frame: pd.DataFrame):
+    """Accuracy against MSE, an arrow from each row without CEM to the same row with it. frame: data.attacks."""
+    frame = frame.dropna(subset=["mse", "accuracy_percent"])
+    figure, axes = _panels(frame, 1.45)
+    for (attacker, split), panel in axes.items():
+        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
+        for defense in ordered(rows["defense"]):
+            _arrows(panel, rows[rows["defense"] == defense], *looks(frame["defense"])[defense])
+        panel.margins(0.12)
+        panel.set_title(panel_title(attacker, split))
+    figure.supxlabel("reconstruction MSE (pixels in [0, 1])")
+    figure.supylabel("accuracy (%)")
+    marks = [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
+    defenses = [_defense_mark(name, looks(frame["defense"])) for name in ordered(frame["defense"])]
+    _legend(figure, [*defenses, *marks])
+    return figure
+
+
+def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
+    """One defence: an open mark without CEM, a filled one with it, whiskers where there are intervals."""
+    base = rows[rows["cem"] == "off"]
+    for row in rows.itertuples():
+        filled = row.cem != "off" or marker in "x+"
+        face = colour if filled else "white"
+        panel.errorbar(
+            row.mse,
+            row.accuracy_percent,
+            xerr=_half(row.mse_half_width),
+            yerr=_half(row.accuracy_half_width),
+            fmt=marker,
+            color=colour,
+            markerfacecolor=face,
+            markeredgecolor=colour if marker in "x+" or not filled else "black",
+            markeredgewidth=0.8 if not filled or marker in "x+" else 0.3,
+            elinewidth=0.5,
+            zorder=3,
+        )
+        if row.cem != "off" and len(base):
+            start = (base["mse"].iloc[0], base["accuracy_percent"].iloc[0])
+            arrow = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
+            panel.annotate("", (row.mse, row.accuracy_percent), start, arrowprops=arrow, zorder=2)
+
+
+def against(frame: pd.DataFrame):
+    """Published against produced values, a panel for each metric, the tolerance shaded. frame: data.against."""
+    metrics = [name for name in names.METRICS if name in set(frame["metric"])]
+    figure, grid = _grid(len(metrics), 1.6)
+    colours = {"none": (BLACK, "x"), "decoder": (style.BLUE, "o"), "gan": (style.ORANGE, "^")}
+    for panel, metric in zip(grid, metrics, strict=True):
+        rows = frame[frame["metric"] == metric]
+        both = pd.concat([rows["published"], rows["produced"]])
+        logarithmic = metric == "mse" and (both > 0).all()
+        low, high = _span(both.min(), both.max(), logarithmic)
+        line = [low * (high / low) ** (i / 50) if logarithmic else low + (high - low) * i / 50 for i in range(51)]
+        _band(panel, line, rows)
+        panel.plot(line, line, color=GREY, linewidth=0.5, zorder=1)
+        for attacker, part in rows.groupby("attacker", sort=False):
+            colour, marker = colours.get(attacker, (style.GREEN, "s"))
+            for cem, some in part.groupby(part["cem"] != "off"):
+                panel.plot(
+                    some["published"],
+                    some["produced"],
+                    marker,
+                    color=colour,
+                    markersize=3,
+                    markerfacecolor=colour if cem or marker == "x" else "white",
+                    markeredgewidth=0.6,
+                )
+        if logarithmic:
+            panel.set(xscale="log", yscale="log")
+            _plain_ticks(panel.xaxis, low, high)
+            _plain_ticks(panel.yaxis, low, high)
+        panel.set(xlim=(low, high), ylim=(low, high), title=_UNITS.get(metric, metric), box_aspect=1)
+    figure.supxlabel("published")
+    figure.supylabel("produced")
+    titles = {"none": "no attacker"} | {name: f"{title} attack" for name, title in names.ATTACKERS.items()}
+    seen = list(dict.fromkeys(frame["attacker"]))
+    marks = [_mark(titles.get(name, name), *colours.get(name, (style.GREEN, "s"))) for name in seen]
+    marks += [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
+    _legend(figure, [*marks, _line("equal (shaded: tolerance)", GREY)])
+    return figure
+
+
+_UNITS = {
+    "accuracy_percent": "accuracy (%)",
+    "mse": "MSE (pixels in [0, 1])",
+    "ssim": "SSIM (1)",
+    "psnr_db": "PSNR (dB)",
+    "params_m": "parameters (millions)",
+    "mmac": "multiply-accumulates (millions)",
+    "inference_ms": "inference time (ms)",
+}
+
+
+def _band(panel, line: list[float], rows: pd.DataFrame) -> None:
+    tolerance, relative = rows["tolerance"].iloc[0], rows["kind"].iloc[0] == "relative"
+    if math.isnan(tolerance):
+        return
+    reach = [tolerance * abs(value) if relative else tolerance for value in line]
+    low, high = ([value + sign * far for value, far in zip(line, reach, strict=True)] for sign in (-1, 1))
+    panel.fill_between(line, low, high, color="#EEEEEE", linewidth=0, zorder=0)
+
+
+def bars(frame: pd.DataFrame):
+    """MSE of every defence with and without CEM, with 95 % intervals where there are several seeds."""
+    rows_of = ordered(frame["defense"])
+    variants = _variants(frame)
+    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
+    thick = 0.8 / len(variants)
+    for (attacker, split), panel in axes.items():
+        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)].set_index(["defense", "cem"])
+        for index, cem in enumerate(variants):
+            for place, defense in enumerate(rows_of):
+                if (defense, cem) in rows.index:
+                    row = rows.loc[(defense, cem)]
+                    panel.barh(
+                        place + (index - (len(variants) - 1) / 2) * thick,
+                        row["mse"],
+                        thick,
+                        xerr=_half(row["mse_half_width"]),
+                        color=_variant_colour(cem, index),
+                        hatch=HATCHES[index % len(HATCHES)],
+                        edgecolor="black",
+                        linewidth=0.4,
+                        error_kw={"elinewidth": 0.6, "capsize": 1.5, "capthick": 0.6},
+                    )
+        panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
+        panel.grid(axis="y", visible=False)
+        panel.set_title(panel_title(attacker, split))
+    next(iter(axes.values())).set_ylim(len(rows_of) - 0.5, -0.5)  # the first row on top, as in the tables
+    seeds = frame["seeds"].max()
+    note = f"; 95 % interval, {seeds} seeds" if seeds > 1 else ""
+    figure.supxlabel(f"reconstruction MSE (pixels in [0, 1]){note}")
+    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), HATCHES[i]) for i, cem in enumerate(variants)])
+    return figure
+
+
+def training(frame: pd.DataFrame):
+    """Loss and accuracy by epoch, a column of panels for each form of CEM; the mean over seeds, their range shaded.
+
+    frame: data.histories.
+    """
+    metrics = {
+        "loss": "loss",
+        "train_accuracy_percent": "accuracy (%),\ntraining images",
+        "selection_accuracy_percent": "accuracy (%),\nselection images",
+    }
+    metrics = {name: title for name, title in metrics.items() if name in frame}
+    variants, look = _variants(frame), looks(frame["defense"])
+    count = len(metrics) * len(variants)
+    figure, grid = _grid(count, 1.15, columns=len(variants), sharex=True, sharey="row")
+    for panel, (metric, cem) in zip(grid, itertools.product(metrics, variants), strict=True):
+        for defense in ordered(frame["defense"]):
+            runs = frame[(frame["defense"] == defense) & (frame["cem"] == cem)].groupby("epoch")[metric]
+            middle, low, high = runs.mean(), runs.min(), runs.max()
+            lone = "o" if len(middle) == 1 else None  # one epoch is no line
+            panel.plot(middle.index, middle, color=look[defense][0], marker=lone, markersize=2)
+            panel.fill_between(middle.index, low, high, color=look[defense][0], alpha=0.2, linewidth=0)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    for panel, cem in zip(grid, variants, strict=False):
+        panel.set_title(_cem_label(cem))
+    for panel, title in zip(grid[:: len(variants)], metrics.values(), strict=True):
+        panel.set_ylabel(title)
+    figure.supxlabel("epoch")
+    _legend(figure, [_line(names.row_label(name, "off"), look[name][0]) for name in ordered(frame["defense"])])
+    return figure
+
+
+def images(frame: pd.DataFrame):
+    """The MSE of single images: boxes from the first to the third quartile, whiskers to 5 and 95 %."""
+    rows_of, variants = ordered(frame["defense"]), _variants(frame)
+    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
+    thick = 0.8 / len(variants)
+    for (attacker, split), panel in axes.items():
+        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
+        for row in rows.to_dict("records"):
+            index = variants.index(row["cem"])
+            box = dict(med=row["p50"], q1=row["p25"], q3=row["p75"], whislo=row["p5"], whishi=row["p95"], fliers=[])
+            panel.bxp(
+                [box],
+                positions=[rows_of.index(row["defense"]) + (index - (len(variants) - 1) / 2) * thick],
+                widths=0.85 * thick,
+                orientation="horizontal",
+                patch_artist=True,
+                manage_ticks=False,
+                showfliers=False,
+                boxprops={
+                    "facecolor": _variant_colour(row["cem"], index),
+                    "linewidth": 0.4,
+                    "hatch": HATCHES[index % len(HATCHES)],
+                },
+                medianprops={"color": "black", "linewidth": 1},
+                whiskerprops={"linewidth": 0.5},
+                capprops={"linewidth": 0.5},
+            )
+        panel.set_xscale("log")
+        panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
+        panel.grid(axis="y", visible=False)
+        panel.set_title(panel_title(attacker, split))
+    for panel in axes.values():
+        _plain_ticks(panel.xaxis, *panel.get_xlim())
+    next(iter(axes.values())).set_ylim(len(rows_of) - 0.5, -0.5)
+    figure.supxlabel("MSE of one image (pixels in [0, 1])")
+    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), HATCHES[i]) for i, cem in enumerate(variants)])
+    return figure
+
+
+# -- pieces
+
+
+def _grid(count: int, height: float, columns: int = 2, **options):
+    """A figure of `count` panels, at most `columns` in a row, each `height` inches high, and its panels in order."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH, lines * height + 0.7), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, **options).ravel()
+    for spare in grid[count:]:
+        spare.remove()
+    return figure, grid[:count]
+
+
+def _panels(frame: pd.DataFrame, height: float, **options):
+    """One panel for each (attacker, split), in the order of the frame; the splits of an attacker stand side by side."""
+    pairs = list(dict.fromkeys(zip(frame["attacker"], frame["split"], strict=True)))
+    figure, grid = _grid(len(pairs), height, **options)
+    return figure, dict(zip(pairs, grid, strict=True))
+
+
+def _variants(frame: pd.DataFrame) -> list[str]:
+    """The forms of CEM, off first."""
+    return sorted(set(frame["cem"]), key=lambda cem: ({"off": 0, "on": 1}.get(cem, 2), cem))
+
+
+def _variant_colour(cem: str, index: int) -> str:
+    known = {"off": "#BBBBBB", "on": style.BLUE}
+    return known.get(cem) or (style.ORANGE, style.GREEN, style.PURPLE)[index % 3]
+
+
+def _cem_label(cem: str) -> str:
+    return {"off": "without CEM", "on": "with CEM"}.get(cem, f"CEM ({cem})")
+
+
+def _half(width: float):
+    """An error bar's half-length, or none."""
+    return None if math.isnan(width) else width
+
+
+def _span(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
+    """An axis a little wider than its values."""
+    if logarithmic:
+        factor = (high / low) ** 0.08 if high > low else 1.5
+        return low / factor, high * factor
+    gap = 0.08 * (high - low) or 0.5
+    return low - gap, high + gap
+
+
+def _plain_ticks(axis, low: float, high: float) -> None:
+    """Logarithmic ticks at 1, 2, 5 written as decimals, few of them."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
+    if len(ticks) > 4:
+        decades = [tick for tick in ticks if math.isclose(math.log10(tick) % 1, 0, abs_tol=1e-9)]
+        ticks = decades if len(decades) >= 2 else ticks[:: math.ceil(len(ticks) / 4)]
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _mark(label: str, colour: str, marker: str, filled: bool = True):
+    from matplotlib.lines import Line2D
+
+    face = colour if filled or marker == "x" else "white"
+    return Line2D([], [], ls="", marker=marker, color=colour, markerfacecolor=face, markeredgewidth=0.8, label=label)
+
+
+def _defense_mark(name: str, look: dict):
+    return _mark(names.row_label(name, "off"), *look[name])
+
+
+def _line(label: str, colour: str):
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, label=label)
+
+
+def _patch(label: str, colour: str, hatch: str):
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, hatch=hatch, edgecolor="black", linewidth=0.4, label=label)
+
+
+def _legend(figure, handles) -> None:
+    figure.legend(handles=handles, loc="outside upper center", ncols=3 if len(handles) > 6 else 2, columnspacing=1.2)

@@ -1,0 +1,83 @@
+"""From a suite's cells to its figures: which there are, what each is called and says, and where it goes."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.matrix.expand import Cell
+from benchmark.report import names, published
+from benchmark.report.frame import tidy
+from benchmark.report.plots import data, figures, style
+from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.tables import EFFICIENCY_SPLITS, slug
+from benchmark.runner.store import Store
+
+# name -> (its figure, what that shows)
+FIGURES = {
+    "tradeoff": (
+        figures.tradeoff,
+        "accuracy against reconstruction MSE; arrows lead from a row without CEM to the same row with it",
+    ),
+    "bars": (figures.bars, "reconstruction MSE of every row, with and without CEM"),
+    "published": (figures.against, "published against produced values; shaded: the tolerance of the command diff"),
+    "training": (figures.training, "loss and accuracy in the course of training"),
+    "images": (figures.images, "MSE of single images: quartiles (box), 5 % and 95 % (whiskers)"),
+}
+
+
+def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> list[Path]:
+    """Write to the folder `out`, for each protocol and data set of `frame` (tidy), every figure that has something to
+    show, as SVG, PDF and CSV, and README.md, which says what each shows; returns the paths."""
+    import matplotlib
+
+    frame, paths, index = tidy(frame), [], []
+    for (protocol, dataset), part in frame.groupby(["protocol", "dataset"], sort=True):
+        some = [cell for cell in cells if (cell.protocol, cell.dataset) == (protocol, dataset)]
+        for name, shown in _shown(some, store, part).items():
+            stem = slug(name, dataset, "" if protocol == "published" else protocol)
+            paths.append(write_text(out / f"{stem}.csv", shown.to_csv(index=False, lineterminator="\n")))
+            with matplotlib.rc_context(style.RC):
+                figure = FIGURES[name][0](shown)
+                if _changes(part):  # a figure travels without its caption
+                    figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
+                paths += style.save(figure, out / stem)
+            index.append((stem, _caption(name, part)))
+    return [*paths, write_text(out / "README.md", _index(index))] if paths else []
+
+
+def _shown(cells: list[Cell], store: Store, part: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The figures' names and data, those with nothing to show left out."""
+    attacks = data.attacks(part)
+    found = {
+        "tradeoff": attacks.dropna(subset=["accuracy_percent"]),
+        "bars": attacks,
+        "published": data.against(part, published.reference()),
+        "training": data.histories(cells, store),
+        "images": data.per_image(cells, store),
+    }
+    return {name: shown for name, shown in found.items() if len(shown)}
+
+
+def _caption(name: str, part: pd.DataFrame) -> str:
+    """What a figure shows, of which protocol and seeds, and how its cells depart from the published setting."""
+    done = part[part["status"] == "done"]
+    seeds = sorted(set(done["seed"]) - {""}, key=int)
+    text = f"{names.dataset_title(part['dataset'].iloc[0])}: {FIGURES[name][1]}. "
+    text += f"Protocol {part['protocol'].iloc[0]}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}."
+    changes = _changes(part)
+    return text + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
+
+
+def _changes(part: pd.DataFrame) -> list[str]:
+    """How the finished cells depart from the published setting."""
+    labels = part[(part["status"] == "done") & ~part["split"].isin(EFFICIENCY_SPLITS)]["label"]
+    return sorted({change for label in labels for change in label.split(", ") if change})
+
+
+def _index(entries: list[tuple[str, str]]) -> str:
+    parts = ["# Figures", "Each as SVG and PDF at a column's width (3.4 in), its data beside it as CSV."]
+    parts += [
+        f"![]({stem}.svg)\n\n{escape_markdown(caption)} ([PDF]({stem}.pdf), [data]({stem}.csv))"
+        for stem, caption in entries
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,81 @@
+"""How every figure looks, and how it is written: the same data give the same bytes."""
+
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.report import names
+
+WIDTH = 3.4  # inches: a column of a two-column paper
+# Okabe and Ito's palette, which people with any form of colour blindness can tell apart (jfly.uni-koeln.de/color)
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#767676"  # in place of their yellow, which is too light for a line on white
+# colour and marker both tell the defence, so that a grey print does as well
+DEFENSES = {
+    "none": (BLACK, "x"),
+    "bottleneck": (BLUE, "o"),
+    "distcorr": (ORANGE, "s"),
+    "dropout": (GREEN, "^"),
+    "patrol": (VERMILLION, "D"),
+    "ressfl": (SKY, "v"),
+    "noise_nopeek": (PURPLE, "P"),
+    "noise_arl": (GREY, "h"),
+}
+SPARE = [(GREY, marker) for marker in ("<", ">", "p", "*", "X", "d")]
+
+RC = {
+    "font.size": 7,
+    "figure.labelsize": 7,
+    "hatch.linewidth": 0.4,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.3,
+    "grid.color": "#DDDDDD",
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.minor.size": 0,
+    "lines.linewidth": 0.8,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a plug-in's name is a $
+    "pdf.fonttype": 42,  # TrueType: conferences refuse type 3 fonts
+    "svg.hashsalt": "benchmark",  # or the ids in the file are random
+}
+
+
+def looks(defenses) -> dict[str, tuple[str, str]]:
+    """(colour, marker) of each defence; those that the paper does not have are grey, told apart by their marker."""
+    others = sorted(set(defenses) - set(DEFENSES))
+    return DEFENSES | {name: SPARE[index % len(SPARE)] for index, name in enumerate(others)}
+
+
+def ordered(defenses) -> list[str]:
+    """Defences in the order of the printed tables, others after them."""
+    known = ["none", *names.DEFENSES]
+    return sorted(set(defenses), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def panel_title(attacker: str, split: str) -> str:
+    return f"{names.ATTACKERS.get(attacker, attacker)} attack, {split}"
+
+
+def save(figure, stem: Path) -> list[Path]:
+    """Write STEM.svg and STEM.pdf without a date. UserError where that is not possible."""
+    paths = []
+    for kind, dates in (("svg", ("Date",)), ("pdf", ("CreationDate",))):
+        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        try:
+            figure.savefig(paths[-1], metadata=dict.fromkeys(dates))
+        except OSError as error:
+            raise UserError(f"cannot write {paths[-1]}: {error}; choose another folder") from None
+    return paths

@@ -1,0 +1,42 @@
+"""Each epoch's metrics as TensorBoard scalars: a folder for each job, named like the job's own.
+
+The folder stands in the environment variable VARIABLE, so that worker processes of this machine know it as well.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from benchmark.matrix.expand import Job
+
+VARIABLE = "BENCHMARK_TENSORBOARD"
+
+
+def write_to(folder: Path) -> None:
+    """Let the jobs of this process and of its workers write scalars below `folder`; a sentence where they cannot."""
+    if importlib.util.find_spec("tensorboard") is None:
+        os.environ.pop(VARIABLE, None)
+        print("TensorBoard is not installed: no scalars; pip install tensorboard brings it", file=sys.stderr)
+    else:
+        os.environ[VARIABLE] = str(folder.absolute())
+
+
+class Scalars:
+    """The scalars of one job; nothing is written where the variable is not set. Close it when the job is over."""
+
+    def __init__(self, job: Job):
+        self.writer = None
+        if folder := os.environ.get(VARIABLE):
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds
+
+            self.writer = SummaryWriter(str(Path(folder) / job.folder), flush_secs=10)
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        if self.writer:
+            for name, value in metrics.items():
+                self.writer.add_scalar(name, value, epoch)
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()

@@ -1,0 +1,46 @@
+"""TensorBoard scalars, read back with TensorBoard's own reader."""
+
+import importlib.util
+
+import pytest
+
+from benchmark.matrix.expand import Job
+from benchmark.runner import scalars
+from benchmark.runner.heartbeat import Monitor
+
+JOB = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
+
+
+class Nobody:
+    def progress(self, job, beat):
+        pass
+
+
+def test_each_epoch_is_a_step_also_after_a_resume(tmp_path, monkeypatch):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv(scalars.VARIABLE, "")
+    scalars.write_to(tmp_path / "board")
+    for epochs in ([1, 2], [3]):  # killed after the second, and resumed
+        monitor = Monitor(Nobody(), JOB, tmp_path, lambda: False)
+        for epoch in epochs:
+            monitor.epoch(epoch, 3, {"loss": 4.0 / epoch, "lr": 0.5})
+        monitor.scalars.close()
+    found = reader.EventAccumulator(str(tmp_path / "board" / JOB.folder)).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 4), (2, 2), (3, pytest.approx(4 / 3))]
+    assert sorted(found.Tags()["scalars"]) == ["loss", "lr"]
+
+
+def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv(scalars.VARIABLE, raising=False)
+    monitor = Monitor(Nobody(), JOB, tmp_path, lambda: False)
+    monitor.epoch(1, 1, {"loss": 1.0})
+    monitor.scalars.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "progress.json"]
+
+
+def test_where_it_is_not_installed_a_sentence_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(scalars.VARIABLE, "elsewhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    scalars.write_to(tmp_path)
+    assert "TensorBoard is not installed" in capsys.readouterr().err
+    assert scalars.Scalars(JOB).writer is None
