@@ -64,8 +64,8 @@ def test_an_attacker(place, example):  # noqa: F811
         )
     )
     assert re.search(rf",bottleneck,off,published,{name},infer,mse,125,0\.\d+,done,", results(place))
-    table = (place.tables / "smoke" / "photos-mse.md").read_text()
-    assert f"{name}-based MSE" in table
+    table = (place.tables / "smoke" / "photos-attackers-mse.md").read_text()
+    assert name in table and re.search(r"^\| Bottleneck \|.* 0\.\d{4}", table, flags=re.M)
 
 
 def test_a_data_set(place, example, tiny_images, tmp_path):  # noqa: F811
