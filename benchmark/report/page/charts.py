@@ -91,22 +91,23 @@ def attack_title(attacker: str, split: str) -> str:
 
 def tradeoff(frame: pd.DataFrame) -> list[Facet]:
     """Accuracy against the attacker's MSE, an arrow from CEM off to each form of it; a chart for each attack."""
-    facets = []
-    for (protocol, dataset, attacker, split), part in _grouped(frame, ["protocol", "dataset", "attacker", "split"]):
+    facets, several = [], frame["suite"].nunique() > 1  # a sweep has a suite for each of its points
+    keys = ["suite", "protocol", "dataset", "attacker", "split"]
+    for (suite, protocol, dataset, attacker, split), part in _grouped(frame, keys):
         if attacker == "none":
             continue
         mse = _means(part[part["metric"] == "mse"])
-        rows = frame[(frame["protocol"] == protocol) & (frame["dataset"] == dataset)]
+        rows = frame[(frame["suite"] == suite) & (frame["protocol"] == protocol) & (frame["dataset"] == dataset)]
         accuracy = _means(rows[rows["metric"] == "accuracy_percent"])
         points = {row: (mse[row], accuracy[row]) for row in mse if row in accuracy and mse[row].mean > 0}
         if points:
             cell = {"dataset": dataset, "protocol": protocol, "attacker": attacker, "split": split}
-            facets.append(_tradeoff(points, defenses(frame), cell))
+            facets.append(_tradeoff(points, defenses(frame), cell, f", {suite}" if several else ""))
     return facets
 
 
-def _tradeoff(points: dict[tuple, tuple[Summary, Summary]], order: list[str], cell: dict) -> Facet:
-    title = f"{names.dataset_title(cell['dataset'])}, {attack_title(cell['attacker'], cell['split'])}"
+def _tradeoff(points: dict[tuple, tuple[Summary, Summary]], order: list[str], cell: dict, where: str) -> Facet:
+    title = f"{names.dataset_title(cell['dataset'])}, {attack_title(cell['attacker'], cell['split'])}{where}"
     facet = Facet(
         title,
         f"Accuracy in percent against reconstruction MSE of {len(points)} rows; up and right is better for the "

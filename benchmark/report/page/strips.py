@@ -92,7 +92,8 @@ def grids(cells: list[Cell], store: Store, order: list[str]) -> tuple[list[Grid]
     groups: dict[tuple, list[_Loaded]] = {}
     for item in (_load(cell, store) for cell in chosen):
         content = hashlib.sha256(item.pairs[0].tobytes()).hexdigest()
-        groups.setdefault((item.cell.protocol, item.cell.dataset, item.cell.split, content), []).append(item)
+        key = (item.cell.suite, item.cell.protocol, item.cell.dataset, item.cell.split, content)
+        groups.setdefault(key, []).append(item)
     result = _within_budget(list(groups.values()))
     kept = max((item.pairs.shape[1] for group in groups.values() for item in group), default=0)
     return result, _left_out(attacks, first, result, kept)
@@ -202,6 +203,7 @@ def _grid(group: list[_Loaded], most: int | None) -> Grid:
     cell = group[0].cell
     shared = {"dataset": cell.dataset, "protocol": cell.protocol, "split": cell.split}
     title = f"{names.dataset_title(cell.dataset)}, split {cell.split}, protocol {cell.protocol}"
+    title += f", {cell.strength}" if cell.strength else ""
     originals = _strip(group[0].pairs[:1], [], most)
     return Grid(title, shared, originals, [_attacked(item, most) for item in group])
 
