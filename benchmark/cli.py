@@ -77,6 +77,7 @@ def plan(
     device: Device = "auto",
 ):
     """List the cells and jobs of a suite: their keys, what is done already, and an estimate of the time."""
+    from benchmark.report.names import changes
     from benchmark.runner import estimate
     from benchmark.runner.store import Store
     from benchmark.runner.view import clock
@@ -91,9 +92,9 @@ def plan(
         left += 0 if store.done(job) else seconds
         rows.append([job.key[:12], job.title, status, clock(seconds)])
     print(tabulate(rows, headers=["key", "job", "state", "estimate"], disable_numparse=True))
-    labels = sorted({cell.label for cell in cells if cell.label})
-    if labels:
-        print("\nDeparts from the published setting: " + "; ".join(sorted(set(", ".join(labels).split(", ")))))
+    departures = changes(cell.label for cell in cells)
+    if departures:
+        print("\nDeparts from the published setting: " + "; ".join(departures))
     done = sum(store.done(job) for job in jobs)
     print(
         f"\n{len(cells)} cells, {len(jobs)} jobs, {done} done; about {clock(left)} left on {device} (a rough estimate)"

@@ -187,7 +187,7 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
         if not groups or groups[-1].title != title:
             groups.append(Group(title, []))
         groups[-1].columns.append(heading)
-    changes = sorted({change for label in part["label"] for change in label.replace("; ", ", ").split(", ") if change})
+    changes = names.changes(part["label"])
     caption = _CAPTION + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
     subject = f"{names.dataset_title(dataset)}, bounds ({where})"
     return Table(f"bounds-{index}", f"{dataset}-bounds", subject, caption, "Methods", groups, lines, notes)

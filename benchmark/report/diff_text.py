@@ -102,11 +102,11 @@ def _coloured(part: pd.DataFrame, title: Text) -> Table:
 
 
 def _reductions(result: pd.DataFrame) -> list[str]:
-    labels = sorted(set(result["label"]) - {""})
-    if not labels:
+    changes = names.changes(result["label"])
+    if not changes:
         return []
     which = "some cells are not" if (result["label"] == "").any() else "the results are not"
-    return [f"Reduced: {which} at the published setting: {'; '.join(labels)}"]
+    return [f"Reduced: {which} at the published setting: {'; '.join(changes)}"]
 
 
 def _lines(result: pd.DataFrame) -> list[list[str]]:

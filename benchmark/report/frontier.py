@@ -35,7 +35,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
         raise UserError("no setting of the sweep has both an accuracy and an attack yet; run the suite first")
     averaged = _averaged(found)
     gains = _gains(found)
-    labels = sorted({change for cell in cells for change in cell.label.split(", ") if change})
+    labels = names.changes(cell.label for cell in cells)
     files = {
         "frontier.csv": averaged.to_csv(index=False, lineterminator="\n"),
         "frontier_gains.csv": gains.to_csv(index=False, lineterminator="\n"),

@@ -321,8 +321,7 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str], epoc
         parts.append("Mean ± half-width of the Student t 95 % interval of the mean over seeds.")
     if draft.printed:
         parts.append(COMPARED)
-    # cells depart in different combinations (an attack has its own epochs): each change is told once
-    reductions = sorted({change for label in labels for change in label.split(", ") if change})
+    reductions = names.changes(labels)
     if reductions:
         which = "Some cells are not" if "" in labels else "Not"
         parts.append(f"{which} at the published setting: {'; '.join(reductions)}.")

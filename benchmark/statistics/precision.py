@@ -54,7 +54,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
         )
     records = devices(cells, store)
     where = sorted({record["device"] for record in records})
-    labels = sorted({part for cell in cells for part in cell.label.split(", ") if "train.precision" not in part} - {""})
+    labels = [change for change in names.changes(cell.label for cell in cells) if "train.precision" not in change]
     files = {
         "precision.md": _markdown(lines, where, labels),
         "precision.csv": lines.to_csv(index=False, lineterminator="\n"),

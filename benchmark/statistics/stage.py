@@ -32,7 +32,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]
     if lines.empty:
         raise UserError("the chosen cells hold no row both with and without CEM; choose cem=off and a form of it")
     text = summary(lines)
-    labels = sorted({cell.label for cell in cells if cell.label})
+    labels = names.changes(cell.label for cell in cells)
     files = {
         "verdicts.md": _markdown(lines, gains, text, labels),
         "verdicts.tex": _latex(lines),
@@ -50,7 +50,7 @@ def write_ablation(cells: list[Cell], results: Path, out: Path) -> list[Path]:
             f"the chosen cells hold no finished row under both the protocol '{BASE}' and another; "
             "choose a suite with several protocols, such as ablation, and run it first"
         )
-    labels = sorted({cell.label for cell in cells if cell.label})
+    labels = names.changes(cell.label for cell in cells)
     files = {"ablation.md": _ablation(lines, labels), "ablation.csv": lines.to_csv(index=False, lineterminator="\n")}
     return [write_text(out / name, content) for name, content in files.items()]
 

@@ -107,8 +107,8 @@ def _overview(cells: list[Cell], frame: pd.DataFrame, compared: pd.DataFrame) ->
     figures += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
     figures += [("Protocols" if len(protocols) > 1 else "Protocol", ", ".join(protocols) or "none")]
-    labels = {change for cell in cells for change in cell.label.split(", ") if change}
-    return {"figures": figures, "reductions": sorted(labels), "published": bool(len(compared))}
+    reductions = names.changes(cell.label for cell in cells)
+    return {"figures": figures, "reductions": reductions, "published": bool(len(compared))}
 
 
 def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:

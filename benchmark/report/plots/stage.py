@@ -71,7 +71,7 @@ def _caption(name: str, part: pd.DataFrame) -> str:
 def _changes(part: pd.DataFrame) -> list[str]:
     """How the finished cells depart from the published setting."""
     labels = part[(part["status"] == "done") & ~part["split"].isin(EFFICIENCY_SPLITS)]["label"]
-    return sorted({change for label in labels for change in label.split(", ") if change})
+    return names.changes(labels)
 
 
 def _index(entries: list[tuple[str, str]]) -> str:
