@@ -366,7 +366,9 @@ def recognise(
     from benchmark.training.device import pick
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for cell, found in recognise(cells, Machine(Store(results), data, pick(device)), classifier):
+    store = Store(results)
+    store.check_writable()
+    for cell, found in recognise(cells, Machine(store, data, pick(device)), classifier):
         print(f"{cell.job.title}, {cell.protocol}: {found}")
 
 

@@ -75,7 +75,8 @@ class WhiteBoxAttack(Attack):
         """Begin at `images` [M, 3, H, W], uint8 or in [0, 1], for those that are scored."""
         images = state["images"].to(self.target.device)
         x01 = images if images.is_floating_point() else unit(images)
-        self.pixels[: self.images] = torch.logit(x01, 0.02)
+        # a finished result's bytes come back as they are; a start from floats stays where the sigmoid has a gradient
+        self.pixels[: self.images] = torch.logit(x01, 0.02 if images.is_floating_point() else 1e-4)
 
     def begin_epoch(self, epoch: int) -> None:
         """The learning rate with Adam's corrections of its moments' bias: all images are at the same step."""

@@ -99,6 +99,9 @@ def search(
             away = math.inf if expected is None else distance(expected, targets)
             found.append(Evaluation(index, budget, strengths, values, expected, away))
         done += found
+        if anchor not in alive and index < len(budgets) - 1:  # trained for the correction alone: part of the record
+            away = math.inf if full is None else distance(full, targets)
+            done.append(Evaluation(index, budget, anchor, by_budget[budget], full, away))
         log(done)
         ranked = sorted(found, key=lambda item: item.distance)
         alive = [item.strengths for item in ranked[: math.ceil(len(ranked) / settings.keep)]]

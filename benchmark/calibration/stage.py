@@ -153,7 +153,10 @@ class Calibrator:
                 continue
             if self.store.status(cell.job)[0] != "done":
                 return None
-            values[metric].append(self.store.metrics(cell.job)["values"][metric[0]])
+            value = self.store.metrics(cell.job)["values"].get(metric[0])
+            if value is None:  # finite while it was fitted, not when it was scored
+                return None
+            values[metric].append(value)
         return {metric: sum(found) / len(found) for metric, found in values.items()}
 
 

@@ -72,8 +72,13 @@ def _gains(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """[seeds, settings, 2] without and with CEM, of the seeds that every setting of both has; None where none does."""
-    sides = [part[part["cem"] == side].pivot(index="seed", columns="strength") for side in ("off", cem)]
+    """[seeds, settings, 2] without and with CEM, of the settings that both have and the seeds that each of those has;
+    None where there is none."""
+    halves = [part[part["cem"] == side] for side in ("off", cem)]
+    shared = set(halves[0]["strength"]) & set(halves[1]["strength"])
+    if not shared:
+        return None
+    sides = [half[half["strength"].isin(shared)].pivot(index="seed", columns="strength") for half in halves]
     sides = [side[["accuracy", "mse"]].dropna() for side in sides]
     seeds = sides[0].index.intersection(sides[1].index)
     if seeds.empty:

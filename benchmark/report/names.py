@@ -31,8 +31,9 @@ STRONGER = {  # ours, in the order in which tables show them
     "whitebox": "white-box",
     "ensemble": "best of all (oracle)",
 }
+ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them
 # these see more than one feature of an image, or the image itself: bounds for one feature do not hold for them
-BEYOND_ONE_FEATURE = ("queries4", "queries16", "queries64", "ensemble")
+BEYOND_ONE_FEATURE = ("queries4", "queries16", "queries64", ORACLE)
 
 # (data set, layout) -> the number under which the paper or its supplement prints that table
 PRINTED_TABLES = {

@@ -35,7 +35,11 @@ def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> I
             continue
         judge = (given, classifier) if given else _undefended(cell, cells, machine)
         reason = _obstacle(cell, judge, machine)
-        yield cell, f"skipped: {reason}" if reason else _told(_measure(cell.job, *judge, machine))
+        try:
+            found = f"skipped: {reason}" if reason else _told(_measure(cell.job, *judge, machine))
+        except UserError as error:  # of this result alone
+            found = f"skipped: {error}"
+        yield cell, found
 
 
 def _undefended(cell: Cell, cells: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
@@ -73,7 +77,7 @@ def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
         return found
     scene = rebuilt_attack(job, machine)
     rebuilt = torch.cat(list(scene.task.reconstructions()))
-    mse = float(score_images(rebuilt.split(len(rebuilt)), scene.score)[0]["mse"].double().mean())
+    mse = float(score_images(rebuilt.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
     stored = machine.store.metrics(job)["values"]["mse"]
     if abs(mse - stored) > TOLERANCE * stored + ROUNDING:
         raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmark.report.names import ORACLE
 from benchmark.statistics.intervals import CONFIDENCE, RESAMPLES
 
 LINE = ["dataset", "protocol", "defense", "cem", "split"]
@@ -36,7 +37,7 @@ def points(frame: pd.DataFrame, strengths: dict[str, str]) -> pd.DataFrame:
     frame = frame[(frame["status"] == "done") & frame["suite"].isin(strengths)]
     cell = ["suite", *LINE[:4], "seed"]
     accuracy = frame[frame["metric"] == "accuracy_percent"].set_index(cell)["value"].rename("accuracy")
-    attacks = frame[frame["metric"] == "mse"]
+    attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & (frame["attacker"] != ORACLE)]
     attacks = attacks.loc[attacks.groupby([*cell, "split"])["value"].idxmin()]
     found = attacks.join(accuracy, on=cell, how="inner").rename(columns={"value": "mse"})
     found["strength"] = found["suite"].map(strengths)

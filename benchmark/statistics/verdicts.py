@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmark.report.names import base_metric
+from benchmark.report.names import ORACLE, base_metric
 from benchmark.statistics.intervals import (
     Effect,
     bootstrap_aggregate,
@@ -111,7 +111,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple, list[np.ndarray]] = {}
     for pair in pairs(frame):
-        if pair.metric == "mse" and pair.base:
+        if pair.metric == "mse" and pair.base and pair.attacker != ORACLE:
             cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split)
             groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
     lines = []

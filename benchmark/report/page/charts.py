@@ -199,21 +199,21 @@ def _band(facet: Facet, kind: str, tolerance: float) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """One measured quantity over the epochs of a job; cell: all filter axes of it; seed as text."""
+    """One measured quantity over the epochs of a job; cell: its filter axes; seed as text; strength: a sweep's."""
 
     cell: dict[str, str]
     seed: str
     epochs: list[float]
     values: list[float]
+    strength: str = ""
 
 
 def training_curves(curves: list[Curve], quantity: str, log: bool = False) -> list[Facet]:
     """A chart for each defence: a line for each form of CEM and each seed; the series is the form's."""
     forms = sorted({curve.cell["cem"] for curve in curves}, key=lambda cem: ({"off": 0, "on": 1}.get(cem, 2), cem))
     facets = []
-    for key, group in _curves_by(curves, ("protocol", "dataset", "defense")).items():
-        cell = dict(zip(("protocol", "dataset", "defense"), key, strict=True))
-        title = f"{names.dataset_title(cell['dataset'])}, {names.row_label(cell['defense'], 'off')}"
+    for cell, strength, group in _curves_by(curves, ("protocol", "dataset", "defense")):
+        title = f"{names.dataset_title(cell['dataset'])}, {names.row_label(cell['defense'], 'off')}{strength}"
         facet = _curve_facet(group, title, quantity, cell, log)
         for curve in group:
             form = names.row_label("CEM", curve.cell["cem"]).removeprefix("CEM") or "without CEM"
@@ -224,12 +224,10 @@ def training_curves(curves: list[Curve], quantity: str, log: bool = False) -> li
 
 def attack_curves(curves: list[Curve], order: list[str]) -> list[Facet]:
     """A chart for each attack: a line for each row of the table; the series is the defence's."""
-    axes = ("protocol", "dataset", "attacker", "split")
     facets = []
-    for key, group in _curves_by(curves, axes).items():
-        cell = dict(zip(axes, key, strict=True))
-        title = f"{names.dataset_title(cell['dataset'])}, {attack_title(cell['attacker'], cell['split'])}"
-        facet = _curve_facet(group, title, "MSE while fitted (log)", cell, True)
+    for cell, strength, group in _curves_by(curves, ("protocol", "dataset", "attacker", "split")):
+        title = f"{names.dataset_title(cell['dataset'])}, {attack_title(cell['attacker'], cell['split'])}{strength}"
+        facet = _curve_facet(group, title, "Loss while fitted (log)", cell, True)
         for curve in group:
             own = {"defense": curve.cell["defense"], "cem": curve.cell["cem"]}
             series = order.index(own["defense"]) % SERIES
@@ -238,11 +236,15 @@ def attack_curves(curves: list[Curve], order: list[str]) -> list[Facet]:
     return facets
 
 
-def _curves_by(curves: list[Curve], axes: tuple) -> dict[tuple, list[Curve]]:
+def _curves_by(curves: list[Curve], axes: tuple[str, ...]) -> list[tuple[dict[str, str], str, list[Curve]]]:
+    """(the axes' values, the sweep's point as the end of a title, the curves that share both)."""
     groups: dict[tuple, list[Curve]] = {}
     for curve in curves:
-        groups.setdefault(tuple(curve.cell[axis] for axis in axes), []).append(curve)
-    return groups
+        groups.setdefault((*(curve.cell[axis] for axis in axes), curve.strength), []).append(curve)
+    return [
+        (dict(zip(axes, key[:-1], strict=True)), f", {key[-1]}" if key[-1] else "", group)
+        for key, group in groups.items()
+    ]
 
 
 def _curve_facet(group: list[Curve], title: str, quantity: str, cell: dict, log: bool) -> Facet:

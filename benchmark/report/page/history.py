@@ -26,8 +26,9 @@ def curves(cells: list[Cell], store: Store, kind: str, column: str) -> list[Curv
         epochs, values = _read(path, column)
         if values:
             axes = {name: getattr(cell, name) for name in _AXES}
-            # two protocols may share a job: it is drawn under each
-            found[cell.job.key, cell.protocol] = Curve(axes, str(cell.seed), epochs, values)
+            # two protocols, or points of a sweep, may share a job: it is drawn under each
+            curve = Curve(axes, str(cell.seed), epochs, values, cell.strength)
+            found[cell.job.key, cell.protocol, cell.strength] = curve
     return list(found.values())
 
 

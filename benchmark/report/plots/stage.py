@@ -26,22 +26,23 @@ FIGURES = {
 
 
 def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> list[Path]:
-    """Write to the folder `out`, for each protocol and data set of `frame` (tidy), every figure that has something to
-    show, as SVG, PDF and CSV, and README.md, which says what each shows; returns the paths."""
+    """Write to the folder `out`, for each protocol and data set of `frame` (tidy), and each point of a sweep, every
+    figure that has something to show, as SVG, PDF and CSV, and README.md, which says what each shows; the paths."""
     import matplotlib
 
     frame, paths, index = tidy(frame), [], []
-    for (protocol, dataset), part in frame.groupby(["protocol", "dataset"], sort=True):
-        some = [cell for cell in cells if (cell.protocol, cell.dataset) == (protocol, dataset)]
+    several = frame["suite"].nunique() > 1  # a sweep has a suite for each of its points
+    for (suite, protocol, dataset), part in frame.groupby(["suite", "protocol", "dataset"], sort=True):
+        some = [cell for cell in cells if (cell.suite, cell.protocol, cell.dataset) == (suite, protocol, dataset)]
         for name, shown in _shown(some, store, part).items():
-            stem = slug(name, dataset, "" if protocol == "published" else protocol)
+            stem = slug(name, dataset, "" if protocol == "published" else protocol, suite if several else "")
             paths.append(write_text(out / f"{stem}.csv", shown.to_csv(index=False, lineterminator="\n")))
             with matplotlib.rc_context(style.RC):
                 figure = FIGURES[name][0](shown)
                 if _changes(part):  # a figure travels without its caption
                     figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
                 paths += style.save(figure, out / stem)
-            index.append((stem, _caption(name, part)))
+            index.append((stem, _caption(name, part, suite if several else "")))
     return [*paths, write_text(out / "README.md", _index(index))] if paths else []
 
 
@@ -58,12 +59,13 @@ def _shown(cells: list[Cell], store: Store, part: pd.DataFrame) -> dict[str, pd.
     return {name: shown for name, shown in found.items() if len(shown)}
 
 
-def _caption(name: str, part: pd.DataFrame) -> str:
+def _caption(name: str, part: pd.DataFrame, suite: str) -> str:
     """What a figure shows, of which protocol and seeds, and how its cells depart from the published setting."""
     done = part[part["status"] == "done"]
     seeds = sorted(set(done["seed"]) - {""}, key=int)
     text = f"{names.dataset_title(part['dataset'].iloc[0])}: {FIGURES[name][1]}. "
     text += f"Protocol {part['protocol'].iloc[0]}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}."
+    text += f" {suite}." if suite else ""
     changes = _changes(part)
     return text + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
 
