@@ -574,10 +574,11 @@ def _prepared(suite, where, set_, matrix, data) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: a UserError is one sentence and exit status 2."""
+    """Entry point: a UserError, or what the system refuses (a folder that may not be read), is one sentence and exit
+    status 2."""
     try:
         app()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

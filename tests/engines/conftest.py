@@ -48,12 +48,14 @@ def slurm(tmp_path_factory):
     needed("slurm", installed and importlib.util.find_spec("submitit") is not None)
     # not below pytest's own folder, which others may not enter: the daemons refuse it
     folder, script = Path(f"/tmp/benchmark-slurm-{os.getpid()}"), Path(__file__).with_name("slurm.sh")
-    subprocess.run([script, "start", folder], check=True, timeout=120)
-    ENVIRONMENT["SLURM_CONF"] = str(folder / "slurm.conf")
-    yield folder
-    subprocess.run(["scancel", "--me"], env=ENVIRONMENT, check=False)
-    subprocess.run([script, "stop", folder], check=True, timeout=60)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        subprocess.run([script, "start", folder], check=True, timeout=120)
+        ENVIRONMENT["SLURM_CONF"] = str(folder / "slurm.conf")
+        yield folder
+        subprocess.run(["scancel", "--me"], env=ENVIRONMENT, check=False)
+    finally:  # no daemon stays, nor where the set-up failed
+        subprocess.run([script, "stop", folder], check=False, timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Bench(Place):

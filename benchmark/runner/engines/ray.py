@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -287,6 +287,15 @@ class _Hub:
                     self.store.finish(job, metrics, provenance)
         return self.store.done(job)
 
+    def failed(self, job: Job, reason: str, log: bytes) -> str:
+        """Record a failure from elsewhere in the store; the path of its log there, "" where another has the job."""
+        with self.store.claim(job) as folder:
+            if folder is None:
+                return ""
+            (folder / "log.txt").write_bytes(log)
+            self.store.fail(job, reason)
+        return str(self.store.workdir(job) / "log.txt")
+
     def data(self, name: str) -> ray.ObjectRef:
         """The files of a prepared data set, as one object for all who ask."""
         if name not in self.sets:
@@ -324,6 +333,9 @@ def _away(job: Job, machine: Machine, hub, teller: "_Teller") -> Outcome:
         outcome = attempt(job, machine, teller, lambda: teller.stopping)
         if outcome.kind == "done" and not ray.get(hub.land.remote(job, _read(store.path(job)))):
             return Outcome("held")
+        if outcome.kind == "failed":
+            log = Path(outcome.log).read_bytes() if outcome.log else b""
+            return replace(outcome, log=ray.get(hub.failed.remote(job, outcome.text, log)))
         return outcome
 
 
