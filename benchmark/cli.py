@@ -125,8 +125,11 @@ def run(
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
     from benchmark.runner import concurrency, engines, scalars
     from benchmark.runner.store import Store
+    from benchmark.training.device import pick
 
     at_once = concurrency.parse(cells)
+    if engine == "local":  # elsewhere it is the nodes' device
+        pick(device)
     names = _prepared(suite, where, set_, matrix, data)
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
