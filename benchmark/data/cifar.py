@@ -56,14 +56,20 @@ class Cifar(Source):
             require_md5(folder / name, [md5])
         *train_files, test_file, names_file = (folder / name for name in self.python_files)
         names = _entry(_unpickle(names_file), self.names_key, names_file)
+        if not isinstance(names, list) or len(names) != self.classes:
+            raise UserError(f"{names_file} does not name {self.classes} classes; get it again")
         train = _join([self._python_part(path) for path in train_files])
         return Parts(train, self._python_part(test_file), [str(name) for name in names])
 
     def _python_part(self, path: Path) -> ImageSet:
         content = _unpickle(path)
         pixels, labels = _entry(content, "data", path), _entry(content, self.label_key, path)
-        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
-            raise UserError(f"{path} does not hold one row of {_PIXELS} bytes per label; get it again")
+        sound = isinstance(pixels, np.ndarray) and isinstance(labels, list) and pixels.dtype == np.uint8
+        sound = sound and all(isinstance(label, int) and 0 <= label < self.classes for label in labels)
+        if not sound or pixels.shape != (len(labels), _PIXELS):
+            raise UserError(
+                f"{path} does not hold one row of {_PIXELS} bytes for each label below {self.classes}; get it again"
+            )
         return _image_set(pixels, np.asarray(labels))
 
     def _read_binary(self, folder: Path) -> Parts:
