@@ -452,21 +452,22 @@ def data_list(data: DataRoot = DATA):
 
 @store_app.command("verify")
 def store_verify(results: Results = RESULTS):
-    """Check the files of every finished job against their checksums. Exit status 1 where any is damaged."""
+    """Check every finished job's files against their checksums. Exit status 1 where any is damaged or unreadable."""
     from benchmark.runner import hygiene
     from benchmark.runner.store import Store
 
     found = hygiene.verify(Store(results))
     for finding in found:
         for problem in finding.problems:
-            print(f"damaged: {problem}")
+            print(f"{finding.state}: {problem}")
     states = [finding.state for finding in found]
     lacking = sum(finding.lacks_tensors for finding in found)
     print(
         f"{len(found)} finished jobs: {states.count('intact')} intact ({lacking} of them without their weights), "
         f"{states.count('no checksums')} with no checksums, {states.count('damaged')} damaged"
+        + (f", {states.count('unreadable')} unreadable" if "unreadable" in states else "")
     )
-    raise typer.Exit(int("damaged" in states))
+    raise typer.Exit(int("damaged" in states or "unreadable" in states))
 
 
 @store_app.command("gc")

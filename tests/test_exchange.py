@@ -11,6 +11,7 @@ import tarfile
 import pytest
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 
+from benchmark.runner import hygiene
 from benchmark.runner.store import Store
 
 
@@ -106,12 +107,32 @@ def test_two_labs_exchange_and_compare(copied, finished, tmp_path):  # noqa: F81
 def test_with_weights_and_without_checksums(copied, tmp_path):  # noqa: F811
     for path in copied.results.glob("*/*/*/SHA256SUMS"):
         path.unlink()
+    results = contents(copied.results)
+    for folder in copied.results.glob("*/*/*"):
+        for stray in ("notes.md", ".DS_Store", "lock.json", "my notes.txt"):
+            (folder / stray).write_text("no part of it")
     outcome = call("store", "export", tmp_path / "x.tar.gz", "--weights", "--results", copied.results)
-    assert outcome.code == 0
+    assert outcome.code == 0, outcome.err
     assert call("store", "import", tmp_path / "x.tar.gz", "--results", tmp_path / "lab").code == 0
     assert "22 intact (0 of them" in call("store", "verify", "--results", tmp_path / "lab").out
     theirs = {name: content for name, content in contents(tmp_path / "lab").items() if name.name != "SHA256SUMS"}
-    assert theirs == contents(copied.results)
+    assert theirs == results
+
+
+def test_an_import_that_gc_meets(one, tmp_path, monkeypatch):
+    members, folder, attempt = one
+    real = Store.publish
+
+    def publish(store, new, final):
+        for item in hygiene.waste(store, []):
+            hygiene.remove(store, item)
+        real(store, new, final)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "publish", publish)
+        outcome = attempt(members)
+    assert outcome.code == 2 and "removed meanwhile (store gc?); import again" in outcome.err, outcome
+    assert attempt(members).out.startswith("1 jobs imported, 0 were here already, 0 differ")
 
 
 def test_what_is_damaged_is_not_exported(copied, tmp_path):  # noqa: F811

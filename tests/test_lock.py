@@ -4,15 +4,18 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmark.matrix.expand import Job
+from benchmark.runner import attempt as attempts
 from benchmark.runner import lock as module
 from benchmark.runner.lock import LOCK, Locks, Lost, machine
 from benchmark.runner.store import Store
@@ -252,6 +255,27 @@ def test_a_heartbeat_notices_too_and_stops(store, monkeypatch):
         time.sleep(0.1)
         assert (folder / LOCK).stat().st_mtime == 1
     assert (theirs / LOCK).exists()
+
+
+def test_a_job_that_the_heartbeat_stopped_is_no_interrupt(store, monkeypatch):
+    """Although the robber has gone since, so that a look finds nobody."""
+    monkeypatch.setattr(module, "HEARTBEAT", 0.02)
+
+    def run(job, folder, machine, monitor):
+        theirs = store.work / f"{job.key[:12]}.1"
+        theirs.mkdir()
+        (theirs / LOCK).write_text(json.dumps(ELSEWHERE))
+        deadline = time.monotonic() + 5
+        while not monitor.stopping() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        shutil.rmtree(theirs)
+        assert monitor.stopping() and not store.lost(job)
+        raise KeyboardInterrupt  # as the loop does when it is to stop
+
+    monkeypatch.setattr(attempts, "execute", run)
+    display = SimpleNamespace(begin=lambda job: None, progress=lambda job, beat: None)
+    machine = SimpleNamespace(store=store, device="cpu")
+    assert attempts.attempt(TRAIN, machine, display, lambda: False).kind == "held"
 
 
 def test_a_result_that_is_there_stays(store):

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
+from benchmark.runner import hygiene, sums
 from benchmark.runner import store as module
+from benchmark.runner.engines import slurm_queue
 from benchmark.runner.store import Store, write_json
 
 TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
@@ -115,6 +118,92 @@ def test_a_results_folder_that_cannot_be_written(tmp_path):
     for root in (tmp_path / "file", tmp_path / "file" / "results"):
         with pytest.raises(UserError, match="choose another --results"):
             Store(root).check_writable()
+        assert Store(root).status(TRAIN) == ("waiting", "not run yet")
+
+
+RECOGNISED = {"classifier": "x", "recognised_percent": 12.5}
+
+
+def test_a_kill_while_recognition_is_written_costs_only_the_recognition(store):
+    """The file is there, its checksum is not, or is an older one's: the result stays good, and is asked again."""
+    finish(store)
+    path = store.path(TRAIN) / sums.RECOGNITION
+    assert store.recognition(TRAIN) == {}
+    for value in (RECOGNISED, RECOGNISED | {"recognised_percent": 50.0}):
+        write_json(path, value)  # killed before the checksum
+        assert store.recognition(TRAIN) == {}
+        assert store.damage(TRAIN, tensors=True) == [] and hygiene.verify(store)[0].state == "intact"
+        store.add(TRAIN, path.name, value)
+        assert store.recognition(TRAIN) == value
+    path.write_text("{")
+    assert store.recognition(TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
+    path.unlink()
+    assert store.recognition(TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
+
+
+def broken_disk(path):
+    """Make reading the file fail with EIO, for root too."""
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("needs a file that cannot be read")
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "SHA256SUMS"])
+def test_what_cannot_be_read_is_not_damaged(store, name):
+    finish(store)
+    path = store.path(TRAIN) / name
+    broken_disk(path)
+    with pytest.raises(sums.Unreadable, match=f"cannot read {path} .*nothing was changed") as error:
+        store.damage(TRAIN, tensors=False)
+    assert not isinstance(error.value, sums.Damaged) and isinstance(error.value, UserError)
+    (finding,) = hygiene.verify(store)
+    assert finding.state == "unreadable" and str(path) in finding.problems[0]
+
+
+def test_weights_that_cannot_be_read_are_not_damaged(store):
+    finish(store, before_end=lambda: (store.workdir(TRAIN) / "checkpoint.safetensors").write_bytes(b"weights"))
+    broken_disk(store.path(TRAIN) / "checkpoint.safetensors")
+    assert store.damage(TRAIN, tensors=False) == []
+    for look in (store.checkpoint, lambda job: store.damage(job, tensors=True)):
+        with pytest.raises(sums.Unreadable):
+            look(TRAIN)
+
+
+# -- what may go
+
+
+def removed(store, keep) -> set[str]:
+    found = hygiene.waste(store, keep)
+    assert all(hygiene.remove(store, item) for item in found)
+    return {item.path.name for item in found}
+
+
+def test_gc_leaves_what_engines_keep(store):
+    for name in ("slurm", "0123456789ab", "ba9876543210.1"):
+        (store.work / name).mkdir(parents=True)
+        (store.work / name / "array-12.json").write_text("{}")
+    (store.work / "ray-0123").write_text("a probe")
+    assert removed(store, [TRAIN]) == {"0123456789ab", "ba9876543210.1"}
+    assert (store.work / "slurm" / "array-12.json").exists()
+    assert {path.name for path in store.work.iterdir()} == {"slurm", "ray-0123"}
+
+
+def test_gc_keeps_what_was_set_aside_until_it_is_done_again(store):
+    finish(store)
+    aside = store.set_aside(TRAIN)
+    assert removed(store, [TRAIN]) == set() and (aside / "metrics.json").exists()
+    finish(store)
+    assert removed(store, [TRAIN]) == {aside.name} and store.done(TRAIN)
+    aside = store.set_aside(TRAIN)
+    assert removed(store, []) == {aside.name}
+
+
+def test_stray_files_beside_the_records_of_slurm(store):
+    slurm_queue.record(store, {"9_0": ["a", "b"]})
+    slurm_queue.record(store, {"10_0": ["b"]})
+    (store.work / "slurm" / "array-copy.json").write_text('{"7_0": ["a"]}')
+    assert slurm_queue.submitted(store) == {"a": "9_0", "b": "10_0"}
 
 
 # -- a whole run

@@ -45,7 +45,9 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             try:
                 return Outcome("done", summary(execute(job, folder, machine, monitor)))
             except BaseException as error:
-                if isinstance(error, Lost) or store.lost(job):  # whatever went wrong, it is another's affair now
+                # whatever went wrong, it is another's affair now; the heartbeat's finding, which may have stopped the
+                # job, holds even where the other has ended since
+                if isinstance(error, Lost) or store.lost(job, look=False) or store.lost(job):
                     return Outcome("held")
                 if not isinstance(error, Exception) or (isinstance(error, OSError) and error.errno in DISK):
                     raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmark.data import files
 from benchmark.errors import UserError
 from benchmark.runner import hygiene, sums
-from benchmark.runner.lock import Lost
+from benchmark.runner.lock import LOCK, Lost
 from benchmark.runner.store import METRICS, Store
 
 _WORD = r"[\w+-][\w.+-]*"
@@ -55,8 +55,11 @@ def _require_whole(folder: Path) -> None:
 
 def _contents(folder: Path, tensors: bool):
     """(name, content) of what is exported of a job; one without checksums gets them here."""
-    listed = sums.read(folder)
-    text = sums.listing(folder) if listed is None else (folder / sums.NAME).read_text()
+    if sums.read(folder) is None:
+        strays = [path.name for path in folder.iterdir() if path.name == LOCK or not _FILE.fullmatch(path.name)]
+        text = sums.listing(folder, leave_out=tuple(strays))
+    else:
+        text = (folder / sums.NAME).read_text()
     yield sums.NAME, text.encode()
     for name in sorted(sums.parse(text, folder)):
         shared = tensors or not name.endswith(sums.NOT_SHARED)
@@ -118,12 +121,17 @@ def _checked(file: Path, unpacked: Path) -> list[str]:
 
 
 def _bring(store: Store, new: Path, final: Path) -> str:
-    """Move a result to its place; `new`, `same` or `differing`, as the list that it goes into is called."""
+    """Move a result to its place; `new`, `same` or `differing`, as the list that it goes into is called.
+
+    UserError where either is taken away meanwhile.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         store.publish(new, final)
         return "new"
     except Lost:
+        if not new.is_dir() or not final.is_dir():
+            raise UserError(f"what was unpacked for {final} was removed meanwhile (store gc?); import again") from None
         return "same" if _metrics(new) == _metrics(final) else "differing"
 
 

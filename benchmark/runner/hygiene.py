@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,10 +15,15 @@ from benchmark.matrix.expand import Job
 from benchmark.runner import sums
 from benchmark.runner.store import METRICS, Store
 
+_KEY = re.compile("[0-9a-f]{12}")
+
 
 @dataclass(frozen=True)
 class Finding:
-    """A finished job's folder. state: `intact`, `no checksums` (from before there were any), or `damaged`."""
+    """A finished job's folder.
+
+    state: `intact`, `no checksums` (from before there were any), `damaged`, or `unreadable` (nobody knows).
+    """
 
     folder: Path
     state: str
@@ -53,9 +59,16 @@ def verify(store: Store) -> list[Finding]:
 
 
 def _look(folder: Path) -> Finding:
+    try:
+        return _checked(folder)
+    except sums.Unreadable as error:
+        return Finding(folder, "unreadable", [str(error)], False)
+
+
+def _checked(folder: Path) -> Finding:
     problems = sums.problems(folder)
     listed = None if problems else sums.read(folder)
-    lacking = [name for name in listed or () if not (folder / name).exists()]
+    lacking = [name for name in listed or () if name.endswith(sums.NOT_SHARED) and not (folder / name).exists()]
     if not problems:
         problems = list(filter(None, [foreign(folder)]))
     state = "damaged" if problems else "intact" if listed else "no checksums"
@@ -65,22 +78,26 @@ def _look(folder: Path) -> Finding:
 def foreign(folder: Path) -> str:
     """Why the folder's job.json is not that of a job with its key and name; "" where it is.
 
-    The key is a hash of what job.json says, so a result cannot pass for another job's.
+    The key is a hash of what job.json says, so a result cannot pass for another job's. Unreadable (an error)
+    where it cannot be told.
     """
     path = folder / "job.json"
     try:
-        said = json.loads(path.read_bytes())
+        said = json.loads(sums.content(path))
         parents = {role: SimpleNamespace(key=key) for role, key in said["parents"].items()}
         key = Job(said["kind"], said["config"], parents).key
         sound = said["key"] == key and folder.name.endswith(f"-{key[:12]}")
         return "" if sound else f"{path} describes another job than its name and key say"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"cannot read {path} ({error})"
 
 
 def waste(store: Store, keep: list[Job]) -> list[Waste]:
-    """What is not a result of, or work on, the jobs to keep."""
-    keys = {job.key[:12] for job in keep}
+    """What is not a result of, or work on, the jobs to keep.
+
+    A result that was set aside stays until its job is done again. What no job's key is the name of is an engine's.
+    """
+    keys = {job.key[:12]: job for job in keep}
     found = [
         Waste(folder, "in no kept suite")
         for folder in finished(store.root)
@@ -88,9 +105,13 @@ def waste(store: Store, keep: list[Job]) -> list[Waste]:
     ]
     for path in sorted(store.work.iterdir()) if store.work.is_dir() else []:
         name = path.name.partition(".")[0]
-        if path.name.startswith((".", "replaced-")):
+        if path.name.startswith("replaced-"):  # replaced-WHAT-KEY-TIME
+            job = keys.get(path.name.rpartition("-")[0].rpartition("-")[2])
+            if job is None or store.done(job):
+                found.append(Waste(path, "left over"))
+        elif path.name.startswith("."):
             found.append(Waste(path, "left over"))
-        elif name not in keys:
+        elif _KEY.fullmatch(name) and name not in keys:
             holder = store.locks.holder(name)
             held = f"on {holder.host}, process {holder.pid}" if holder else ""
             found.append(Waste(path, "work on a job in no kept suite", held))

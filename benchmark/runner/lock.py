@@ -199,7 +199,7 @@ class Locks:
         misses one."""
         try:
             entries = [entry.partition(".") for entry in os.listdir(self.work)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(
             int(number or 0)

@@ -19,7 +19,8 @@ from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
 from benchmark.runner.execute import Machine, rebuilt_attack, recipe_of, score_images, trained_model
-from benchmark.runner.store import CHECKPOINT, RECOGNITION
+from benchmark.runner.store import CHECKPOINT
+from benchmark.runner.sums import RECOGNITION
 
 TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
 

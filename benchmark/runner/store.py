@@ -27,7 +27,6 @@ from benchmark.runner.lock import LOCK, Locks, Lost
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.json"
 PER_IMAGE = "per_image.safetensors"
-RECOGNITION = "recognition.json"  # added to a finished attack by `recognise`
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 
 
@@ -63,7 +62,8 @@ class Store:
     def metrics(self, job: Job) -> dict:
         """The finished job's metrics: `status` done or diverged, `reason`, `values` (numbers, null for none).
 
-        Damaged (a UserError) for a file that is not what was written, or not a result at all.
+        Damaged (a UserError) for a file that is not what was written, or not a result at all; Unreadable (another)
+        for one that may well be.
         """
         path = self.path(job) / METRICS
         found = self._json(path, {"status": str, "reason": str, "values": dict})
@@ -96,9 +96,15 @@ class Store:
         return found
 
     def recognition(self, job: Job) -> dict:
-        """What `recognise` found of the finished attack's images; {} where it was not asked."""
-        path = self.path(job) / RECOGNITION
-        return self._json(path, {"classifier": str, "recognised_percent": float}) if path.is_file() else {}
+        """What `recognise` found of the finished attack's images; {} where it is to be asked (again).
+
+        It is not asked of a result's own files, so a kill while it wrote, or damage, costs no more than asking.
+        """
+        path = self.path(job) / sums.RECOGNITION
+        try:
+            return self._json(path, {"classifier": str, "recognised_percent": float})
+        except sums.Damaged:
+            return {}
 
     def status(self, job: Job) -> tuple[str, str]:
         """(`done` | `diverged` | `failed` | `running` | `waiting`, reason)."""
@@ -189,7 +195,7 @@ class Store:
         """The JSON object in `path`, which must have `fields` of these types and be what was written."""
         try:
             value = json.loads(sums.verified(path))
-        except (sums.Damaged, OSError, ValueError, RecursionError) as error:
+        except (sums.Damaged, FileNotFoundError, ValueError, RecursionError) as error:
             raise _damaged(path, str(error)) from None
         if not isinstance(value, dict) or not all(isinstance(value.get(key), fields[key]) for key in fields):
             raise _damaged(path, "not what was written there")

@@ -1,9 +1,10 @@
 """The checksums of a finished job's files: SHA256SUMS in its folder, as `sha256sum -c` reads it.
 
-Weights and other tensors (*.safetensors) may be left out when results are shared; every other listed file must be
-there. Results from before there were checksums have none.
+Weights and other tensors (*.safetensors) may be left out when results are shared, and what `recognise` added can be
+measured again; every other listed file must be there. Results from before there were checksums have none.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -14,11 +15,16 @@ from benchmark.errors import UserError
 
 NAME = "SHA256SUMS"
 NOT_SHARED = ".safetensors"
+RECOGNITION = "recognition.json"  # added to a finished attack by `recognise`: no part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
 
 class Damaged(UserError):
     """A finished job's files are not what was written."""
+
+
+class Unreadable(UserError):
+    """A file is there but cannot be read (rights, the disk, a file server): nobody knows whether it is damaged."""
 
 
 def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
@@ -42,12 +48,12 @@ def add(folder: Path, name: str) -> None:
 
 
 def read(folder: Path) -> dict[str, str] | None:
-    """File name -> sha256 as listed, or None where there is no list. Damaged where it is not one."""
+    """File name -> sha256 as listed, or None where there is no list. Damaged where it is not one; Unreadable."""
     try:
-        text = (folder / NAME).read_text(encoding="ascii")
+        text = content(folder / NAME).decode("ascii")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise Damaged(f"cannot read {folder / NAME} ({error})") from None
     return parse(text, folder / NAME)
 
@@ -60,35 +66,58 @@ def parse(text: str, where) -> dict[str, str]:
 
 
 def verified(path: Path) -> bytes:
-    """The file's content. Damaged unless it is what was written; OSError where it cannot be read."""
-    content = path.read_bytes()
-    _compare(path, hashlib.sha256(content).hexdigest())
-    return content
+    """The file's content. Damaged unless it is what was written; FileNotFoundError; Unreadable."""
+    found = content(path)
+    _compare(path, hashlib.sha256(found).hexdigest())
+    return found
 
 
 def verify(path: Path) -> None:
-    """Damaged unless the file (of any size) is what was written; OSError where it cannot be read."""
-    _compare(path, digest(path, "sha256"))
+    """Damaged unless the file (of any size) is what was written; FileNotFoundError; Unreadable."""
+    with _reading(path):
+        found = digest(path, "sha256")
+    _compare(path, found)
+
+
+def content(path: Path) -> bytes:
+    """The file's content, whatever it is. FileNotFoundError; Unreadable."""
+    with _reading(path):
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _reading(path: Path):
+    """Any trouble but that there is no such file becomes Unreadable."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        remedy = "nothing was changed there; see to the file's rights or the disk, then try again"
+        raise Unreadable(f"cannot read {path} ({error}); {remedy}") from None
 
 
 def problems(folder: Path, tensors: bool = True) -> list[str]:
-    """What is wrong with the folder's listed files, a line for each; tensors: look at those as well, where shared."""
+    """What is wrong with the folder's listed files, a line for each; tensors: look at those as well, where shared.
+
+    Unreadable where that cannot be told.
+    """
     try:
         listed = read(folder) or {}
     except Damaged as error:
         return [str(error)]
     found = []
-    for name in sorted(listed):
-        path, may_lack = folder / name, name.endswith(NOT_SHARED)
-        if may_lack and (not tensors or not path.exists()):
+    for name in sorted(set(listed) - {RECOGNITION}):
+        path, tensor = folder / name, name.endswith(NOT_SHARED)
+        if tensor and not tensors:
             continue
         try:
-            if digest(path, "sha256") != listed[name]:
-                found.append(f"{path} was altered since it was written")
+            with _reading(path):
+                if digest(path, "sha256") != listed[name]:
+                    found.append(f"{path} was altered since it was written")
         except FileNotFoundError:
-            found.append(f"{path} is missing")
-        except OSError as error:
-            found.append(f"cannot read {path} ({error})")
+            if not tensor:
+                found.append(f"{path} is missing")
     return found
 
 

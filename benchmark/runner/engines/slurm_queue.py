@@ -38,13 +38,18 @@ def record(store: Store, tasks: dict[str, list[str]]) -> None:
 def submitted(store: Store) -> dict[str, str]:
     """Job key -> the last Slurm job it was submitted in, whether that is over or not."""
     found: dict[str, str] = {}
-    for path in sorted(folder(store).glob("array-*.json"), key=lambda path: int(path.stem.partition("-")[2])):
+    records = [path for path in folder(store).glob("array-*.json") if _number(path).isdecimal()]  # else not ours
+    for path in sorted(records, key=lambda path: int(_number(path))):
         try:
             for task, keys in json.loads(path.read_text()).items():
                 found |= {key: task for key in keys}
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise UserError(f"cannot read {path} ({error}); delete it") from None
     return found
+
+
+def _number(path: Path) -> str:
+    return path.stem.partition("-")[2]
 
 
 def queued(store: Store) -> dict[str, Entry]:
