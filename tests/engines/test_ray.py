@@ -148,12 +148,18 @@ def test_a_gpu_is_shared_and_results_come_back_without_a_shared_disk(local, plac
     hide = f"mount -t tmpfs none '{place.results}' && mount -t tmpfs none '{place.data}' && exec \"$@\""
     with cluster(tmp_path) as (address, add):
         add("--num-cpus=4", "--num-gpus=1", before=(*apart, "sh", "-c", hide, "sh"), TMPDIR=str(away))
+        # where the device is not named, the engine asks for GPUs if the cluster has one when the run begins
+        look = (
+            "import ray, sys, time\nray.init(sys.argv[1])\nwhile 'GPU' not in ray.cluster_resources(): time.sleep(0.2)"
+        )
+        subprocess.run([sys.executable, "-c", look, address], env=ENVIRONMENT, check=True, timeout=300)
         words = ("run", "--engine", "ray", "--address", address, "--cells-per-gpu", 2)
         with killed_at_end(place.start(*words, start_new_session=True)) as process:
-            most = 0
+            most, before = 0, set()
             while process.poll() is None:
-                # a job's folder is made under another name: counted once whichever of them is seen
-                most = max(most, len({lock.parents[2] for lock in away.glob("benchmark-*/.work/[!.]*/lock.json")}))
+                # each job has a folder of its own; those seen in two looks were there together between them
+                now = {lock.parents[2] for lock in away.glob("benchmark-*/.work/[!.]*/lock.json")}
+                most, before = max(most, len(before & now)), now
                 time.sleep(0.02)
             _, err = process.communicate()
     assert process.returncode == 0, err
