@@ -7,7 +7,7 @@ from torch import nn
 from benchmark.errors import UserError
 from benchmark.models import build
 from benchmark.models.critic import Critic
-from benchmark.models.decoder import Decoder
+from benchmark.models.decoder import Decoder, Doubling
 from benchmark.models.macs import count
 from benchmark.models.resnet import Block
 
@@ -148,6 +148,20 @@ def test_decoder_takes_as_many_doublings_as_it_needs():
             decoder = Decoder((8, side, side), 32, blocks=1)
             assert decoder(torch.rand(2, 8, side, side)).shape == (2, 3, 32, 32)
         assert sum(isinstance(layer, nn.ConvTranspose2d) for layer in decoder) == doublings
+
+
+@pytest.mark.parametrize("dtype, near", [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_a_doubling_is_the_transposed_convolution(dtype, near):
+    """Value, and the gradient of the image, the weights and the bias."""
+    doubling = Doubling().to(dtype)
+    x = torch.rand(3, 64, 4, 4, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = [x, *doubling.parameters()]
+    here = doubling(x)
+    there = nn.ConvTranspose2d.forward(doubling, x)
+    torch.testing.assert_close(here, there, rtol=near, atol=near)
+    weight = torch.rand(here.shape, dtype=dtype)
+    for a, b in zip(*(torch.autograd.grad((y * weight).sum(), wanted) for y in (here, there)), strict=True):
+        torch.testing.assert_close(a, b, rtol=near, atol=near * b.abs().max().item())
 
 
 @pytest.mark.parametrize("size", [32, 48])

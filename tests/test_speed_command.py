@@ -21,6 +21,7 @@ from benchmark.speed import cases, cells, peaks, plain, stage, steps
 from benchmark.speed.cells import Process, throughput
 from benchmark.speed.measure import Case, interleave
 from benchmark.speed.steps import SMALL
+from benchmark.training.graph import allowed
 
 CPU = torch.device("cpu")
 
@@ -170,6 +171,22 @@ def test_flop_agree_with_torchs_own_counter_and_with_a_formula():
     a, b = torch.rand(30, 40), torch.rand(40, 50)
     assert peaks.count(lambda: a @ b) == (2 * 30 * 40 * 50, 4 * (30 * 40 + 40 * 50 + 30 * 50))
     assert traffic > 4 * sum(p.numel() for p in steps.training(SMALL, CPU, "fp32").model.parameters())
+
+
+def test_where_graphs_are_on_an_eager_build_is_counted(monkeypatch):
+    """A replay shows no operator; on a GPU nine of the ten steps of the GAN attack are replays."""
+    monkeypatch.delenv("BENCHMARK_GRAPHS", raising=False)
+    built = []
+
+    def make():
+        built.append(allowed())
+        return lambda: torch.rand(2, 3) @ torch.rand(3, 4)
+
+    for device in ("cuda", "cpu"):
+        case = Case(cases.ATTACKS, "GAN attack", cases.HERE, 1, make)
+        stage._inspect(cases.plan(torch.device(device), "fp32", quick=True), case, lambda: None)
+        assert case.flop == (48 if device == "cuda" else 0)
+    assert built == [False] and allowed() and "BENCHMARK_GRAPHS" not in os.environ
 
 
 def test_traffic_of_views_in_place_and_picked_rows():

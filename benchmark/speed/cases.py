@@ -169,6 +169,7 @@ def feature_cases(plan: Plan, stack: ExitStack) -> list[Case]:
     decoders = {
         HERE: partial(decoder, precision),
         "channels_last off": partial(decoder, precision, torch.contiguous_format),
+        "bias by itself off": partial(decoder, precision, fused_bias=True),
         "features kept off": lambda: steps.decoder_step_with_encoder(size, device, precision),
     }
     if precision == "bf16":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from benchmark import models
@@ -18,7 +18,7 @@ from benchmark.data import DataSet
 from benchmark.matrix.load import Settings
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
-from benchmark.models.decoder import Decoder
+from benchmark.models.decoder import Decoder, Doubling
 
 Step = Callable[[], float]
 
@@ -95,7 +95,7 @@ def training(data: DataSet, settings: Settings, device: torch.device, cem=None) 
 def adversarial(data: DataSet, settings: Settings, device: torch.device) -> Step:
     """A training step with an inversion adversary: the encoder is fought first, then the adversary takes its step."""
     model, params = _model(data, device), settings.params
-    adversary = Decoder(model.feature_shape, data.image_size, blocks=params.adversary_blocks).to(device)
+    adversary = _decoder(model, data, params.adversary_blocks, device)
     loader = Loader(data, settings.train.batch_size, device, True)
     optimizer, noise = _sgd(model, settings), params.noise_std
     second = torch.optim.Adam(adversary.parameters(), params.adversary_lr)
@@ -119,7 +119,7 @@ def adversarial(data: DataSet, settings: Settings, device: torch.device) -> Step
 def decoder(data: DataSet, settings: Settings, device: torch.device) -> Step:
     """A step of the decoder attack; the encoder runs on every batch, as the images come from the loader."""
     model, params = _model(data, device).eval(), settings.attacks["decoder"]
-    network = Decoder(model.feature_shape, data.image_size, blocks=params.blocks).to(device)
+    network = _decoder(model, data, params.blocks, device)
     optimizer = torch.optim.Adam(network.parameters(), params.lr)
     loader, noise = Loader(data, params.batch_size, device, False), settings.params.noise_std
 
@@ -137,7 +137,7 @@ def decoder(data: DataSet, settings: Settings, device: torch.device) -> Step:
 def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
     """`generator_every` steps of the GAN attack: the critic's, and at the end one of the generator's."""
     model, params = _model(data, device).eval(), settings.attacks["gan"]
-    generator = Decoder(model.feature_shape, data.image_size, blocks=params.blocks).to(device)
+    generator = _decoder(model, data, params.blocks, device)
     critic = Critic(data.image_size).to(device)
     betas = (params.beta1, 0.999)
     first = torch.optim.Adam(generator.parameters(), params.generator_lr, betas)
@@ -170,6 +170,19 @@ def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
 
 def _model(data: DataSet, device: torch.device) -> models.SplitModel:
     return models.build("vgg11", classes=data.classes, image_size=data.image_size).to(device)
+
+
+def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch.device) -> Decoder:
+    network = Decoder(model.feature_shape, data.image_size, blocks=blocks).to(device)
+    fuse_bias(network)
+    return network
+
+
+def fuse_bias(decoder: Decoder) -> None:
+    """Let its transposed convs add their bias in torch's operator, as anybody's do."""
+    for layer in decoder:
+        if isinstance(layer, Doubling):
+            layer.__class__ = nn.ConvTranspose2d
 
 
 def _sgd(model, settings: Settings) -> torch.optim.SGD:

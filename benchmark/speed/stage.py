@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +22,7 @@ from benchmark.speed import cases, peaks, plot, steps, table
 from benchmark.speed.cells import throughput
 from benchmark.speed.measure import Case, interleave
 from benchmark.training.device import cores, precision, settle, threads
+from benchmark.training.graph import eager
 
 # the share of a run's time that each group takes, for the time left; measured on 2 CPU cores
 SHARES = {cases.TRAINING: 0.37, cases.ATTACKS: 0.3, cases.PIECES: 0.13, cases.FEATURES: 0.12, cases.SCALING: 0.05}
@@ -126,7 +128,7 @@ def measure(device: torch.device, rounds: int, quick: bool) -> Findings:
                     rounds,
                     device,
                     lambda text, fraction, group=group, share=share: progress.tell(f"{group}, {text}", fraction, share),
-                    _inspect if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
+                    partial(_inspect, plan) if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
                 )
             found.timed += made
             progress.passed += share
@@ -151,9 +153,15 @@ def cells_at_once(device: torch.device) -> tuple[int, ...]:
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
 
-def _inspect(case: Case, call) -> None:
-    if case.variant == cases.HERE:
-        case.flop, case.traffic = peaks.count(call)
+def _inspect(plan: cases.Plan, case: Case, call: steps.Call) -> None:
+    """Count what a step asks of the machine; where graphs are on in an eager build, since replays show no operators."""
+    if case.variant != cases.HERE:
+        return
+    if plan.graphs:
+        with eager():
+            call = case.make()
+        call()
+    case.flop, case.traffic = peaks.count(call)
 
 
 def _record(device: torch.device) -> dict:

@@ -190,9 +190,18 @@ def attack(name: str, size: Size, device: torch.device, precision: str) -> Attac
     return task
 
 
-def decoder_step(size: Size, device: torch.device, precision: str, layout=torch.channels_last, graphs=True) -> Call:
+def decoder_step(
+    size: Size,
+    device: torch.device,
+    precision: str,
+    layout: torch.memory_format = torch.channels_last,
+    graphs: bool = True,
+    fused_bias: bool = False,
+) -> Call:
     task = attack("decoder", size, device, precision)
     task.decoder.to(memory_format=layout)
+    if fused_bias:
+        plain.fuse_bias(task.decoder)
     if not graphs:
         task.captured.backend = None
     return stepper(task, 0)

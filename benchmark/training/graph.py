@@ -7,7 +7,8 @@ what Python decides between steps is filled into such tensors before the step (`
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -117,6 +118,20 @@ def allowed() -> bool:
     if value not in ("on", "off"):
         raise UserError(f"the environment variable BENCHMARK_GRAPHS is '{value}'; set it to on or off, or not at all")
     return value == "on"
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Within it, whatever is made captures no graphs, then or later."""
+    before = os.environ.get("BENCHMARK_GRAPHS")
+    os.environ["BENCHMARK_GRAPHS"] = "off"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["BENCHMARK_GRAPHS"]
+        else:
+            os.environ["BENCHMARK_GRAPHS"] = before
 
 
 class Order:
