@@ -376,6 +376,30 @@ def recognise(
 
 
 @app.command()
+def lpips(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    device: Device = "auto",
+    weights: Annotated[Path | None, typer.Option(help="file of torchvision's AlexNet, not torch's own place")] = None,
+):
+    """Measure LPIPS of every rebuilt image of a suite's finished attacks, where a network's weights are at hand."""
+    from benchmark.runner.execute import Machine
+    from benchmark.runner.lpips import measure
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    store = Store(results)
+    store.check_writable()
+    for cell, found in measure(cells, Machine(store, data, pick(device)), weights):
+        print(f"{cell.job.title}, {cell.protocol}: {found}")
+
+
+@app.command()
 def audit(tables: Tables = TABLES):
     """Check the paper's printed tables for misprints and contradictions, from the printed numbers alone."""
     from benchmark.audit.stage import write

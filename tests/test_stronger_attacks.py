@@ -8,6 +8,7 @@ import pytest
 import torch
 from command_line import place  # noqa: F401 (a fixture)
 from test_attacks import CPU, add_noise, attack, everything, images, shrink  # noqa: F401 (images is a fixture)
+from test_lpips import random_alexnet
 from torch.nn.functional import mse_loss
 
 from benchmark.attacks import ATTACKS, Selection
@@ -315,8 +316,14 @@ def test_the_stronger_attackers_run_end_to_end(place):  # noqa: F811
             assert text == "skipped: it rebuilds no images of its own"
         else:
             assert re.fullmatch(r"\d+\.\d % recognised \(originals \d+\.\d %, chance 16\.7 %\)", text), text
+    weights = random_alexnet(place.results.parent / "alexnet.pth")
+    for _ in range(2):  # the second call reads what the first one found
+        told = place.call("lpips", "--weights", weights)
+        assert told.code == 0, told.err
+        assert len(re.findall(r": LPIPS 0\.\d{4} \(mean of the best", told.out)) == 2 * 4
     assert place.call("report").code == 0
     table = pd.read_csv(place.tables / "smoke" / "attacks.csv")
+    assert (table["lpips_worst_1_percent"] <= table["lpips"]).sum() == 2 * 4
     assert len(table) == 2 * 5 and (table["converged"].dropna() == "too short").all()
     fitted = table[table["attacker"] != "ensemble"]
     assert fitted["recognised_percent"].between(0, 100).all()

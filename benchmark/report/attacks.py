@@ -12,7 +12,7 @@ from benchmark.report.render import escape_markdown, write_text
 from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.training import checkpoint
 
-RATES = ("recognised_percent", "originals_recognised_percent")
+ADDED = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")  # measured later
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # percent of the images
 AXES = ["dataset", "defense", "cem", "strength", "protocol", "seed", "attacker", "split"]
 
@@ -45,8 +45,8 @@ def _line(cell: Cell, store: Store) -> dict:
         "mse_of_mean_image": values.get("mse_of_mean_image"),
         "mse_worst_1_percent": values.get("mse_worst_1_percent"),
     }
-    recognition = store.recognition(cell.job)
-    line |= {name: recognition.get(name) for name in RATES}
+    added = store.recognition(cell.job) | store.lpips(cell.job)
+    line |= {name: added.get(name) for name in ADDED}
     path = folder / PER_IMAGE
     per_image = checkpoint.load(path) if path.is_file() else {}
     for metric in ("mse", "ssim"):
@@ -63,7 +63,7 @@ def _quantiles(values: torch.Tensor) -> list[float]:
 
 def _markdown(frame: pd.DataFrame) -> str:
     shown = [*AXES, "converged", "loss_decrease_percent", "mse", "mse_of_mean_image", "mse_worst_1_percent"]
-    shown += [name for name in RATES if frame[name].notna().any()]
+    shown += [name for name in ADDED if frame[name].notna().any()]
     shown += [f"mse_q{percent:02d}" for percent in QUANTILES]
     rows = [[_text(name, value) for name, value in zip(shown, row, strict=True)] for row in frame[shown].to_numpy()]
     headings = [escape_markdown(name) for name in shown]
@@ -73,7 +73,8 @@ def _markdown(frame: pd.DataFrame) -> str:
         f"that of the fifth before, `too short` for fewer than {convergence.FEWEST} epochs. mse_of_mean_image: what "
         "knowing nothing gives. mse_q01 to mse_q99: the MSE below which so many percent of the images are rebuilt; "
         "mse_worst_1_percent: the mean over the best rebuilt 1 %. recognised_percent, where `recognise` was run: the "
-        "rebuilt images whose class an undefended classifier names, and the originals. The same for SSIM, and the "
+        "rebuilt images whose class an undefended classifier names, and the originals. lpips, where `lpips` was run: "
+        "the distance from the originals in a network's features, 0 for equal images. The same for SSIM, and the "
         "jobs' keys, are in attacks.csv.\n\n"
     )
     return text + tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True) + "\n"
@@ -83,5 +84,5 @@ def _text(name: str, value) -> str:
     if value is None or value != value:
         return "–"
     if isinstance(value, float):
-        return f"{value:.1f}" if name.endswith("_percent") and "mse" not in name else f"{value:.4f}"
+        return f"{value:.1f}" if name.endswith(("recognised_percent", "decrease_percent")) else f"{value:.4f}"
     return escape_markdown(value)

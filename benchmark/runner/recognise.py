@@ -11,18 +11,15 @@ from pathlib import Path
 import torch
 
 from benchmark import data
-from benchmark.attacks import ATTACKS, Selection
 from benchmark.attacks.base import SCORE_BATCH
-from benchmark.data import DataSet, ImageSet
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
-from benchmark.runner.execute import Machine, rebuilt_attack, recipe_of, score_images, trained_model
+from benchmark.runner.execute import Machine, recipe_of, trained_model
+from benchmark.runner.rebuilt import Rebuilt, obstacle, rebuild
 from benchmark.runner.store import CHECKPOINT
 from benchmark.runner.sums import RECOGNITION
-
-TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
 
 
 def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> Iterator[tuple[Cell, str]]:
@@ -54,53 +51,38 @@ def _undefended(cell: Cell, cells: list[Cell], machine: Machine) -> tuple[Job, P
 
 def _obstacle(cell: Cell, judge: tuple[Job, Path] | None, machine: Machine) -> str:
     """Why the attack's images cannot be looked at; "" where they can."""
-    store, job = machine.store, cell.job
-    if issubclass(ATTACKS.get(job.config["attack"]), Selection):
-        return "it rebuilds no images of its own"
-    if not store.done(job) or store.metrics(job)["status"] != "done":
-        return f"the attack is not done ({store.status(job)[1] or 'diverged'})"
+    if reason := obstacle(cell, machine):
+        return reason
     if judge is None:
         return "the suite has no row `none` of this data set, protocol and seed; give one with --classifier"
     if judge[0].config["dataset"] != cell.dataset:
         return f"the classifier is of {judge[0].config['dataset']}"
-    folders = {"classifier": judge[1], "attack": store.path(job), "encoder": store.path(job.parents["train"])}
-    lost = [f"the {what} has no {folder / CHECKPOINT}" for what, folder in folders.items() if not _kept(folder)]
-    return "; ".join(lost)
-
-
-def _kept(folder: Path) -> bool:
-    return (folder / CHECKPOINT).is_file()
+    return "" if (judge[1] / CHECKPOINT).is_file() else f"the classifier has no {judge[1] / CHECKPOINT}"
 
 
 def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
     """The rates in percent, read from an earlier call with the same classifier where there was one."""
-    if (found := machine.store.recognition(job)) and found["classifier"] == judge.key:
+    if (found := machine.store.recognition(job)).get("classifier") == judge.key:
         return found
-    scene = rebuilt_attack(job, machine)
-    rebuilt = torch.cat(list(scene.task.reconstructions()))
-    mse = float(score_images(rebuilt.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
-    stored = machine.store.metrics(job)["values"]["mse"]
-    if abs(mse - stored) > TOLERANCE * stored + ROUNDING:
-        raise UserError(
-            f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored:.5f}, so its "
-            f"weights are of another run: delete {machine.store.path(job)} and run again"
-        )
-    model = trained_model(folder, machine, recipe_of(judge), scene.images)
+    rebuilt = rebuild(job, machine)
+    model = trained_model(folder, machine, recipe_of(judge), rebuilt.data)
     found = {
         "classifier": judge.key,
-        "recognised_percent": _rate(model, scene.images, rebuilt, scene.score),
-        "originals_recognised_percent": _rate(model, scene.images, data.to_unit(scene.score.images), scene.score),
-        "chance_percent": 100 / scene.images.classes,
+        "recognised_percent": _rate(model, rebuilt.x01, rebuilt),
+        "originals_recognised_percent": _rate(model, data.to_unit(rebuilt.score.images), rebuilt),
+        "chance_percent": 100 / rebuilt.data.classes,
     }
     machine.store.add(job, RECOGNITION, found)
     return found
 
 
 @torch.no_grad()
-def _rate(model: SplitModel, images: DataSet, x01: torch.Tensor, score: ImageSet) -> float:
-    pairs = zip(x01.split(SCORE_BATCH), score.labels.split(SCORE_BATCH), strict=True)
-    right = sum(int(correct_count(model(data.normalise(x, images.mean, images.std)), labels)) for x, labels in pairs)
-    return 100 * right / len(score)
+def _rate(model: SplitModel, x01: torch.Tensor, rebuilt: Rebuilt) -> float:
+    """Percent of the images [N, 3, H, W] in [0, 1] whose class the model names."""
+    mean, std = rebuilt.data.mean, rebuilt.data.std
+    pairs = zip(x01.split(SCORE_BATCH), rebuilt.score.labels.split(SCORE_BATCH), strict=True)
+    right = sum(int(correct_count(model(data.normalise(x, mean, std)), labels)) for x, labels in pairs)
+    return 100 * right / len(rebuilt.score)
 
 
 def _told(found: dict) -> str:

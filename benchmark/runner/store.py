@@ -96,13 +96,17 @@ class Store:
         return found
 
     def recognition(self, job: Job) -> dict:
-        """What `recognise` found of the finished attack's images; {} where it is to be asked (again).
+        """What `recognise` found of the finished attack's images; {} where it is to be asked (again)."""
+        return self._added(job, sums.RECOGNITION, {"classifier": str, "recognised_percent": float})
 
-        It is not asked of a result's own files, so a kill while it wrote, or damage, costs no more than asking.
-        """
-        path = self.path(job) / sums.RECOGNITION
+    def lpips(self, job: Job) -> dict:
+        """What `lpips` found of the finished attack's images; {} where it is to be measured (again)."""
+        return self._added(job, sums.LPIPS, {"weights": str, "lpips": float, "lpips_worst_1_percent": float})
+
+    def _added(self, job: Job, name: str, fields: dict[str, type]) -> dict:
+        """No part of a result, so a kill while it was written, or damage, costs no more than measuring again."""
         try:
-            return self._json(path, {"classifier": str, "recognised_percent": float})
+            return self._json(self.path(job) / name, fields)
         except sums.Damaged:
             return {}
 

@@ -1,6 +1,6 @@
 """The checksums of a finished job's files: SHA256SUMS in its folder, as `sha256sum -c` reads it.
 
-Weights and other tensors (*.safetensors) may be left out when results are shared, and what `recognise` added can be
+Weights and other tensors (*.safetensors) may be left out when results are shared, and what was added later can be
 measured again; every other listed file must be there. Results from before there were checksums have none.
 """
 
@@ -15,7 +15,8 @@ from benchmark.errors import UserError
 
 NAME = "SHA256SUMS"
 NOT_SHARED = ".safetensors"
-RECOGNITION = "recognition.json"  # added to a finished attack by `recognise`: no part of the result
+RECOGNITION, LPIPS = "recognition.json", "lpips.json"
+ADDED = {RECOGNITION, LPIPS}  # to a finished attack, by the commands `recognise` and `lpips`: no part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
 
@@ -107,7 +108,7 @@ def problems(folder: Path, tensors: bool = True) -> list[str]:
     except Damaged as error:
         return [str(error)]
     found = []
-    for name in sorted(set(listed) - {RECOGNITION}):
+    for name in sorted(set(listed) - ADDED):
         path, tensor = folder / name, name.endswith(NOT_SHARED)
         if tensor and not tensors:
             continue

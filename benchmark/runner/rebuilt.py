@@ -1,0 +1,51 @@
+"""The images that a finished attack rebuilt, made anew from the state that it kept, for what is asked of them later."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks import ATTACKS, Selection
+from benchmark.attacks.base import SCORE_BATCH
+from benchmark.data import DataSet, ImageSet
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell, Job
+from benchmark.runner.execute import Machine, rebuilt_attack, score_images
+from benchmark.runner.store import CHECKPOINT
+
+TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """x01: fp32 [N, 3, H, W] in [0, 1], in the order of `score`, the images that the attack was scored on."""
+
+    x01: Tensor
+    score: ImageSet
+    data: DataSet
+
+
+def obstacle(cell: Cell, machine: Machine) -> str:
+    """Why the attack's images cannot be rebuilt; "" where they can."""
+    store, job = machine.store, cell.job
+    if issubclass(ATTACKS.get(job.config["attack"]), Selection):
+        return "it rebuilds no images of its own"
+    if not store.done(job) or store.metrics(job)["status"] != "done":
+        return f"the attack is not done ({store.status(job)[1] or 'diverged'})"
+    folders = {"attack": store.path(job), "encoder": store.path(job.parents["train"])}
+    files = {what: folder / CHECKPOINT for what, folder in folders.items()}
+    return "; ".join(f"the {what} has no {file}" for what, file in files.items() if not file.is_file())
+
+
+def rebuild(job: Job, machine: Machine) -> Rebuilt:
+    """UserError where the images are not those of the result, by their MSE."""
+    scene = rebuilt_attack(job, machine)
+    x01 = torch.cat(list(scene.task.reconstructions()))
+    mse = float(score_images(x01.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
+    stored = machine.store.metrics(job)["values"]["mse"]
+    if abs(mse - stored) > TOLERANCE * stored + ROUNDING:
+        raise UserError(
+            f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored:.5f}, so its "
+            f"weights are of another run: delete {machine.store.path(job)} and run again"
+        )
+    return Rebuilt(x01, scene.score, scene.images)
