@@ -20,6 +20,7 @@ from benchmark.statistics.intervals import (
     interquartile_mean,
 )
 from benchmark.statistics.paired import pairs
+from benchmark.statistics.stage import summary
 from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, aggregate, verdicts
 
 
@@ -180,6 +181,18 @@ def test_aggregate_is_the_interquartile_mean_of_the_gains():
     gains = aggregate(simulated(np.random.default_rng(8), rows=8, seeds=3, gain=0.2, spread=0.02)).iloc[0]
     assert gains["low"] < gains["gain_percent"] < gains["high"]
     assert gains["gain_percent"] == pytest.approx(20, abs=2) and (gains["rows"], gains["seeds"]) == (8, 3)
+
+
+def test_further_attackers_do_not_move_the_verdicts_on_the_paper():
+    printed = simulated(np.random.default_rng(9), rows=3, seeds=3, gain=0.2, spread=0.1)
+    further = simulated(np.random.default_rng(10), rows=3, seeds=3, gain=0.0, spread=0.1).assign(attacker="informed")
+    alone, both = verdicts(printed), verdicts(pd.concat([printed, further], ignore_index=True))
+    pd.testing.assert_frame_equal(both[both["attacker"] != "informed"].reset_index(drop=True), alone)
+    gains = aggregate(pd.concat([printed, further], ignore_index=True))
+    pd.testing.assert_frame_equal(gains[gains["attackers"] == "the paper's"].reset_index(drop=True), aggregate(printed))
+    assert set(gains["attackers"]) == {"the paper's", "further"}
+    lines = summary(both).splitlines()
+    assert len(lines) == 2 and lines[1].startswith("CEM raises MSE (further attackers): ")
 
 
 def test_ablation_tells_what_a_protocol_does_to_values_and_to_the_gain():

@@ -96,6 +96,11 @@ def dataset_title(name: str) -> str:
     return DATASETS.get(name, name)
 
 
+def attackers(name: str) -> str:
+    """Whether an attacker (or `none`, of a training) is one of those that the paper's claims are of."""
+    return "the paper's" if name in ("none", *ATTACKERS) else "further"
+
+
 def attacker_title(name: str) -> str:
     return ATTACKERS.get(name) or STRONGER.get(name, name)
 

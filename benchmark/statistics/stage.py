@@ -72,10 +72,12 @@ def per_image_reader(cells: list[Cell], store: Store) -> Images:
 def summary(lines: pd.DataFrame) -> str:
     """One line a claim: how many rows support it, do not, or leave it open."""
     texts = []
-    for claim, part in lines.groupby("claim", sort=False):
+    groups = lines["attacker"].map(names.attackers).rename("attackers")
+    for (claim, group), part in lines.groupby(["claim", groups], sort=False):
         counts = part["verdict"].value_counts()
         parts = [f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED)]
-        texts.append(f"{claim}: {', '.join(parts)} of {len(part)} rows")
+        whose = "" if group == names.attackers("none") else f" ({group} attackers)"
+        texts.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows")
     return "\n".join(texts)
 
 
@@ -116,7 +118,14 @@ def _number(value: float, digits: int, unit: str = "") -> str:
 
 def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[str]) -> str:
     totals = [
-        [row["protocol"], names.dataset_title(row["dataset"]), row["cem"], row["split"], str(row["rows"])]
+        [
+            row["protocol"],
+            names.dataset_title(row["dataset"]),
+            row["cem"],
+            row["split"],
+            row["attackers"],
+            str(row["rows"]),
+        ]
         + [str(row["seeds"]), f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
         for row in gains.to_dict("records")
     ]
@@ -127,7 +136,7 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[
         "\n".join(f"* {escape_markdown(line)}" for line in text.splitlines()),
         "## MSE gain over all rows",
         "Interquartile mean over rows, attackers and seeds; 95 % stratified bootstrap over seeds.",
-        _table(totals, ["protocol", "data set", "CEM", "split", "rows", "seeds", "gain", "95 % interval"]),
+        _table(totals, ["protocol", "data set", "CEM", "split", "attackers", "rows", "seeds", "gain", "95 % interval"]),
         "## Row by row",
         _table(text_rows(lines), HEADINGS),
     ]
