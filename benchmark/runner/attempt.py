@@ -67,11 +67,13 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
         )
 
 
-def record_failure(store: Store, job: Job, reason: str) -> Outcome:
-    """The end of a job whose process is gone, unless the job was finished just before."""
+def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None) -> Outcome:
+    """The end of a job whose process is gone, unless the job was finished just before. log: as kept elsewhere."""
     with store.claim(job) as folder:
         if folder is None:
             return Outcome("cached" if store.done(job) else "held")
+        if log is not None:
+            (folder / "log.txt").write_bytes(log)
         store.fail(job, reason)
         return Outcome("failed", reason, str(folder / "log.txt"))
 

@@ -289,12 +289,7 @@ class _Hub:
 
     def failed(self, job: Job, reason: str, log: bytes) -> str:
         """Record a failure from elsewhere in the store; the path of its log there, "" where another has the job."""
-        with self.store.claim(job) as folder:
-            if folder is None:
-                return ""
-            (folder / "log.txt").write_bytes(log)
-            self.store.fail(job, reason)
-        return str(self.store.workdir(job) / "log.txt")
+        return record_failure(self.store, job, reason, log).log
 
     def data(self, name: str) -> ray.ObjectRef:
         """The files of a prepared data set, as one object for all who ask."""
