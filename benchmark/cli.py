@@ -384,7 +384,7 @@ def lpips(
     data: DataRoot = DATA,
     results: Results = RESULTS,
     device: Device = "auto",
-    weights: Annotated[Path | None, typer.Option(help="file of torchvision's AlexNet, not torch's own place")] = None,
+    weights: Annotated[Path | None, typer.Option(help="AlexNet's weights, not where torch keeps its own")] = None,
 ):
     """Measure LPIPS of every rebuilt image of a suite's finished attacks, where a network's weights are at hand."""
     from benchmark.runner.execute import Machine

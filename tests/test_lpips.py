@@ -18,10 +18,10 @@ CONVS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # AlexNet: pla
 POOLED_BEFORE = (3, 6)
 
 
-def random_alexnet(path: Path) -> Path:
+def random_alexnet(path: Path, seed: int = 0) -> Path:
     """A file like torchvision's, with random weights: the real ones are a download."""
     models = _torchvision.load("torchvision.models")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     torch.save(models.alexnet(weights=None).state_dict(), path)
     return path
 
@@ -71,7 +71,8 @@ def test_without_the_weights_it_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_what_is_not_alexnet_is_told(tmp_path):
-    for number, content in enumerate((b"", b"not a network", {"a": torch.ones(1)}, [1], {"features.0.weight": 3})):
+    contents = (b"", b".", b"not a network", [1], torch.ones(3), {"a": torch.ones(1)}, {"features.0.weight": 3})
+    for number, content in enumerate(contents):
         path = tmp_path / f"{number}.pth"
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         with pytest.raises(UserError, match="does not hold torchvision's AlexNet"):

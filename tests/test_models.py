@@ -164,6 +164,11 @@ def test_a_doubling_is_the_transposed_convolution(dtype, near):
         torch.testing.assert_close(a, b, rtol=near, atol=near * b.abs().max().item())
 
 
+def test_a_doubling_stays_in_the_precision_of_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Doubling()(torch.rand(1, 64, 4, 4)).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("size", [32, 48])
 def test_critic_and_its_gradient_penalty(size):
     critic = Critic(size)

@@ -189,8 +189,8 @@ def test_further_attackers_do_not_move_the_verdicts_on_the_paper():
     alone, both = verdicts(printed), verdicts(pd.concat([printed, further], ignore_index=True))
     pd.testing.assert_frame_equal(both[both["attacker"] != "informed"].reset_index(drop=True), alone)
     gains = aggregate(pd.concat([printed, further], ignore_index=True))
-    pd.testing.assert_frame_equal(gains[gains["attackers"] == "the paper's"].reset_index(drop=True), aggregate(printed))
-    assert set(gains["attackers"]) == {"the paper's", "further"}
+    pd.testing.assert_frame_equal(gains[gains["family"] == "paper"].reset_index(drop=True), aggregate(printed))
+    assert set(gains["family"]) == {"paper", "further"}
     lines = summary(both).splitlines()
     assert len(lines) == 2 and lines[1].startswith("CEM raises MSE (further attackers): ")
 

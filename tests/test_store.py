@@ -122,23 +122,31 @@ def test_a_results_folder_that_cannot_be_written(tmp_path):
 
 
 RECOGNISED = {"classifier": "x", "recognised_percent": 12.5}
+DISTANT = {"weights": "x", "lpips": 0.5, "lpips_worst_1_percent": 0.25}
 
 
-def test_a_kill_while_recognition_is_written_costs_only_the_recognition(store):
+@pytest.mark.parametrize(
+    "read, name, first, second",
+    [
+        (Store.recognition, sums.RECOGNITION, RECOGNISED, RECOGNISED | {"recognised_percent": 50.0}),
+        (Store.lpips, sums.LPIPS, DISTANT, DISTANT | {"lpips": 0.75}),
+    ],
+)
+def test_a_kill_while_what_is_measured_later_is_written_costs_only_that(store, read, name, first, second):
     """The file is there, its checksum is not, or is an older one's: the result stays good, and is asked again."""
     finish(store)
-    path = store.path(TRAIN) / sums.RECOGNITION
-    assert store.recognition(TRAIN) == {}
-    for value in (RECOGNISED, RECOGNISED | {"recognised_percent": 50.0}):
+    path = store.path(TRAIN) / name
+    assert read(store, TRAIN) == {}
+    for value in (first, second):
         write_json(path, value)  # killed before the checksum
-        assert store.recognition(TRAIN) == {}
+        assert read(store, TRAIN) == {}
         assert store.damage(TRAIN, tensors=True) == [] and hygiene.verify(store)[0].state == "intact"
         store.add(TRAIN, path.name, value)
-        assert store.recognition(TRAIN) == value
+        assert read(store, TRAIN) == value
     path.write_text("{")
-    assert store.recognition(TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
+    assert read(store, TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
     path.unlink()
-    assert store.recognition(TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
+    assert read(store, TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
 
 
 def broken_disk(path):

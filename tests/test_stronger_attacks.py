@@ -23,7 +23,9 @@ from benchmark.matrix.schema import Quirks
 from benchmark.metrics.reconstruction import mse_per_image
 from benchmark.models.decoder import LargeDecoder
 from benchmark.report import names
-from benchmark.training import loop
+from benchmark.runner import sums
+from benchmark.runner.rebuilt import rebuild
+from benchmark.training import checkpoint, loop
 
 
 def generator(seed=0):
@@ -286,7 +288,7 @@ def test_those_that_see_more_than_one_feature_are_kept_from_the_bounds():
 # -- from the command line to the store
 
 
-def test_the_stronger_attackers_run_end_to_end(place):  # noqa: F811
+def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F811
     def change(value, smoke):
         smoke["attacker"] = ["decoder", "informed", "queries4", "whitebox", "ensemble"]
         smoke |= {"defense": ["none", "dropout"], "cem": ["off"], "protocol": ["corrected"], "split": ["infer"]}
@@ -316,11 +318,15 @@ def test_the_stronger_attackers_run_end_to_end(place):  # noqa: F811
             assert text == "skipped: it rebuilds no images of its own"
         else:
             assert re.fullmatch(r"\d+\.\d % recognised \(originals \d+\.\d %, chance 16\.7 %\)", text), text
-    weights = random_alexnet(place.results.parent / "alexnet.pth")
-    for _ in range(2):  # the second call reads what the first one found
+    weights, measured = random_alexnet(place.results.parent / "alexnet.pth"), []
+    monkeypatch.setattr("benchmark.runner.lpips.rebuild", lambda job, _: measured.append(job) or rebuild(job, _))
+    for count in (8, 8):  # the second call reads what the first one found
         told = place.call("lpips", "--weights", weights)
         assert told.code == 0, told.err
-        assert len(re.findall(r": LPIPS 0\.\d{4} \(mean of the best", told.out)) == 2 * 4
+        assert len(re.findall(r": LPIPS 0\.\d{4} \(mean of the best", told.out)) == count == len(measured)
+        assert told.out.count(": skipped: it rebuilds no images of its own") == 2
+    place.call("lpips", "--weights", random_alexnet(weights, seed=1))
+    assert len(measured) == 16  # other weights, another number
     assert place.call("report").code == 0
     table = pd.read_csv(place.tables / "smoke" / "attacks.csv")
     assert (table["lpips_worst_1_percent"] <= table["lpips"]).sum() == 2 * 4
@@ -337,3 +343,9 @@ def test_the_stronger_attackers_run_end_to_end(place):  # noqa: F811
     for found in place.results.glob("photos/*/*/recognition.json"):
         found.unlink()
     assert "skipped: the classifier has no" in place.call("recognise").out
+    for weights in place.results.glob("photos/dropout/decoder-infer-*/checkpoint.safetensors"):
+        state = checkpoint.load(weights)
+        checkpoint.save(weights, {name: torch.zeros_like(value) for name, value in state.items()})
+        (weights.parent / sums.NAME).unlink()
+    told = place.call("lpips", "--weights", random_alexnet(place.results.parent / "others.pth", seed=2)).out
+    assert told.count("weights are of another run") == 1 and told.count("the encoder has no") == 4

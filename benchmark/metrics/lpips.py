@@ -1,6 +1,5 @@
 """LPIPS, the distance of two images in the features of a network trained on ImageNet (Zhang et al., CVPR 2018)."""
 
-import pickle
 import warnings
 from pathlib import Path
 
@@ -60,10 +59,10 @@ def _network() -> nn.Module:
 
 def _fill(trunk: nn.Module, weights: Path) -> None:
     """Give the trunk the convolutions of a torchvision AlexNet: its `slice2.3.weight` is theirs `features.3.weight`."""
+    names = {name: f"features.{name.split('.', 1)[1]}" for name in trunk.state_dict()}
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        names = {name: f"features.{name.split('.', 1)[1]}" for name in trunk.state_dict()}
+        state = dict(torch.load(weights, map_location="cpu", weights_only=True))
         trunk.load_state_dict({own: state[theirs] for own, theirs in names.items()})
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:  # whatever a file of another kind makes the reader or the network say
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{weights} does not hold torchvision's AlexNet ({reason}); download {URL}") from None

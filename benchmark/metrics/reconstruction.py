@@ -45,8 +45,8 @@ def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -
         "psnr_db": sum(psnr_of_mse(part.mean()) * len(part) for part in parts) / len(mse),
         "psnr_db_per_image": psnr_of_mse(mse).mean(),
         "psnr_db_of_mean_mse": psnr_of_mse(mse.mean()),
-        "mse_worst_1_percent": _lowest_percent(mse),
-        "ssim_worst_1_percent": -_lowest_percent(-ssim),
+        "mse_worst_1_percent": lowest_percent(mse),
+        "ssim_worst_1_percent": -lowest_percent(-ssim),
     }
     return {name: float(value) for name, value in summary.items()}
 
@@ -56,7 +56,8 @@ def psnr_of_mse(mse: Tensor) -> Tensor:
     return -10 * mse.clamp_min(SMALLEST_MSE).log10()
 
 
-def _lowest_percent(values: Tensor) -> Tensor:
+def lowest_percent(values: Tensor) -> Tensor:
+    """Mean of the lowest 1 % (one at least) of the values [N], 0-dim; NaN where there is one among them."""
     if values.isnan().any():  # sorting would put it last and drop it
         return torch.tensor(math.nan)
     return values.sort().values[: max(len(values) // 100, 1)].mean()

@@ -94,8 +94,8 @@ def _doublings(feature_shape: tuple[int, int, int], image_size: int) -> int:
 class Doubling(nn.ConvTranspose2d):
     """Transposed 3x3 conv of stride 2: [B, WIDTH, H, W] -> [B, WIDTH, 2H, 2W].
 
-    The bias is added by itself: on a CPU the fused operator's backward pass takes ten times as long for the bias'
-    gradient, a sum, as this one, and four times as long as for the rest.
+    The bias is added by itself, because torch's own operator is slow on a CPU at the gradient of its bias
+    (docs/SPEED.md). On CUDA it adds the bias by itself, too.
     """
 
     def __init__(self):

@@ -12,7 +12,7 @@ from benchmark.report.render import escape_markdown, write_text
 from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.training import checkpoint
 
-ADDED = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")  # measured later
+MEASURED_LATER = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # percent of the images
 AXES = ["dataset", "defense", "cem", "strength", "protocol", "seed", "attacker", "split"]
 
@@ -46,7 +46,7 @@ def _line(cell: Cell, store: Store) -> dict:
         "mse_worst_1_percent": values.get("mse_worst_1_percent"),
     }
     added = store.recognition(cell.job) | store.lpips(cell.job)
-    line |= {name: added.get(name) for name in ADDED}
+    line |= {name: added.get(name) for name in MEASURED_LATER}
     path = folder / PER_IMAGE
     per_image = checkpoint.load(path) if path.is_file() else {}
     for metric in ("mse", "ssim"):
@@ -63,7 +63,7 @@ def _quantiles(values: torch.Tensor) -> list[float]:
 
 def _markdown(frame: pd.DataFrame) -> str:
     shown = [*AXES, "converged", "loss_decrease_percent", "mse", "mse_of_mean_image", "mse_worst_1_percent"]
-    shown += [name for name in ADDED if frame[name].notna().any()]
+    shown += [name for name in MEASURED_LATER if frame[name].notna().any()]
     shown += [f"mse_q{percent:02d}" for percent in QUANTILES]
     rows = [[_text(name, value) for name, value in zip(shown, row, strict=True)] for row in frame[shown].to_numpy()]
     headings = [escape_markdown(name) for name in shown]
@@ -72,10 +72,10 @@ def _markdown(frame: pd.DataFrame) -> str:
         f"converged: `no` where the mean loss of the last fifth of the epochs is {convergence.LIMIT:g} % or more below "
         f"that of the fifth before, `too short` for fewer than {convergence.FEWEST} epochs. mse_of_mean_image: what "
         "knowing nothing gives. mse_q01 to mse_q99: the MSE below which so many percent of the images are rebuilt; "
-        "mse_worst_1_percent: the mean over the best rebuilt 1 %. recognised_percent, where `recognise` was run: the "
-        "rebuilt images whose class an undefended classifier names, and the originals. lpips, where `lpips` was run: "
-        "the distance from the originals in a network's features, 0 for equal images. The same for SSIM, and the "
-        "jobs' keys, are in attacks.csv.\n\n"
+        "mse_worst_1_percent: the mean over the best rebuilt 1 %; attacks.csv has the same for SSIM, and job keys. "
+        "recognised_percent, where `recognise` was run: the rebuilt images whose class an undefended classifier names, "
+        "and the originals. lpips, where `lpips` was run: the distance from the originals in a network's features, 0 "
+        "for equal images, and its mean over the 1 % of images that are nearest by it.\n\n"
     )
     return text + tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True) + "\n"
 

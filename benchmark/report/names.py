@@ -31,6 +31,7 @@ STRONGER = {  # ours, in the order in which tables show them
     "whitebox": "white-box",
     "ensemble": "best of all (oracle)",
 }
+PAPER, FURTHER = "paper", "further"  # families of attackers
 ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them
 # these see more than one feature of an image, or the image itself: bounds for one feature do not hold for them
 BEYOND_ONE_FEATURE = ("queries4", "queries16", "queries64", ORACLE)
@@ -96,9 +97,9 @@ def dataset_title(name: str) -> str:
     return DATASETS.get(name, name)
 
 
-def attackers(name: str) -> str:
-    """Whether an attacker (or `none`, of a training) is one of those that the paper's claims are of."""
-    return "the paper's" if name in ("none", *ATTACKERS) else "further"
+def family(attacker: str) -> str:
+    """PAPER for an attacker (or `none`, of a training) that the paper's claims are of, else FURTHER."""
+    return PAPER if attacker in ("none", *ATTACKERS) else FURTHER
 
 
 def attacker_title(name: str) -> str:

@@ -68,7 +68,7 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
 
 
 def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None) -> Outcome:
-    """The end of a job whose process is gone, unless the job was finished just before. log: as kept elsewhere."""
+    """Record a failure that happened elsewhere, unless the job was finished just before. log: as kept there."""
     with store.claim(job) as folder:
         if folder is None:
             return Outcome("cached" if store.done(job) else "held")

@@ -43,9 +43,9 @@ def rebuild(job: Job, machine: Machine) -> Rebuilt:
     x01 = torch.cat(list(scene.task.reconstructions()))
     mse = float(score_images(x01.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
     stored = machine.store.metrics(job)["values"]["mse"]
-    if abs(mse - stored) > TOLERANCE * stored + ROUNDING:
+    if stored is None or not abs(mse - stored) <= TOLERANCE * stored + ROUNDING:
         raise UserError(
-            f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored:.5f}, so its "
+            f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored}, so its "
             f"weights are of another run: delete {machine.store.path(job)} and run again"
         )
     return Rebuilt(x01, scene.score, scene.images)

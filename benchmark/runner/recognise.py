@@ -32,8 +32,8 @@ def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> I
         if cell.job.kind != "attack":
             continue
         judge = (given, classifier) if given else _undefended(cell, cells, machine)
-        reason = _obstacle(cell, judge, machine)
         try:
+            reason = _obstacle(cell, judge, machine)
             found = f"skipped: {reason}" if reason else _told(_measure(cell.job, *judge, machine))
         except UserError as error:  # of this result alone
             found = f"skipped: {error}"

@@ -3,6 +3,7 @@
     RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt SHA256SUMS
                                               checkpoint.safetensors per_image.safetensors
                                               reconstructions.png extremes.png pictures.json
+                                              recognition.json lpips.json (measured later)
     RESULTS/.work/KEY[.N]/                    a job under way or failed: its lock, log, heartbeat and mid-job state
 
 A finished folder appears by one rename, so it is whole or not there, and what is read of it is checked against its

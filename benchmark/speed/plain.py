@@ -180,7 +180,7 @@ def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch
 
 def fuse_bias(decoder: Decoder) -> None:
     """Let its transposed convs add their bias in torch's operator, as anybody's do."""
-    for layer in decoder:
+    for layer in decoder.modules():
         if isinstance(layer, Doubling):
             layer.__class__ = nn.ConvTranspose2d
 

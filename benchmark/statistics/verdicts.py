@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmark.report.names import ORACLE, attackers, base_metric
+from benchmark.report.names import ORACLE, base_metric, family
 from benchmark.statistics.intervals import (
     Effect,
     bootstrap_aggregate,
@@ -49,7 +49,7 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     frame: tidy (report/frame.py). images: reads per-image values, for the bootstrap over seeds and images and the share
     of images that got harder. Columns COLUMNS: off, on (means over the paired seeds), change with low and high (95 %
     Student t interval over seeds; percent for MSE, else in the metric's unit), p and p_holm (two-sided; adjusted over
-    the rows of the same claim, suite, protocol, form of CEM and group of attackers), effect_size (d_z), image_low and
+    the rows of the same claim, suite, protocol, form of CEM and family of attackers), effect_size (d_z), image_low and
     image_high (95 % bootstrap interval over seeds and images, MSE alone), images_harder_percent. Raises UserError for
     a bad frame.
     """
@@ -58,9 +58,9 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     for pair in pairs(frame):
         if pair.metric in DIRECTED or pair.metric in UNCHANGED:
             row = _Row(pair, effect([*pair.changes().values()]) if pair.base else None)
-            families.setdefault(
-                (pair.suite, pair.protocol, pair.cem, pair.metric, attackers(pair.attacker)), []
-            ).append(row)
+            families.setdefault((pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker)), []).append(
+                row
+            )
     for rows in families.values():
         adjusted = holm([math.nan if row.effect is None else row.effect.p for row in rows])
         lines += [_line(row, p, images) for row, p in zip(rows, adjusted, strict=True)]
@@ -107,16 +107,16 @@ def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
 
 
 def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
-    """The MSE gain over all rows together, for each suite, protocol, data set, form of CEM, split, group of attackers.
+    """The MSE gain over all rows together, for each suite, protocol, data set, form of CEM, split, family of attackers.
 
-    Columns: suite, protocol, dataset, cem, split, attackers, rows, seeds (fewest of a row), gain_percent (interquartile
+    Columns: suite, protocol, dataset, cem, split, family, rows, seeds (fewest of a row), gain_percent (interquartile
     mean over rows, attackers and seeds of on / off), low, high (95 %, seeds resampled within rows; NaN where a row has
     one seed).
     """
     groups: dict[tuple, list[np.ndarray]] = {}
     for pair in pairs(frame):
         if pair.metric == "mse" and pair.base and pair.attacker != ORACLE:
-            cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split, attackers(pair.attacker))
+            cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split, family(pair.attacker))
             groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
     lines = []
     for cell, rows in groups.items():
@@ -124,19 +124,8 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
         low, high = bootstrap_aggregate(rows) if seeds > 1 else (math.nan, math.nan)
         middle = interquartile_mean(np.concatenate(rows))
         lines.append([*cell, len(rows), seeds, _percent(middle), _percent(low), _percent(high)])
-    columns = [
-        "suite",
-        "protocol",
-        "dataset",
-        "cem",
-        "split",
-        "attackers",
-        "rows",
-        "seeds",
-        "gain_percent",
-        "low",
-        "high",
-    ]
+    columns = ["suite", "protocol", "dataset", "cem", "split", "family"]
+    columns += ["rows", "seeds", "gain_percent", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
 
 
