@@ -57,18 +57,19 @@ def test_equals_a_naive_loop_from_the_same_start(sizes, iterations):
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("room", [1, 30 * 6 * 4, 70 * 6 * 4])
-def test_groups_may_take_their_steps_in_portions(sizes, room, monkeypatch):
+@pytest.mark.parametrize("given", [True, False])
+def test_groups_may_take_their_steps_in_portions(sizes, room, given, monkeypatch):
     torch.manual_seed(2)
     groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     features, start = torch.rand(len(groups), 6), torch.rand(len(sizes), 4, 6)
 
     def found():
-        return kmeans(features, groups, len(sizes), 4, generator(), init=start)
+        return kmeans(features, groups, len(sizes), 4, generator(), init=start if given else None)
 
     whole = found()
-    monkeypatch.setattr(mixture, "_CACHE_BYTES", room)
+    monkeypatch.setattr(mixture, "_ROOM", {True: room})
     if room == 1:
-        assert len(mixture._portions(arrange(features, groups, len(sizes)), len(sizes))) >= sum(map(bool, sizes))
+        assert len(mixture._portions(arrange(groups, len(sizes)), len(sizes), 24)) >= sum(map(bool, sizes))
     parts = found()
     for name in ("centers", "assignment", "counts"):
         assert torch.equal(getattr(parts, name), getattr(whole, name))
@@ -160,13 +161,16 @@ def test_layout_holds_every_sample_once_in_bounded_memory(seed):
     share = torch.rand(num_groups) ** 8 + 1e-6
     groups = torch.multinomial(share, 2000, replacement=True)
     features = torch.rand(2000, 3)
-    blocks = arrange(features, groups, num_groups)
-    assert blocks.valid.numel() <= 1.5 * 2000 + num_groups
-    assert blocks.valid.sum() == 2000
-    assert torch.equal(torch.stack([blocks.take(blocks.rows[..., i]) for i in range(3)], 1), features)
-    owner = blocks.owner.unsqueeze(1).expand_as(blocks.valid)
-    assert torch.equal(blocks.take(owner), groups)
-    assert (blocks.rows[~blocks.valid] == 0).all()
+    layout = arrange(groups, num_groups)
+    assert layout.valid.numel() <= 1.5 * 2000 + num_groups
+    assert layout.valid.sum() == 2000
+    blocks = layout.blocks(features, slice(None))
+    assert torch.equal(torch.stack([layout.take(blocks.rows[..., i]) for i in range(3)], 1), features)
+    owner = layout.owner.unsqueeze(1).expand_as(layout.valid)
+    assert torch.equal(layout.take(owner), groups)
+    assert (blocks.rows[~layout.valid] == 0).all()
+    part = layout.blocks(features, slice(1, 3))
+    assert torch.equal(part.rows, blocks.rows[1:3]) and torch.equal(part.owner, blocks.owner[1:3])
 
 
 @pytest.mark.parametrize(

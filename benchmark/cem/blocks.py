@@ -1,43 +1,52 @@
-"""Rows grouped by an integer key and laid out in equal blocks, so that one batched product serves every
-group."""
+"""Rows grouped by an integer key and laid out in equal blocks, so that one batched product serves every group."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# A layout may hold at most this many times the rows it was given; beyond it, large groups are cut into
-# blocks.
+# A layout may hold at most this many times the rows it was given; beyond it, large groups are cut into blocks.
 _PADDING_LIMIT = 1.5
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """rows [M, S, D] (zero where unused), owner [M] = group of a block, valid [M, S], slot [N] = place of
-    sample i in the flattened [M*S] layout. A group owns consecutive blocks; an empty group owns none."""
+    """Some blocks with their rows: rows [m, S, D] (zero where unused), owner [m] = group of a block, valid [m, S]."""
 
     rows: Tensor
     owner: Tensor
     valid: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the samples lie: owner [M] = group of a block, valid [M, S], source [M, S] = the sample in a place (0 where
+    unused), slot [N] = place of sample i in the flattened [M*S] layout. A group owns consecutive blocks; an empty
+    group owns none."""
+
+    owner: Tensor
+    valid: Tensor
+    source: Tensor
     slot: Tensor
 
     def take(self, values: Tensor) -> Tensor:
         """values [M, S] per place -> [N] in sample order."""
         return values.flatten()[self.slot]
 
-    def portion(self, part: slice, of: slice) -> "Blocks":
-        """The blocks `part`, which are those of the groups `of` (then numbered from 0); it has no slots."""
-        owner = self.owner[part] - (of.start or 0)
-        return Blocks(self.rows[part], owner, self.valid[part], self.slot[:0])
+    def blocks(self, features: Tensor, part: slice) -> Blocks:
+        """The blocks `part` with their rows of the features [N, D]: all that is ever copied of them."""
+        source, valid = self.source[part], self.valid[part]
+        rows = features.index_select(0, source.flatten())
+        rows[(~valid).flatten().nonzero().squeeze(1)] = 0
+        return Blocks(rows.view(*source.shape, features.shape[1]), self.owner[part], valid)
 
 
-def arrange(features: Tensor, groups: Tensor, num_groups: int) -> Blocks:
-    """Lay features [N, D] out by groups [N] in 0..num_groups-1 (N >= 1).
+def arrange(groups: Tensor, num_groups: int) -> Layout:
+    """Lay samples out by their groups [N] in 0..num_groups-1 (N >= 1).
 
-    Memory: at most 1.5 N D elements however unequal the groups are. Waits for the device; not for a captured
-    graph.
+    At most 1.5 N places however unequal the groups are. Waits for the device; not for a captured graph.
     """
-    samples, device = len(features), features.device
+    samples, device = len(groups), groups.device
     counts = torch.bincount(groups, minlength=num_groups)
     size = _block_size(counts, samples)
     per_group = (counts + size - 1) // size
@@ -50,12 +59,11 @@ def arrange(features: Tensor, groups: Tensor, num_groups: int) -> Blocks:
     owner = torch.repeat_interleave(torch.arange(num_groups, device=device), per_group)
     slot = torch.empty_like(place)
     slot[order] = place
+    source = place.new_zeros(len(owner) * size)
+    source[place] = order
     valid = torch.zeros(len(owner) * size, dtype=torch.bool, device=device)
-    valid[slot] = True
-    rows = features.new_empty(len(owner) * size, features.shape[1])
-    rows[slot] = features
-    rows[~valid] = 0  # few: zeros everywhere first would be one more pass over everything
-    return Blocks(rows.view(len(owner), size, -1), owner, valid.view(len(owner), size), slot)
+    valid[place] = True
+    return Layout(owner, valid.view(len(owner), size), source.view(len(owner), size), slot)
 
 
 def _block_size(counts: Tensor, samples: int) -> int:

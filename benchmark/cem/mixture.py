@@ -1,16 +1,17 @@
 """Hard k-means inside every group at once (the mixture of Algorithm 1; per class as released, or over
 everything)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from benchmark.cem.blocks import Blocks, arrange
+from benchmark.cem.blocks import Blocks, Layout, arrange
 from benchmark.errors import Diverged, UserError
 
-# Rows that take their steps together on a CPU: about what the caches of a core or two hold.
-_CACHE_BYTES = 4 * 2**20
+# Bytes of rows that take their steps together. On a CPU about what the caches of a core or two hold, so that they stay
+# there from step to step; elsewhere what a copy may take of the device's memory.
+_ROOM = {True: 4 * 2**20, False: 2**30}
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,25 @@ def kmeans(
 
     Starts from `init` [G, k, D], or from k-means++ drawn with `generator` (of the features' device), then
     Lloyd steps until no assignment changes, at most `iterations`. A group with fewer distinct samples than k
-    keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state. Memory:
-    1.5 N D + 1.5 N k elements. Raises UserError for shapes or groups that do not fit, Diverged for features
-    that are not finite.
+    keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state. Memory: some
+    integers a sample, and copies of rows, a whole group's or 1 GiB (4 MiB on a CPU) at a time. Raises UserError for
+    shapes or groups that do not fit, Diverged for features that are not finite.
     """
     _check(features, groups, num_groups, k, init)
     features = features.float()
-    blocks = arrange(features, groups, num_groups)
+    layout = arrange(groups, num_groups)
+    portions = _portions(layout, num_groups, features[0].nbytes)
     if init is None:
-        centers = _plus_plus(features, groups, num_groups, k, generator, blocks)
+        centers = _plus_plus(features, groups, k, generator, layout, portions)
     else:
         centers = init.to(features, copy=True)
-    nearest = torch.empty_like(blocks.valid, dtype=torch.int64)
-    for part, of in _portions(blocks, num_groups):
-        centers[of], nearest[part] = _lloyd(blocks.portion(part, of), centers[of], iterations)
-    counts = torch.bincount(groups * k + blocks.take(nearest), minlength=num_groups * k)
-    return Clusters(centers, blocks.take(nearest), counts.view(num_groups, k))
+    nearest = torch.empty_like(layout.valid, dtype=torch.int64)
+    for part, of in portions:
+        blocks = layout.blocks(features, part)
+        centers[of], nearest[part] = _lloyd(replace(blocks, owner=blocks.owner - of.start), centers[of], iterations)
+    assignment = layout.take(nearest)
+    counts = torch.bincount(groups * k + assignment, minlength=num_groups * k)
+    return Clusters(centers, assignment, counts.view(num_groups, k))
 
 
 def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tensor | None) -> None:
@@ -73,13 +77,10 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
         raise Diverged("the features to be clustered are not finite")
 
 
-def _portions(blocks: Blocks, num_groups: int) -> list[tuple[slice, slice]]:
-    """(blocks, groups) that take their steps together: all on a GPU; on a CPU so few that their rows stay in the
-    cache from step to step, which halves the time. A group's result does not depend on it."""
-    if blocks.rows.device.type != "cpu":
-        return [(slice(None), slice(None))]
-    last = torch.bincount(blocks.owner, minlength=num_groups).cumsum(0).tolist()  # after each group's last block
-    most = max(1, _CACHE_BYTES // blocks.rows[0].nbytes)
+def _portions(layout: Layout, num_groups: int, row: int) -> list[tuple[slice, slice]]:
+    """(blocks, groups) that take their steps together; row: bytes of one. A group's result does not depend on it."""
+    last = torch.bincount(layout.owner, minlength=num_groups).cumsum(0).tolist()  # after each group's last block
+    most = max(1, _ROOM[layout.owner.device.type == "cpu"] // (layout.valid.shape[1] * row))
     portions, group, block = [], 0, 0
     while group < num_groups:
         end = group + 1
@@ -122,28 +123,30 @@ def _means(blocks: Blocks, nearest: Tensor, centers: Tensor) -> Tensor:
 
 
 def _plus_plus(
-    features: Tensor,
-    groups: Tensor,
-    num_groups: int,
-    k: int,
-    generator: torch.Generator,
-    blocks: Blocks,
+    features: Tensor, groups: Tensor, k: int, generator: torch.Generator, layout: Layout, portions
 ) -> Tensor:
-    """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the squared distance
-    so far."""
-    norms = torch.linalg.vector_norm(blocks.rows, dim=2).square()  # makes no copy of the rows
+    """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the squared distance so far."""
+    num_groups = portions[-1][1].stop
     centers = features.new_zeros(num_groups, k, features.shape[1])
     has_samples = torch.bincount(groups, minlength=num_groups) > 0
     distance = features.new_ones(len(features))
-    closest = torch.full_like(norms, torch.inf)
+    closest = features.new_full(layout.valid.shape, torch.inf)
     for pick in range(k):
         chosen = features[_draw(distance, groups, num_groups, generator)] * has_samples.unsqueeze(1)
         centers[:, pick] = chosen
-        square = torch.baddbmm(norms.unsqueeze(2), blocks.rows, chosen[blocks.owner].unsqueeze(2), alpha=-2).squeeze(2)
-        square += chosen.square().sum(1)[blocks.owner].unsqueeze(1)
-        closest = torch.minimum(closest, square.clamp_min_(0))
-        distance = blocks.take(closest)
+        for part, _ in portions:
+            square = _squared_distances(layout.blocks(features, part), chosen)
+            closest[part] = torch.minimum(closest[part], square)
+        distance = layout.take(closest)
     return centers
+
+
+def _squared_distances(blocks: Blocks, chosen: Tensor) -> Tensor:
+    """[M, S] of every place from the one centre [G, D] of its group."""
+    norms = torch.linalg.vector_norm(blocks.rows, dim=2).square()  # makes no copy of the rows
+    own = chosen[blocks.owner]
+    square = torch.baddbmm(norms.unsqueeze(2), blocks.rows, own.unsqueeze(2), alpha=-2).squeeze(2)
+    return (square + own.square().sum(1).unsqueeze(1)).clamp_min_(0)
 
 
 def _draw(weight: Tensor, groups: Tensor, num_groups: int, generator: torch.Generator) -> Tensor:

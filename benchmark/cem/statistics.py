@@ -38,12 +38,12 @@ def _accumulate(
 ) -> None:
     """Add reduce([m, S, D] centred members, zero rows where unused) of every block to its component's
     entry of out."""
-    blocks = arrange(features, component, len(centers))
-    largest = max(out[0].numel(), blocks.rows[0].numel())
-    for part in torch.arange(len(blocks.owner), device=out.device).split(chunk_length(largest)):
-        owner = blocks.owner[part]
-        centred = (blocks.rows[part] - centers[owner].unsqueeze(1)) * blocks.valid[part].unsqueeze(2)
-        out.index_add_(0, owner, reduce(centred))
+    layout = arrange(component, len(centers))
+    length = chunk_length(max(out[0].numel(), layout.valid.shape[1] * features.shape[1]))
+    for start in range(0, len(layout.owner), length):
+        blocks = layout.blocks(features, slice(start, start + length))
+        centred = (blocks.rows - centers[blocks.owner].unsqueeze(1)) * blocks.valid.unsqueeze(2)
+        out.index_add_(0, blocks.owner, reduce(centred))
 
 
 def noisy_information(variance: Tensor, noise_variance: float, dims: int) -> Tensor:
