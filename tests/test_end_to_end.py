@@ -14,6 +14,7 @@ from command_line import copied, finished, place  # noqa: F401 (fixtures)
 from benchmark.defenses import DEFENSES, Defense
 from benchmark.errors import UserError
 from benchmark.registry import Registry
+from benchmark.report.aggregate import ATTACK
 
 INFER = ("--where", "attacker=decoder,split=infer")
 
@@ -48,7 +49,7 @@ def test_every_cell_is_filled(finished, tmp_path):  # noqa: F811
     assert len(labels) == 4 + 2  # two defences without and with CEM, and the two averages
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * (1 + 4 * 8) + 4 * 4
+    assert len(rows) == 4 * (1 + 4 * len(ATTACK)) + 4 * 4
     assert all(row["status"] == "done" and math.isfinite(float(row["value"])) for row in rows)
 
 
@@ -67,6 +68,19 @@ def test_the_tables_hold_the_numbers_of_the_store(finished, tmp_path):  # noqa: 
         row = next(line for line in text.splitlines() if re.match(rf"\| *Dropout{re.escape(mark)} *\|", line))
         shown = [float(re.sub(r"[^0-9.]", "", column)) for column in row.strip("| ").split("|")[2:6]]
         assert shown == pytest.approx(wanted, abs=0.00051)
+
+
+def test_an_attack_is_told_from_the_mean_image(finished):  # noqa: F811
+    reported(finished)
+    stored = {}
+    for path in finished.results.glob("photos/*/*/metrics.json"):
+        if path.parent.name.startswith(("decoder", "gan")):
+            stored[json.loads((path.parent / "job.json").read_text())["key"]] = json.loads(path.read_text())["values"]
+    rows = [row for row in rows_of(finished) if row["metric"] == "beats_mean_image"]
+    assert len(rows) == len(stored) == 16
+    for row in rows:
+        values = stored[row["key"]]
+        assert float(row["value"]) == (values["mse"] < 0.95 * values["mse_of_mean_image"])
 
 
 def test_cem_changes_the_training_and_the_gan_starts_warm(finished):  # noqa: F811
@@ -171,7 +185,7 @@ def test_the_corrected_protocol_runs(place):  # noqa: F811
     folder = reported(place)
     assert (folder / "photos-mse-corrected.md").is_file()
     rows = rows_of(place)
-    assert len(rows) == 1 + 4 * 8 and all(row["status"] == "done" for row in rows)
+    assert len(rows) == 1 + 4 * len(ATTACK) and all(row["status"] == "done" for row in rows)
     jobs = [json.loads(path.read_text()) for path in place.results.glob("*/*/*/job.json")]
     assert not any(on for job in jobs for on in job["config"]["quirks"].values())
     assert not any("warm_start" in job["parents"] for job in jobs)
@@ -223,7 +237,7 @@ def test_a_diverging_cell_is_recorded_and_never_averaged(copied):  # noqa: F811
 
     folder = reported(copied, *INFER)
     lost = [row for row in rows_of(copied) if (row["defense"], row["cem"]) == ("dropout", "on")]
-    assert len(lost) == 1 + 8 and all(row["status"] == "diverged" and row["value"] == "" for row in lost)
+    assert len(lost) == 1 + len(ATTACK) and all(row["status"] == "diverged" and row["value"] == "" for row in lost)
     assert all(re.search("not finite|loss is nan", row["reason"]) for row in lost)
     tables = {table["name"]: table for table in json.loads((folder / "tables.json").read_text())}
     table = tables["photos-mse"]

@@ -157,6 +157,18 @@ def test_verdicts_of_single_rows():
     assert judged([20, 20.1, 20.2], [21, 21.2, 21.1], "psnr_db")["verdict"] == NOT_SUPPORTED
 
 
+@pytest.mark.parametrize("on_side, verdict", [(0.0, UNDECIDED), (1.0, SUPPORTED)])
+def test_an_attack_that_learnt_nothing_shows_nothing(on_side, verdict):
+    """Nothing on either side; where one of them learnt something, the change stands."""
+    rows = [row(0.05 + 0.0001 * seed, seed=seed) for seed in range(3)]
+    rows += [row(0.06 + 0.0001 * seed, cem="on", seed=seed) for seed in range(3)]
+    rows += [row(0.0, "beats_mean_image", seed=seed) for seed in range(3)]
+    rows += [row(on_side, "beats_mean_image", cem="on", seed=seed) for seed in range(3)]
+    line = verdicts(frame_of(rows)).iloc[0]
+    assert line["verdict"] == verdict and ("mean image" in line["reason"]) == (verdict == UNDECIDED)
+    assert line["change"] > 15 and len(verdicts(frame_of(rows))) == 1
+
+
 def test_accuracy_is_unchanged_only_where_the_interval_says_so():
     metric = "accuracy_percent"
     assert judged([70, 70.1, 70.2], [70.1, 70.1, 70.3], metric)["verdict"] == SUPPORTED

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from benchmark.matrix.expand import Cell
-from benchmark.report import convergence
+from benchmark.report import blind, convergence
 from benchmark.report.frame import COLUMNS
 from benchmark.runner.store import Store
 
@@ -19,6 +19,7 @@ ATTACK = (
     "mse_worst_1_percent",
     "ssim_worst_1_percent",
     convergence.METRIC,
+    blind.METRIC,
 )
 BOUNDS = (
     "eq7_nats",
@@ -39,7 +40,9 @@ EFFICIENCY = ("params_m", "mmac", "mmac_conv", "inference_ms")
 
 def tidy_frame(cells: list[Cell], store: Store) -> pd.DataFrame:
     """The results of `cells`, with NaN and a reason where there is none. UserError for a damaged results file."""
-    return pd.DataFrame([row for cell in cells for row in _rows(cell, store)], columns=COLUMNS)
+    mean_images = blind.mean_images(cells, store)
+    rows = [row for cell in cells for row in _rows(cell, store, mean_images.get(blind.place(cell)))]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def devices(cells: list[Cell], store: Store) -> list[dict]:
@@ -64,7 +67,7 @@ def epochs(cells: list[Cell]) -> dict[tuple[str, str], str]:
     return told
 
 
-def _rows(cell: Cell, store: Store) -> list[dict]:
+def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
     status, reason = store.status(cell.job)
     status = {"waiting": "missing"}.get(status, status)
     values = store.metrics(cell.job)["values"] if status == "done" else {}
@@ -79,6 +82,10 @@ def _rows(cell: Cell, store: Store) -> list[dict]:
             values = values | {convergence.METRIC: float(verdict == "yes")}
         else:  # nothing was fitted, or the history is not there
             metrics = [name for name in metrics if name != convergence.METRIC]
+        if mean_image is not None and values.get("mse") is not None:
+            values = values | {blind.METRIC: float(blind.beats(values["mse"], mean_image))}
+        else:  # results of earlier versions
+            metrics = [name for name in metrics if name != blind.METRIC]
     label = cell.label
     if cell.job.kind == "efficiency" and status == "done":
         device = f"device {store.provenance(cell.job).get('device', 'unknown')} (published RTX 4090)"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from benchmark.report import convergence, names, published
+from benchmark.report import blind, convergence, names, published
 from benchmark.report.frame import Summary, half_width, summarise, tidy
 
 DASH = "–"
@@ -342,17 +342,20 @@ def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
     if summary is None:
         return _make_cell(draft, column, defense, cem, None, None, None, [NOT_IN_SUITE])
     notes = [summary.reason] if summary.reason else []
-    notes += _convergence_notes(draft, defense, cem, column)
+    notes += _attack_notes(draft, defense, cem, column)
     if draft.mixed and summary.values:
         notes += [f"reduced: {label}" for label in sorted(summary.labels - {""})]
     plain = draft.mean(defense, "off", column) if cem != "off" else None
     return _make_cell(draft, column, defense, cem, summary.mean, summary.half_width, plain, notes)
 
 
-def _convergence_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list[str]:
-    """What a number made by an attack has to be read with, where that was not seen to run to its end."""
-    found = draft.summary(defense, cem, replace(column, metric=convergence.METRIC))
-    return [convergence.NOTE] if found and 0.0 in found.values.values() else []
+def _attack_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list[str]:
+    """What a number made by an attack has to be read with, where that was not seen to learn, or to run to its end."""
+    notes = []
+    for rule in (convergence, blind):
+        found = draft.summary(defense, cem, replace(column, metric=rule.METRIC))
+        notes += [rule.NOTE] if found and 0.0 in found.values.values() else []
+    return notes
 
 
 def _make_cell(draft, column: Column, defense, cem, value, spread, plain, notes: list[str]) -> Cell:

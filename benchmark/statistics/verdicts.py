@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmark.report import blind
 from benchmark.report.names import ORACLE, base_metric, family
 from benchmark.statistics.intervals import (
     Effect,
@@ -16,10 +17,11 @@ from benchmark.statistics.intervals import (
     holm,
     interquartile_mean,
 )
-from benchmark.statistics.paired import Pair, pairs
+from benchmark.statistics.paired import CELL, Pair, pairs
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+BLIND = "with CEM and without, the attack is no better than the mean image"
 
 # metric -> (claim, sign of the claimed change, smallest change that matters: a factor for MSE, else in its unit)
 DIRECTED = {
@@ -41,6 +43,7 @@ Images = Callable[[str, str, str], tuple[np.ndarray, np.ndarray] | None]
 class _Row:
     pair: Pair
     effect: Effect | None  # None: no seed has both sides
+    blind: bool  # whether the attack learnt nothing on either side
 
 
 def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
@@ -54,10 +57,13 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     a bad frame.
     """
     lines = []
+    found = pairs(frame)
+    blinded = {_attack(pair) for pair in found if pair.metric == blind.METRIC and _sees_nothing(pair)}
     families: dict[tuple, list[_Row]] = {}
-    for pair in pairs(frame):
+    for pair in found:
         if pair.metric in DIRECTED or pair.metric in UNCHANGED:
-            row = _Row(pair, effect([*pair.changes().values()]) if pair.base else None)
+            change = effect([*pair.changes().values()]) if pair.base else None
+            row = _Row(pair, change, pair.metric in DIRECTED and _attack(pair) in blinded)
             families.setdefault((pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker)), []).append(
                 row
             )
@@ -71,7 +77,7 @@ def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     pair, found = row.pair, row.effect
     claim = (DIRECTED.get(pair.metric) or UNCHANGED[pair.metric])[0]
     line = {name: getattr(pair, name) for name in COLUMNS[1:9]} | {"claim": claim, "seeds": len(pair.base)}
-    verdict, reason = judge(pair.metric, found, p_holm)
+    verdict, reason = (UNDECIDED, BLIND) if row.blind else judge(pair.metric, found, p_holm)
     line |= {"verdict": verdict, "reason": "; ".join(text for text in (reason, _lost(pair)) if text)}
     if found is None:
         return line
@@ -80,6 +86,15 @@ def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     line |= {"change": shown(found.mean), "low": shown(found.low), "high": shown(found.high)}
     line |= {"p": found.p, "p_holm": p_holm, "effect_size": found.size}
     return line | _over_images(pair, images)
+
+
+def _attack(pair: Pair) -> tuple:
+    return tuple(getattr(pair, name) for name in CELL if name != "metric")
+
+
+def _sees_nothing(pair: Pair) -> bool:
+    """Whether in no seed and on neither side the attack beats the mean image."""
+    return bool(pair.base) and not any((*pair.base.values(), *pair.other.values()))
 
 
 def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
