@@ -234,9 +234,9 @@ def _efficiency_columns() -> list[Column]:
 
 
 def _method_rows(part: pd.DataFrame, dataset: str, layout: str) -> list[tuple[str, str]]:
-    """(defense, cem) in printed order: all printed rows for the paper's data sets, and those in the frame."""
+    """(defense, cem) in printed order: all printed rows for the paper's tables, and those in the frame."""
     seen = set(zip(part["defense"], part["cem"], strict=True))
-    if dataset in names.DATASETS:
+    if (dataset, layout) in names.PRINTED_TABLES:
         seen |= {(defense, cem) for defense in names.DEFENSES for cem in ("off", "on")}
     # Tables 1-3 alone print the undefended row
     if names.PRINTED_TABLES.get((dataset, layout), "").isdigit():
