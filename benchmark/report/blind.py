@@ -9,7 +9,7 @@ from benchmark.runner.store import Store
 
 METRIC = "beats_mean_image"  # in the tidy frame: 1 for yes, 0 for no
 LIMIT = 0.95  # of the mean image's MSE; beyond it an attack counts as blind
-NOTE = "no better than answering every feature with the mean image (attacks.md): the attack learnt nothing"
+NOTE = "in one seed or more no better than answering every feature with the mean image (attacks.md): it learnt nothing"
 
 
 def beats(mse: float, of_mean_image: float) -> bool:
