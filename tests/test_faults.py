@@ -18,10 +18,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import Place, call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark import cli, data
 from benchmark.matrix import expand as expansion
+from benchmark.runner.execute import Machine, prepare_attack
+from benchmark.runner.store import Store
+from benchmark.runner.sums import Damaged
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -70,6 +74,18 @@ def test_damaged_results_are_noticed_set_aside_and_computed_again(copied, finish
     for folder, name in zip(folders, damages, strict=False):
         assert any(str(folder / name) in line for line in told), (folder, name, told)
     same_tables(copied, finished, tmp_path)
+
+
+def test_weights_damaged_in_the_course_of_a_run_are_noticed_as_they_are_read(copied):  # noqa: F811
+    """What is looked at before a run cannot show it."""
+    (weights,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
+    cells = copied.cells("defense=dropout,cem=off,attacker=decoder,split=infer")
+    (job,) = [cell.job for cell in cells if cell.job.kind == "attack"]
+    machine = Machine(Store(copied.results), copied.data, torch.device("cpu"))
+    prepare_attack(job, machine)
+    flip(weights)
+    with pytest.raises(Damaged, match="altered since it was written"):
+        prepare_attack(job, machine)
 
 
 def test_damaged_weights_are_noticed_where_they_are_needed(copied, finished, tmp_path):  # noqa: F811

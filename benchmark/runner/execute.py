@@ -245,9 +245,9 @@ def rebuilt_attack(job: Job, machine: Machine) -> Scene:
     return scene
 
 
-def trained_model(folder: Path, machine: Machine, recipe: Recipe, images: DataSet) -> SplitModel:
-    """The network of the finished training in `folder`, in evaluation mode, its weights frozen."""
-    best = checkpoint.load(folder / CHECKPOINT)
+def trained_model(weights: Path, machine: Machine, recipe: Recipe, images: DataSet) -> SplitModel:
+    """The network of a finished training, in evaluation mode, its weights frozen. weights: its verified checkpoint."""
+    best = checkpoint.load(weights)
     model = build_model(recipe, images, machine.device, best["widths"])
     model.load_state_dict(best["weights"])
     return model.eval().requires_grad_(False)
@@ -285,7 +285,7 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
     """(network in evaluation mode, defence) of a finished training."""
-    model = trained_model(machine.store.path(parent), machine, recipe, images)
+    model = trained_model(machine.store.checkpoint(parent), machine, recipe, images)
     return model, build_defense(recipe, images, model, machine.device)
 
 

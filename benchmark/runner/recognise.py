@@ -16,10 +16,10 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
+from benchmark.runner import sums
 from benchmark.runner.execute import Machine, recipe_of, trained_model
 from benchmark.runner.rebuilt import Rebuilt, obstacle, rebuild
 from benchmark.runner.store import CHECKPOINT
-from benchmark.runner.sums import RECOGNITION
 
 
 def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> Iterator[tuple[Cell, str]]:
@@ -65,14 +65,15 @@ def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
     if (found := machine.store.recognition(job)).get("classifier") == judge.key:
         return found
     rebuilt = rebuild(job, machine)
-    model = trained_model(folder, machine, recipe_of(judge), rebuilt.data)
+    sums.verify(folder / CHECKPOINT)
+    model = trained_model(folder / CHECKPOINT, machine, recipe_of(judge), rebuilt.data)
     found = {
         "classifier": judge.key,
         "recognised_percent": _rate(model, rebuilt.x01, rebuilt),
         "originals_recognised_percent": _rate(model, data.to_unit(rebuilt.score.images), rebuilt),
         "chance_percent": 100 / rebuilt.data.classes,
     }
-    machine.store.add(job, RECOGNITION, found)
+    machine.store.add(job, sums.RECOGNITION, found)
     return found
 
 
