@@ -363,15 +363,10 @@ def recognise(
     classifier: Annotated[Path | None, typer.Option(help="folder of a finished training, not the row `none`")] = None,
 ):
     """Ask an undefended classifier for the class of every rebuilt image of a suite's finished attacks."""
-    from benchmark.runner.execute import Machine
     from benchmark.runner.recognise import recognise
-    from benchmark.runner.store import Store
-    from benchmark.training.device import pick
 
-    cells, _ = _expand(suite, where, set_, matrix, data)
-    store = Store(results)
-    store.check_writable()
-    for cell, found in recognise(cells, Machine(store, data, pick(device)), classifier):
+    cells, machine = _rebuilding(suite, where, set_, matrix, data, results, device)
+    for cell, found in recognise(cells, machine, classifier):
         print(f"{cell.job.title}, {cell.protocol}: {found}")
 
 
@@ -387,15 +382,10 @@ def lpips(
     weights: Annotated[Path | None, typer.Option(help="AlexNet's weights, not where torch keeps its own")] = None,
 ):
     """Measure LPIPS of every rebuilt image of a suite's finished attacks, where a network's weights are at hand."""
-    from benchmark.runner.execute import Machine
     from benchmark.runner.lpips import measure
-    from benchmark.runner.store import Store
-    from benchmark.training.device import pick
 
-    cells, _ = _expand(suite, where, set_, matrix, data)
-    store = Store(results)
-    store.check_writable()
-    for cell, found in measure(cells, Machine(store, data, pick(device)), weights):
+    cells, machine = _rebuilding(suite, where, set_, matrix, data, results, device)
+    for cell, found in measure(cells, machine, weights):
         print(f"{cell.job.title}, {cell.protocol}: {found}")
 
 
@@ -588,6 +578,18 @@ def _datasets_of(name: str, where, set_, matrix, data) -> list[str]:
         raise UserError(f"'{name}' is neither a data set nor a suite; {suggest(name, known)}")
     cells, _ = _expand(name, where, set_, matrix, data)
     return [cell.dataset for cell in cells if cell.job.kind != "efficiency"]
+
+
+def _rebuilding(suite, where, set_, matrix, data, results, device):
+    """(cells, the machine that rebuilds their attacks' images and keeps what is found of them)."""
+    from benchmark.runner.execute import Machine
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    cells, _ = _expand(suite, where, set_, matrix, data)
+    store = Store(results)
+    store.check_writable()
+    return cells, Machine(store, data, pick(device))
 
 
 def _prepared(suite, where, set_, matrix, data) -> list[str]:

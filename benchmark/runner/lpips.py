@@ -10,13 +10,12 @@ import torch
 
 from benchmark import data
 from benchmark.attacks.base import SCORE_BATCH
-from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import lowest_percent
 from benchmark.metrics.lpips import Lpips, weights_at_hand
 from benchmark.runner import sums
 from benchmark.runner.execute import Machine
-from benchmark.runner.rebuilt import obstacle, rebuild
+from benchmark.runner.rebuilt import ask, obstacle, rebuild
 
 
 def measure(cells: list[Cell], machine: Machine, weights: Path | None) -> Iterator[tuple[Cell, str]]:
@@ -25,15 +24,7 @@ def measure(cells: list[Cell], machine: Machine, weights: Path | None) -> Iterat
     weights: file of AlexNet's; None looks where torch keeps them. UserError where LPIPS cannot be had at all.
     """
     network = Lpips(weights_at_hand(weights), machine.device)
-    for cell in cells:
-        if cell.job.kind != "attack":
-            continue
-        try:
-            reason = obstacle(cell, machine)
-            found = f"skipped: {reason}" if reason else _told(_measure(cell.job, network, machine))
-        except UserError as error:  # of this result alone
-            found = f"skipped: {error}"
-        yield cell, found
+    return ask(cells, lambda cell: obstacle(cell, machine), lambda cell: _told(_measure(cell.job, network, machine)))
 
 
 def _measure(job: Job, network: Lpips, machine: Machine) -> dict:

@@ -1,5 +1,6 @@
 """The images that a finished attack rebuilt, made anew from the state that it kept, for what is asked of them later."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,20 @@ def obstacle(cell: Cell, machine: Machine) -> str:
     folders = {"attack": store.path(job), "encoder": store.path(job.parents["train"])}
     files = {what: folder / CHECKPOINT for what, folder in folders.items()}
     return "; ".join(f"the {what} has no {file}" for what, file in files.items() if not file.is_file())
+
+
+def ask(
+    cells: list[Cell], obstacle: Callable[[Cell], str], measure: Callable[[Cell], str]
+) -> Iterator[tuple[Cell, str]]:
+    """Each attack of `cells` with what `measure` tells of it, or why it was skipped: an `obstacle`, or a UserError."""
+    for cell in cells:
+        if cell.job.kind == "attack":
+            try:
+                reason = obstacle(cell)
+                found = f"skipped: {reason}" if reason else measure(cell)
+            except UserError as error:  # of this result alone
+                found = f"skipped: {error}"
+            yield cell, found
 
 
 def rebuild(job: Job, machine: Machine) -> Rebuilt:

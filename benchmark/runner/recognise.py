@@ -18,7 +18,7 @@ from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
 from benchmark.runner import sums
 from benchmark.runner.execute import Machine, recipe_of, trained_model
-from benchmark.runner.rebuilt import Rebuilt, obstacle, rebuild
+from benchmark.runner.rebuilt import Rebuilt, ask, obstacle, rebuild
 from benchmark.runner.store import CHECKPOINT
 
 
@@ -28,16 +28,15 @@ def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> I
     classifier: the folder of a finished training; None takes the row `none` of the same data set, protocol and seed.
     """
     given = _read_job(classifier) if classifier else None
-    for cell in cells:
-        if cell.job.kind != "attack":
-            continue
-        judge = (given, classifier) if given else _undefended(cell, cells, machine)
-        try:
-            reason = _obstacle(cell, judge, machine)
-            found = f"skipped: {reason}" if reason else _told(_measure(cell.job, *judge, machine))
-        except UserError as error:  # of this result alone
-            found = f"skipped: {error}"
-        yield cell, found
+
+    def judge(cell: Cell) -> tuple[Job, Path] | None:
+        return (given, classifier) if given else _undefended(cell, cells, machine)
+
+    return ask(
+        cells,
+        lambda cell: _obstacle(cell, judge(cell), machine),
+        lambda cell: _told(_measure(cell.job, *judge(cell), machine)),
+    )
 
 
 def _undefended(cell: Cell, cells: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
