@@ -67,7 +67,7 @@ def test_groups_may_take_their_steps_in_portions(sizes, room, given, monkeypatch
         return kmeans(features, groups, len(sizes), 4, generator(), init=start if given else None)
 
     whole = found()
-    monkeypatch.setattr(mixture, "_ROOM", {True: room})
+    monkeypatch.setattr(mixture, "_CACHE_BYTES", room)
     if room == 1:
         assert len(mixture._portions(arrange(groups, len(sizes)), len(sizes), 24)) >= sum(map(bool, sizes))
     parts = found()

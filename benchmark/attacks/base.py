@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.data import to_unit
 from benchmark.matrix.schema import Strict
 from benchmark.registry import Registry
 from benchmark.training.graph import Captured, Order
@@ -169,7 +170,7 @@ class Attack(Attacker, Task):
 
 def unit(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> fp32 in [0, 1], channels last."""
-    return images.float().div_(255).contiguous(memory_format=torch.channels_last)
+    return to_unit(images).contiguous(memory_format=torch.channels_last)
 
 
 def to_bytes(x01: Tensor) -> Tensor:

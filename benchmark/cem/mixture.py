@@ -9,9 +9,9 @@ from torch import Tensor
 from benchmark.cem.blocks import Blocks, Layout, arrange
 from benchmark.errors import Diverged, UserError
 
-# Bytes of rows that take their steps together. On a CPU about what the caches of a core or two hold, so that they stay
+# Bytes of rows that take their steps together: on a CPU about what the caches of a core or two hold, so that they stay
 # there from step to step; elsewhere what a copy may take of the device's memory.
-_ROOM = {True: 4 * 2**20, False: 2**30}
+_CACHE_BYTES, _COPY_BYTES = 4 * 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
 def _portions(layout: Layout, num_groups: int, row: int) -> list[tuple[slice, slice]]:
     """(blocks, groups) that take their steps together; row: bytes of one. A group's result does not depend on it."""
     last = torch.bincount(layout.owner, minlength=num_groups).cumsum(0).tolist()  # after each group's last block
-    most = max(1, _ROOM[layout.owner.device.type == "cpu"] // (layout.valid.shape[1] * row))
+    room = _CACHE_BYTES if layout.owner.device.type == "cpu" else _COPY_BYTES
+    most = max(1, room // (layout.valid.shape[1] * row))
     portions, group, block = [], 0, 0
     while group < num_groups:
         end = group + 1

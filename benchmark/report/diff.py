@@ -148,7 +148,7 @@ def _in_printed_order(frame: pd.DataFrame) -> pd.DataFrame:
 
     def rank(column: pd.Series) -> pd.Series:
         known = order.get(column.name, [])
-        return column.map(lambda name: (known.index(name) if name in known else len(known), name))
+        return column.map(lambda name: names.rank(name, known))
 
     ranks = frame[["suite", "protocol", *CELL]].apply(rank).apply(tuple, axis=1)
     return frame.loc[sorted(frame.index, key=lambda index: ranks[index])].reset_index(drop=True)

@@ -1,7 +1,7 @@
 """How defences, data sets, attackers and metrics are called, ordered, rounded and compared in print."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # The seven rows of Tables 1-3 and S1-S5, in the printed order; the "Average" rows are over these.
@@ -72,6 +72,16 @@ METRICS = {
     "mmac": Metric("MMAC", "", 2),
     "inference_ms": Metric("Inference time (ms)", "", 2),
 }
+
+
+def rank(name, known: Sequence) -> tuple:
+    """Sort key that puts what is `known` first, in its order, and the rest after it, by name."""
+    return (known.index(name) if name in known else len(known), name)
+
+
+def form_rank(cem: str) -> tuple:
+    """Sort key of the forms of CEM: off, on, then other variants."""
+    return rank(cem, ("off", "on"))
 
 
 def changes(labels: Iterable[str]) -> list[str]:

@@ -179,7 +179,7 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     stronger = part[~part["attacker"].isin(["none", *names.ATTACKERS])]
     found |= {(name, layout) for name in stronger["dataset"] for layout in ALL_ATTACKERS}
     order = list(names.PRINTED_TABLES)
-    return sorted(found, key=lambda pair: (order.index(pair) if pair in order else len(order), pair))
+    return sorted(found, key=lambda pair: names.rank(pair, order))
 
 
 def _draft(part, dataset: str, layout: str, summaries: dict, extra_metrics: Sequence[str]) -> _Draft:
@@ -244,19 +244,12 @@ def _method_rows(part: pd.DataFrame, dataset: str, layout: str) -> list[tuple[st
     if layout == "ssim_psnr":
         seen = {row for row in seen if row[0] != "none"}
     order = ["none", *names.DEFENSES]
-    return sorted(
-        seen,
-        key=lambda row: (order.index(row[0]) if row[0] in order else len(order), row[0], _cem_order(row[1])),
-    )
+    return sorted(seen, key=lambda row: (names.rank(row[0], order), names.form_rank(row[1])))
 
 
 def _efficiency_rows(part: pd.DataFrame) -> list[tuple[str, str]]:
     printed = [("patrol", "off"), ("others", "off")]
     return printed + sorted(set(zip(part["defense"], part["cem"], strict=True)) - set(printed))
-
-
-def _cem_order(cem: str) -> tuple[int, str]:
-    return ({"off": 0, "on": 1}.get(cem, 2), cem)
 
 
 def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool, epochs: str) -> Table:
@@ -385,7 +378,7 @@ def _helps(name: str, with_cem: float, without: float, digits: int) -> bool:
 
 
 def _average_rows(draft: _Draft) -> list[Row]:
-    variants = sorted({cem for defense, cem in draft.rows if defense in names.DEFENSES}, key=_cem_order)
+    variants = sorted({cem for defense, cem in draft.rows if defense in names.DEFENSES}, key=names.form_rank)
     if draft.columns[0].metric != "accuracy_percent":
         return []
     return [

@@ -12,7 +12,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.report import names
 from benchmark.report.aggregate import tidy_frame
 from benchmark.report.render import escape_latex, escape_markdown, write_text
-from benchmark.runner.store import Store
+from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.statistics.ablation import BASE, ablation
 from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Images, aggregate, verdicts
 from benchmark.training import checkpoint
@@ -61,7 +61,7 @@ def per_image_reader(cells: list[Cell], store: Store) -> Images:
     jobs = {cell.job.key: cell.job for cell in cells}
 
     def read(off: str, on: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-        files = [store.checkpoint(jobs[key], "per_image.safetensors") for key in (off, on)]
+        files = [store.checkpoint(jobs[key], PER_IMAGE) for key in (off, on)]
         if not all(file.is_file() for file in files):
             return None
         one, other = (checkpoint.load(file)[metric].double().numpy() for file in files)

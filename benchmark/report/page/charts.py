@@ -183,7 +183,7 @@ def agreement_legend(compared: pd.DataFrame) -> list[Key]:
 
 def _attackers(frame: pd.DataFrame) -> list[str]:
     order = ["none", *names.ATTACKERS]
-    return sorted(set(frame["attacker"]), key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(set(frame["attacker"]), key=lambda name: names.rank(name, order))
 
 
 def _band(facet: Facet, kind: str, tolerance: float) -> str:
@@ -210,7 +210,7 @@ class Curve:
 
 def training_curves(curves: list[Curve], quantity: str, log: bool = False) -> list[Facet]:
     """A chart for each defence: a line for each form of CEM and each seed; the series is the form's."""
-    forms = sorted({curve.cell["cem"] for curve in curves}, key=lambda cem: ({"off": 0, "on": 1}.get(cem, 2), cem))
+    forms = sorted({curve.cell["cem"] for curve in curves}, key=names.form_rank)
     facets = []
     for cell, strength, group in _curves_by(curves, ("protocol", "dataset", "defense")):
         title = f"{names.dataset_title(cell['dataset'])}, {names.row_label(cell['defense'], 'off')}{strength}"

@@ -87,8 +87,7 @@ def grids(cells: list[Cell], store: Store, order: list[str]) -> tuple[list[Grid]
     drawn = [cell for cell in drawn if (store.path(cell.job) / PAIRS).is_file()]
     first = {(cell.dataset, cell.protocol): cell.seed for cell in reversed(drawn)}
     chosen = [cell for cell in drawn if cell.seed == first[cell.dataset, cell.protocol]]
-    forms = {"off": 0, "on": 1}
-    chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, forms.get(cell.cem, 2), cell.cem))
+    chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, names.form_rank(cell.cem)))
     groups: dict[tuple, list[_Loaded]] = {}
     for item in (_load(cell, store) for cell in chosen):
         content = hashlib.sha256(item.pairs[0].tobytes()).hexdigest()

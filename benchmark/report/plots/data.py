@@ -6,7 +6,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.report import names
 from benchmark.report.diff import diff
 from benchmark.report.frame import summarise
-from benchmark.runner.store import Store
+from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.training import checkpoint
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -62,7 +62,7 @@ def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
     """Quantiles of the MSE of single images, all seeds together, of every attack whose per-image values are stored."""
     values: dict[tuple, list[float]] = {}
     for cell in cells:
-        file = store.path(cell.job) / "per_image.safetensors"
+        file = store.path(cell.job) / PER_IMAGE
         if cell.job.kind == "attack" and store.done(cell.job) and file.is_file():
             key = (cell.attacker, cell.split, cell.defense, cell.cem)
             values.setdefault(key, []).extend(checkpoint.load(file)["mse"].tolist())

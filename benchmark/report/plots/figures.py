@@ -244,7 +244,7 @@ def _panels(frame: pd.DataFrame, height: float, **options):
 
 def _variants(frame: pd.DataFrame) -> list[str]:
     """The forms of CEM, off first."""
-    return sorted(set(frame["cem"]), key=lambda cem: ({"off": 0, "on": 1}.get(cem, 2), cem))
+    return sorted(set(frame["cem"]), key=names.form_rank)
 
 
 def _variant_colour(cem: str, index: int) -> str:

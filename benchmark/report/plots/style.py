@@ -62,7 +62,7 @@ def looks(defenses) -> dict[str, tuple[str, str]]:
 def ordered(defenses) -> list[str]:
     """Defences in the order of the printed tables, others after them."""
     known = ["none", *names.DEFENSES]
-    return sorted(set(defenses), key=lambda name: (known.index(name) if name in known else len(known), name))
+    return sorted(set(defenses), key=lambda name: names.rank(name, known))
 
 
 def panel_title(attacker: str, split: str) -> str:
