@@ -1,6 +1,7 @@
 """The batched clustering against naive loops, and the data it must survive."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,16 @@ from benchmark.cem.blocks import arrange
 from benchmark.cem.mixture import _draw, kmeans
 from benchmark.errors import Diverged, UserError
 from benchmark.speed.plain import kmeans_by_loop
+
+
+@pytest.fixture(autouse=True, params=["compiled", "batched"])
+def way(request, monkeypatch):
+    """Every test holds for the compiled steps and for the batched ones, which a GPU takes (and many centres)."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(mixture, "_compiled_steps", lambda: None)
+    return request.param
 
 
 def generator(seed=0):
@@ -85,6 +96,55 @@ def test_equals_the_loop_over_classes_and_clusters(sizes):
     centers, nearest = kmeans_by_loop(features.double(), groups, start.double())
     assert torch.equal(found.assignment, nearest)
     torch.testing.assert_close(found.centers.double(), centers, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [mixture._FEW, mixture._FEW + 1])
+def test_few_centres_are_compiled_and_many_batched(k, way, monkeypatch):
+    torch.manual_seed(4)
+    groups = torch.arange(300) % 2
+    features, start = torch.rand(300, 5), torch.rand(2, k, 5)
+    centers, nearest = kmeans_by_loop(features.double(), groups, start.double())
+    taken = []
+    for name in ("_compiled_steps", "_batched_steps"):
+        monkeypatch.setattr(mixture, name, noted(getattr(mixture, name), name, taken))
+    found = kmeans(features, groups, 2, k, generator(), init=start)
+    assert torch.equal(found.assignment, nearest)
+    torch.testing.assert_close(found.centers.double(), centers, rtol=0, atol=1e-5)
+    compiled = way == "compiled" and k == mixture._FEW
+    assert ("_batched_steps" in taken) is not compiled
+
+
+def noted(function, name, taken):
+    def call(*arguments):
+        taken.append(name)
+        return function(*arguments)
+
+    return call
+
+
+def test_threads_and_layout_of_memory_change_nothing():
+    torch.manual_seed(5)
+    wide, groups, start = torch.rand(500, 14), torch.arange(500) % 7, torch.rand(7, 3, 7)
+    features, threads = wide[:, ::2], torch.get_num_threads()
+    found = []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        try:
+            found.append(kmeans(features, groups, 7, 3, generator(), init=start))
+        finally:
+            torch.set_num_threads(threads)
+    centers, nearest = naive_lloyd(features, groups, start)
+    for each in found:
+        np.testing.assert_array_equal(each.assignment.numpy(), nearest)
+        assert torch.equal(each.centers, found[0].centers)
+    np.testing.assert_allclose(found[0].centers.numpy(), centers, atol=1e-5)
+
+
+def test_the_start_that_was_given_stays_as_it_is():
+    features, start = torch.rand(20, 3), torch.rand(1, 2, 3)
+    before = start.clone()
+    kmeans(features.requires_grad_(), torch.zeros(20, dtype=torch.long), 1, 2, generator(), init=start)
+    assert torch.equal(start, before)
 
 
 def test_finds_separated_clusters_in_every_group():
@@ -196,8 +256,31 @@ def test_bad_input_is_told(arguments):
         kmeans(**given | arguments)
 
 
-def test_features_that_are_not_finite_are_a_divergence():
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("start", [None, torch.rand(3, 2, 4)], ids=["drawn", "given"])
+@pytest.mark.parametrize("row", range(6))
+def test_features_that_are_not_finite_are_a_divergence(value, start, row):
     features = torch.rand(6, 4)
-    features[2, 1] = torch.nan
+    features[row, 1] = value
     with pytest.raises(Diverged):
-        kmeans(features, torch.zeros(6, dtype=torch.long), 1, 2, generator())
+        kmeans(features, torch.arange(6) % 3, 3, 2, generator(), init=start)
+
+
+def test_compiles_where_nothing_can_be_kept_on_disk(monkeypatch):
+    lloyd, numba = pytest.importorskip("benchmark.cem.lloyd"), pytest.importorskip("numba")
+    njit = numba.njit
+
+    def refusing(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(numba, "njit", refusing)
+    assert lloyd._compiled(lambda a: a + 1)(1) == 2
+
+
+def test_without_numba_the_steps_are_batched(monkeypatch):
+    monkeypatch.undo()
+    for name in ("numba", "benchmark.cem.lloyd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert mixture._compiled_steps() is None

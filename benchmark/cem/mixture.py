@@ -3,6 +3,7 @@ everything)."""
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from benchmark.errors import Diverged, UserError
 # Bytes of rows that take their steps together: on a CPU about what the caches of a core or two hold, so that they stay
 # there from step to step; elsewhere what a copy may take of the device's memory.
 _CACHE_BYTES, _COPY_BYTES = 4 * 2**20, 2**30
+# Centres a group up to which the compiled steps are the faster ones on a CPU.
+_FEW = 32
 
 
 @dataclass(frozen=True)
@@ -42,23 +45,16 @@ def kmeans(
     Lloyd steps until no assignment changes, at most `iterations`. A group with fewer distinct samples than k
     keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state. Memory: some
     integers a sample, and copies of rows, a whole group's or 1 GiB (4 MiB on a CPU) at a time. Raises UserError for
-    shapes or groups that do not fit, Diverged for features that are not finite.
+    shapes or groups that do not fit, Diverged for features that are not finite (seen in the first step).
     """
     _check(features, groups, num_groups, k, init)
-    features = features.float()
-    layout = arrange(groups, num_groups)
-    portions = _portions(layout, num_groups, features[0].nbytes)
-    if init is None:
-        centers = _plus_plus(features, groups, k, generator, layout, portions)
-    else:
-        centers = init.to(features, copy=True)
-    nearest = torch.empty_like(layout.valid, dtype=torch.int64)
-    for part, of in portions:
-        blocks = layout.blocks(features, part)
-        centers[of], nearest[part] = _lloyd(replace(blocks, owner=blocks.owner - of.start), centers[of], iterations)
-    assignment = layout.take(nearest)
-    counts = torch.bincount(groups * k + assignment, minlength=num_groups * k)
-    return Clusters(centers, assignment, counts.view(num_groups, k))
+    features = features.detach().float()
+    centers = _plus_plus(features, groups, num_groups, k, generator) if init is None else init.to(features)
+    compiled = _compiled_steps() if features.device.type == "cpu" and k <= _FEW else None
+    clusters = Clusters(*(compiled or _batched_steps)(features, groups, centers, iterations))
+    if not np.isfinite(clusters.centers.cpu().numpy()).all():
+        raise Diverged("the features to be clustered are not finite")
+    return clusters
 
 
 def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tensor | None) -> None:
@@ -69,12 +65,33 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
         )
     if k < 1 or num_groups < 1:
         raise UserError(f"kmeans: k={k} and num_groups={num_groups} must both be at least 1.")
-    if int(groups.min()) < 0 or int(groups.max()) >= num_groups:
+    labels = groups.cpu().numpy()  # torch's threads would go on spinning beside the compiled steps
+    if labels.min() < 0 or labels.max() >= num_groups:
         raise UserError(f"kmeans: every group (label) must lie in 0..{num_groups - 1}; check the labels.")
     if init is not None and init.shape != (num_groups, k, features.shape[1]):
         raise UserError(f"kmeans: init {tuple(init.shape)} must be [num_groups, k, D].")
-    if not bool(torch.isfinite(features.sum())):
-        raise Diverged("the features to be clustered are not finite")
+
+
+def _compiled_steps():
+    """Lloyd's steps compiled, or None where numba is missing or does not work."""
+    try:
+        from benchmark.cem.lloyd import steps
+    except ImportError:
+        return None
+    return steps
+
+
+def _batched_steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres [G, k, D], assignment [N] and counts [G, k] after Lloyd's steps, a portion of the groups at a time."""
+    num_groups, k, _ = centers.shape
+    layout, centers = arrange(groups, num_groups), centers.clone()
+    nearest = torch.empty_like(layout.valid, dtype=torch.int64)
+    for part, of in _portions(layout, num_groups, features[0].nbytes):
+        blocks = layout.blocks(features, part)
+        centers[of], nearest[part] = _lloyd(replace(blocks, owner=blocks.owner - of.start), centers[of], iterations)
+    assignment = layout.take(nearest)
+    counts = torch.bincount(groups * k + assignment, minlength=num_groups * k)
+    return centers, assignment, counts.view(num_groups, k)
 
 
 def _portions(layout: Layout, num_groups: int, row: int) -> list[tuple[slice, slice]]:
@@ -123,11 +140,10 @@ def _means(blocks: Blocks, nearest: Tensor, centers: Tensor) -> Tensor:
     return torch.where(counts.view(groups, k, 1) > 0, means, centers)
 
 
-def _plus_plus(
-    features: Tensor, groups: Tensor, k: int, generator: torch.Generator, layout: Layout, portions
-) -> Tensor:
+def _plus_plus(features: Tensor, groups: Tensor, num_groups: int, k: int, generator: torch.Generator) -> Tensor:
     """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the squared distance so far."""
-    num_groups = portions[-1][1].stop
+    layout = arrange(groups, num_groups)
+    portions = _portions(layout, num_groups, features[0].nbytes)
     centers = features.new_zeros(num_groups, k, features.shape[1])
     has_samples = torch.bincount(groups, minlength=num_groups) > 0
     distance = features.new_ones(len(features))

@@ -11,7 +11,7 @@ import torch
 
 from benchmark.training.device import describe
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-image", "safetensors", "pydantic")
+PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", "safetensors", "pydantic")
 
 
 def provenance(device: torch.device) -> dict:
