@@ -20,7 +20,7 @@ def way(request, monkeypatch):
     if request.param == "compiled":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(mixture, "_compiled_steps", lambda: None)
+        monkeypatch.setattr(mixture, "compiled_steps", lambda: None)
     return request.param
 
 
@@ -105,13 +105,13 @@ def test_few_centres_are_compiled_and_many_batched(k, way, monkeypatch):
     features, start = torch.rand(300, 5), torch.rand(2, k, 5)
     centers, nearest = kmeans_by_loop(features.double(), groups, start.double())
     taken = []
-    for name in ("_compiled_steps", "_batched_steps"):
+    for name in ("compiled_steps", "batched_steps"):
         monkeypatch.setattr(mixture, name, noted(getattr(mixture, name), name, taken))
     found = kmeans(features, groups, 2, k, generator(), init=start)
     assert torch.equal(found.assignment, nearest)
     torch.testing.assert_close(found.centers.double(), centers, rtol=0, atol=1e-5)
     compiled = way == "compiled" and k == mixture._FEW
-    assert ("_batched_steps" in taken) is not compiled
+    assert ("batched_steps" in taken) is not compiled
 
 
 def noted(function, name, taken):
@@ -283,4 +283,4 @@ def test_without_numba_the_steps_are_batched(monkeypatch):
     monkeypatch.undo()
     for name in ("numba", "benchmark.cem.lloyd"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert mixture._compiled_steps() is None
+    assert mixture.compiled_steps() is None

@@ -50,8 +50,8 @@ def kmeans(
     _check(features, groups, num_groups, k, init)
     features = features.detach().float()
     centers = _plus_plus(features, groups, num_groups, k, generator) if init is None else init.to(features)
-    compiled = _compiled_steps() if features.device.type == "cpu" and k <= _FEW else None
-    clusters = Clusters(*(compiled or _batched_steps)(features, groups, centers, iterations))
+    compiled = compiled_steps() if features.device.type == "cpu" and k <= _FEW else None
+    clusters = Clusters(*(compiled or batched_steps)(features, groups, centers, iterations))
     if not np.isfinite(clusters.centers.cpu().numpy()).all():
         raise Diverged("the features to be clustered are not finite")
     return clusters
@@ -72,7 +72,7 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
         raise UserError(f"kmeans: init {tuple(init.shape)} must be [num_groups, k, D].")
 
 
-def _compiled_steps():
+def compiled_steps():
     """Lloyd's steps compiled, or None where numba is missing or does not work."""
     try:
         from benchmark.cem.lloyd import steps
@@ -81,7 +81,7 @@ def _compiled_steps():
     return steps
 
 
-def _batched_steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+def batched_steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """Centres [G, k, D], assignment [N] and counts [G, k] after Lloyd's steps, a portion of the groups at a time."""
     num_groups, k, _ = centers.shape
     layout, centers = arrange(groups, num_groups), centers.clone()

@@ -135,6 +135,7 @@ def piece_cases(plan: Plan, stack: ExitStack) -> list[Case]:
     images, draws = steps.data(size, device).train.images[: size.batch], steps.generator(device)
     term, clustering = "CEM term, forward and backward", "clustering, once an epoch"
     fewer = replace(size, components=3)  # Algorithm 1: k = 3 n
+    batched = partial(steps.clustering_batched, size, device)
 
     def piece(what: str, variant: str, images: int, make: Callable, base: str = "") -> Case:
         return Case(PIECES, what, variant, images, make, base=base)
@@ -148,6 +149,7 @@ def piece_cases(plan: Plan, stack: ExitStack) -> list[Case]:
         piece(f"{term}, full", HERE, size.batch, lambda: steps.cem_term("full", fewer, device)),
         piece(clustering, PLAIN, size.clustered, apart(steps.clustering_by_loop, size, device)),
         piece(clustering, HERE, size.clustered, lambda: steps.clustering(size, device), PLAIN),
+        *([] if device.type == "cuda" else [piece("clustering, steps not compiled", HERE, size.clustered, batched)]),
         piece("refit, CEM scalar", HERE, size.clustered, lambda: steps.refit("scalar", size, device)),
         piece("refit, CEM diagonal", HERE, size.clustered, lambda: steps.refit("diagonal", fewer, device)),
         piece("refit, CEM full", HERE, size.clustered, lambda: steps.refit("full", fewer, device)),

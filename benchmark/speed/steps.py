@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmark.attacks import ATTACKS, Target
 from benchmark.attacks.base import Attack
-from benchmark.cem import ConditionalEntropy, kmeans
+from benchmark.cem import ConditionalEntropy, kmeans, mixture
 from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.matrix.load import MatrixFile, Settings, parse_set
 from benchmark.speed import plain
@@ -287,6 +287,13 @@ def clustering(size: Size, device: torch.device) -> Call:
     features, labels = clusterable(size, device)
     start = start_of(size, features, labels)
     return lambda: kmeans(features, labels, size.classes, size.components, generator(device), start)
+
+
+def clustering_batched(size: Size, device: torch.device) -> Call:
+    """The same without the compiled steps, as on a GPU, or on a CPU where numba is missing."""
+    features, labels = clusterable(size, device)
+    start = start_of(size, features, labels)
+    return lambda: mixture.batched_steps(features, labels, start, 50)
 
 
 def clustering_by_loop(size: Size, device: torch.device) -> Call:
