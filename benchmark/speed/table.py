@@ -107,7 +107,7 @@ def _refit(found) -> str:
     size, rows = found.plan.size, []
     for estimator in ESTIMATORS:
         refit = found.find(cases.PIECES, f"refit, CEM {estimator}")
-        rows.append([estimator, _time(refit), f"{100 * found.refit_share(estimator):.1f} %"])
+        rows.append([estimator, _time(refit), f"{100 * found.refit_share(estimator):.2f} %"])
     text = (
         f"Clustering from moved centres and statistics of {size.clustered:,} features of {size.dims} in {size.classes} "
         "classes, beside the steps of an epoch of as many images with that form of CEM."
