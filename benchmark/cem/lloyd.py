@@ -35,7 +35,8 @@ def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) ->
         _groups(rows, order, first, found, nearest, counts, iterations, *groups)
 
     threads = torch.get_num_threads()
-    cuts = np.searchsorted(first, np.linspace(0, len(rows), threads + 1)[1:-1]).tolist()
+    # more shares than threads, so that none waits long for another
+    cuts = np.searchsorted(first, np.linspace(0, len(rows), 8 * threads + 1)[1:-1]).tolist()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, zip([0, *cuts], [*cuts, len(centers)], strict=True)))
     return torch.from_numpy(found), torch.from_numpy(nearest), torch.from_numpy(counts)

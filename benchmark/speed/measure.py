@@ -13,6 +13,7 @@ from benchmark.training.device import wait
 AT_LEAST = 0.05  # seconds that one timing lasts; a shorter call is repeated within it
 ENOUGH = 12.0  # seconds after which a case has been timed enough, once it has its 3 timings
 FEWEST = 3
+REST = 0.02  # seconds before a timing: threads that served the case before go on spinning for some milliseconds
 WARM_CUDA = 4  # calls more before the timing on CUDA: eager steps before a graph is captured, and the capture
 
 
@@ -88,6 +89,7 @@ def _done(turn: int, place: int, rounds: int, cases: int) -> float:
 def _timed(call: Callable[[], object], repeats: int, device: torch.device, clock: Callable[[], float]) -> float:
     """Seconds of one call, the mean of `repeats`."""
     wait(device)
+    time.sleep(REST)
     start = clock()
     for _ in range(repeats):
         call()
