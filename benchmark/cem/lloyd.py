@@ -1,7 +1,7 @@
 """Lloyd's steps on a CPU, compiled by numba: a step reads a row once, for its nearest centre and for the new mean.
 
 For a few centres a group. torch takes a matrix product too narrow to be fast and two more passes; with many centres
-the product is the faster way (`_batched` in mixture.py).
+the product is the faster way (`batched_steps` in mixture.py).
 """
 
 from concurrent.futures import ThreadPoolExecutor
