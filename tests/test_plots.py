@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from benchmark.report import published
+from benchmark.report.attacks import QUANTILES
 from benchmark.report.frame import COLUMNS, half_width
 from benchmark.report.plots import data, figures, stage, style
 from benchmark.runner.store import Store
@@ -69,8 +70,8 @@ def trainings(variants=("off", "on"), epochs: int = 5) -> pd.DataFrame:
 
 def quantiles(frame: pd.DataFrame) -> pd.DataFrame:
     rows = data.attacks(frame)
-    spread = dict(zip(data.QUANTILES, (0.1, 0.2, 0.5, 1, 2, 5, 10), strict=True))
-    return rows.assign(images=9, **{f"p{100 * q:g}": rows["mse"] * factor for q, factor in spread.items()})
+    spread = dict(zip(QUANTILES, (0.1, 0.2, 0.5, 1, 2, 5, 10), strict=True))
+    return rows.assign(images=9, **{f"p{q}": rows["mse"] * factor for q, factor in spread.items()})
 
 
 def every_figure(frame: pd.DataFrame) -> dict:

@@ -4,12 +4,12 @@ import pandas as pd
 
 from benchmark.matrix.expand import Cell
 from benchmark.report import names
+from benchmark.report.attacks import QUANTILES
 from benchmark.report.diff import diff
 from benchmark.report.frame import summarise
 from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.training import checkpoint
 
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 ATTACKED = ["attacker", "split", "defense", "cem"]
 
 
@@ -67,9 +67,10 @@ def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
             key = (cell.attacker, cell.split, cell.defense, cell.cem)
             values.setdefault(key, []).extend(checkpoint.load(file)["mse"].tolist())
     rows = [
-        [*key, len(found), *pd.Series(found, dtype=float).quantile(list(QUANTILES))] for key, found in values.items()
+        [*key, len(found), *pd.Series(found, dtype=float).quantile([percent / 100 for percent in QUANTILES])]
+        for key, found in values.items()
     ]
-    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, "images", *(f"p{100 * q:g}" for q in QUANTILES)]))
+    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, "images", *(f"p{percent}" for percent in QUANTILES)]))
 
 
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
