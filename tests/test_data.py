@@ -10,6 +10,7 @@ import pickle
 import tarfile
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -415,7 +416,8 @@ def test_missing_data_tells_the_command(tmp_path):
     with pytest.raises(UserError) as caught:
         data.load("cifar10", tmp_path)
     assert str(caught.value).endswith("run: python -m benchmark data prepare cifar10 [--from PATH]")
-    assert data.fingerprint("cifar10", tmp_path) is None
+    assert data.fingerprint("facescrub", tmp_path) is None
+    assert data.fingerprint("cifar10", tmp_path) == data.DATASETS.get("cifar10").official
     with pytest.raises(UserError, match="there is no .*nowhere to prepare cifar10 from"):
         data.prepare("cifar10", tmp_path, tmp_path / "nowhere")
 
@@ -550,3 +552,15 @@ def test_a_plug_ins_promises_are_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(Cifar10, "read", lambda self, source: parts)
     with pytest.raises(UserError, match=r"training images of cifar10 are not uint8 \[N, 3, 32, 32\]"):
         data.prepare("cifar10", tmp_path / "root", tmp_path)
+
+
+@pytest.mark.parametrize("suite", ["rows-reduced", "longer-rows-reduced", "ablation-reduced", "cifar100-reduced"])
+def test_committed_results_are_found_without_the_data(suite, tmp_path):
+    """Also: nothing has changed by which their keys are made."""
+    from benchmark.matrix.expand import expand, jobs
+    from benchmark.matrix.load import MatrixFile
+    from benchmark.runner.store import Store
+
+    store = Store(Path(__file__).parents[1] / "results")
+    found = jobs(expand(MatrixFile(), suite, tmp_path))
+    assert [job.what for job in found if job.kind != "efficiency" and not store.done(job)] == []

@@ -30,7 +30,8 @@ class Source:
     of images in [0, 1]), crop: as in the paper's experiments. publishable: False where pictures must never leave
     the machine. embedded: no source is needed, `load` prepares it. url, url_md5: the official archive. archives: md5
     sums of all official archives, whatever their layout; where there are any, a file given as the source must be one
-    of them, and is unpacked before `read`.
+    of them, and is unpacked before `read`. official: the fingerprint of the whole set, where `read` takes no other; its
+    results are then found where it is not prepared.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Source:
     url: ClassVar[str] = ""
     url_md5: ClassVar[str] = ""
     archives: ClassVar[tuple[str, ...]] = ()
+    official: ClassVar[str] = ""
 
     @property
     def command(self) -> str:

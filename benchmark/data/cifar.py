@@ -116,6 +116,7 @@ class Cifar10(Cifar):
     binary_files = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin", "batches.meta.txt")
     label_bytes = 1
     contents = "abf4b167a135b062ef28f7f742091acaf0d93435cacacaa70137c477b4a499cb"
+    official = "85db2f686723bec740c5e6da400eb49b4599537a9ac5939d7a9cbf8e818b7bad"
 
 
 @DATASETS.register("cifar100")
@@ -138,6 +139,7 @@ class Cifar100(Cifar):
     binary_files = ("train.bin", "test.bin", "fine_label_names.txt")
     label_bytes = 2
     contents = "34a73562c333c3f38088a2a09d18abd6d04eacc4d045680dcbdc10f3a665e06b"
+    official = "b3114cd16f3780a9d513120438f4706472884c563ecaa36c06ab62bd10543d0e"
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -75,9 +75,8 @@ def load(name: str, root: Path) -> DataSet:
 
 
 def fingerprint(name: str, root: Path) -> str | None:
-    """The prepared data set's fingerprint from its JSON alone; None if it is not prepared (embedded ones then
-    are).
-    """
+    """The prepared data set's fingerprint from its JSON alone. If it is not prepared, an embedded one is; else the
+    official one's, or None where that is not known."""
     data_set, root = DATASETS.get(name)(), Path(root)
     try:
         meta = _read_meta(data_set, root)
@@ -85,7 +84,7 @@ def fingerprint(name: str, root: Path) -> str | None:
         return _anew(data_set, root, error).fingerprint
     if meta is not None:
         return meta["fingerprint"]
-    return prepare(name, root).fingerprint if data_set.embedded else None
+    return prepare(name, root).fingerprint if data_set.embedded else data_set.official or None
 
 
 def paths(name: str, root: Path) -> list[Path]:

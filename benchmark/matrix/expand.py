@@ -102,7 +102,8 @@ def expand(
 ) -> list[Cell]:
     """All cells of a suite that match `where`, in the order of the matrix. UserError for an unknown name or path.
 
-    A data set's fingerprint, found below `data_root`, is part of the keys; an unprepared one counts as `None`.
+    A data set's fingerprint, found below `data_root`, is part of the keys. Where it is not prepared, that of the
+    official one is, or `None` where that is not known.
     """
     if suite not in file.matrix.suites:
         raise UserError(f"unknown suite '{suite}'; {suggest(suite, file.matrix.suites)}")
