@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -19,7 +20,13 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
         self.process = subprocess.Popen(
-            words, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+            words,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_listen,
         )
         os.close(slave)
         self.seen = b""
@@ -58,3 +65,8 @@ class Terminal:
             assert time.monotonic() < deadline, self.seen[-3000:].decode()
         self.read()
         return self.process.returncode
+
+
+def _listen() -> None:
+    """As in a terminal, Ctrl-C is not ignored, even where the tests themselves run in a shell's background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
