@@ -8,12 +8,14 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from benchmark.errors import UserError
 
 FILES = "BENCHMARK_PLUGINS"  # the named files, joined by os.pathsep: worker processes inherit the environment
+_LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
 
 
 class Registry:
@@ -56,9 +58,18 @@ class Registry:
         return sorted(self._classes)
 
     def _discover(self) -> None:
-        if self._discovered:
-            return
-        self._discovered = True
+        """Import everything once. A thread that comes meanwhile waits: it must not take a half-filled list for all."""
+        with _LOADING:
+            if self._discovered:
+                return
+            self._discovered = True  # before it is: what is imported here may look itself up
+            try:
+                self._import()
+            except BaseException:
+                self._discovered = False  # the next look-up says again what does not load
+                raise
+
+    def _import(self) -> None:
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")

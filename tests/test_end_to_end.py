@@ -12,8 +12,6 @@ import pytest
 from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.defenses import DEFENSES, Defense
-from benchmark.errors import UserError
-from benchmark.registry import Registry
 from benchmark.report.aggregate import ATTACK
 
 INFER = ("--where", "attacker=decoder,split=infer")
@@ -291,10 +289,3 @@ def test_a_new_defence_runs_end_to_end(place, registered):  # noqa: F811
 
     runs_as_a_row(place, "halving", {"noise_std": 0.025})
     assert {"train", "eval", "attack"} == set(seen)
-
-
-def test_a_registry_refuses_a_name_twice():
-    registry = Registry("defence", "benchmark.defenses", "none")
-    registry.register("x")(type("First", (), {}))
-    with pytest.raises(UserError, match="rename one"):
-        registry.register("x")(type("Second", (), {}))

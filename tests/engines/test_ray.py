@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from conftest import ENVIRONMENT, LONGER, killed_at_end, needed
@@ -172,3 +173,17 @@ def test_a_gpu_is_shared_and_results_come_back_without_a_shared_disk(local, plac
 def test_no_cluster_is_one_sentence(place):
     text = place.run("run", "--engine", "ray", "--address", f"127.0.0.1:{free_port()}", code=2)
     assert text.splitlines()[-1].startswith("error: no Ray cluster at --address 127.0.0.1:")
+
+
+def test_an_error_from_the_hub_is_its_sentence(monkeypatch):
+    from ray.exceptions import RayTaskError
+
+    from benchmark.errors import UserError
+    from benchmark.runner.engines import ray as engine
+
+    def wrapped(_):
+        raise RayTaskError("data", "its trace", UserError("data is missing")).as_instanceof_cause()
+
+    monkeypatch.setattr(engine.ray, "get", wrapped)
+    outcome = engine._work(None, None, 1, MagicMock())
+    assert (outcome.kind, outcome.text) == ("failed", "data is missing")

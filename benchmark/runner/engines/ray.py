@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import tempfile
+import threading
 import time
 import uuid
 from contextlib import suppress
@@ -252,11 +253,14 @@ def _reach(address: str) -> None:
 
 
 class _Hub:
-    """An actor beside the driver: what tasks tell it, whether they shall stop, and the folders that some cannot see."""
+    """An actor beside the driver: what tasks tell it, whether they shall stop, and the folders that some cannot see.
+
+    Several threads answer, so that a long read keeps no task from telling.
+    """
 
     def __init__(self, spec: _Spec):
         self.store, self.data_root = Store(spec.results), spec.data_root
-        self.told, self.stopped, self.sets = [], False, {}
+        self.told, self.stopped, self.sets, self.reading = [], False, {}, threading.Lock()
 
     def tell(self, key: str, beat: Heartbeat | None) -> bool:
         """A job has begun (None), or how far it is; answers whether it shall stop."""
@@ -264,7 +268,8 @@ class _Hub:
         return self.stopped
 
     def take(self) -> list[tuple[str, Heartbeat | None]]:
-        told, self.told = self.told, []
+        told = self.told[:]
+        del self.told[: len(told)]  # what another thread adds meanwhile stays
         return told
 
     def stop(self) -> None:
@@ -293,9 +298,11 @@ class _Hub:
 
     def data(self, name: str) -> ray.ObjectRef:
         """The files of a prepared data set, as one object for all who ask."""
-        if name not in self.sets:
-            self.sets[name] = ray.put({path.name: path.read_bytes() for path in prepared.paths(name, self.data_root)})
-        return self.sets[name]
+        with self.reading:
+            if name not in self.sets:
+                paths = prepared.paths(name, self.data_root)
+                self.sets[name] = ray.put({path.name: path.read_bytes() for path in paths})
+            return self.sets[name]
 
 
 def _work(spec: _Spec, job: Job, cells: int, hub, *parents: Outcome) -> Outcome:
@@ -316,7 +323,7 @@ def _work(spec: _Spec, job: Job, cells: int, hub, *parents: Outcome) -> Outcome:
     except KeyboardInterrupt:
         return Outcome("interrupted")
     except UserError as error:
-        return Outcome("failed", str(error))
+        return Outcome("failed", str(getattr(error, "cause", error)))  # the hub's comes wrapped, with a trace
 
 
 def _away(job: Job, machine: Machine, hub, teller: "_Teller") -> Outcome:
