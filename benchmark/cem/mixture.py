@@ -44,8 +44,9 @@ def kmeans(
     Starts from `init` [G, k, D], or from k-means++ drawn with `generator` (of the features' device), then
     Lloyd steps until no assignment changes, at most `iterations`. A group with fewer distinct samples than k
     keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state. Memory: some
-    integers a sample, and copies of rows, a whole group's or 1 GiB (4 MiB on a CPU) at a time. Raises UserError for
-    shapes or groups that do not fit, Diverged for features that are not finite (seen in the first step).
+    integers a sample; for the start, and for steps that are not compiled, copies of rows, a whole group's or 1 GiB
+    (4 MiB on a CPU) at a time. Raises UserError for shapes or groups that do not fit, Diverged for features that are
+    not finite (seen in the first step).
     """
     _check(features, groups, num_groups, k, init)
     features = features.detach().float()
