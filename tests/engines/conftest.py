@@ -26,7 +26,8 @@ ENVIRONMENT |= {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": uuid.uuid4().hex * 2,
 }
-LONGER = ("--where", "defense=bottleneck,cem=off", "--set", "train.epochs=25")
+# a training of so many epochs that a test has time to disturb it
+LONGER = ("--where", "defense=bottleneck,cem=off", "--set", "train.epochs=60")
 
 
 def needed(what: str, found: bool) -> None:

@@ -129,11 +129,12 @@ def test_a_lost_node_is_made_up_for(longer, place, tmp_path):
         first = add("--num-cpus=1", "--node-name=first")
         words = ("run", *LONGER, "--engine", "ray", "--device", "cpu", "--address", address)
         with killed_at_end(place.start(*words, start_new_session=True)) as process:
-            place.wait_for_epoch(3, process)
-            add("--num-cpus=1", "--node-name=second")
+            worker = place.holder(place.wait_for_epoch(3, process))
             os.killpg(first.pid, signal.SIGKILL)
-            for process_of_it in processes("raylet/raylet", "first"):
+            # left alone, the worker would finish its job before it sees that its raylet is gone
+            for process_of_it in (*processes("raylet/raylet", "first"), worker):
                 kill(process_of_it)
+            add("--num-cpus=1", "--node-name=second")
             _, err = process.communicate(timeout=900)
     assert process.returncode == 0 and "its worker was lost; it begins again" in err, err
     assert place.finished() == longer.finished()
