@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's, or of their files, rather than of this program."""
+"""The exceptions that stand for something else than a mistake of this program."""
 
 
 class UserError(Exception):
@@ -6,6 +6,10 @@ class UserError(Exception):
 
     The command line prints the sentence and ends with exit status 2; it never shows a traceback for one.
     """
+
+
+class TooLarge(UserError, MemoryError):
+    """What was asked for does not fit into the memory that is free now; it may once fewer jobs run beside it."""
 
 
 class Diverged(Exception):

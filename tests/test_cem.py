@@ -332,7 +332,7 @@ def test_a_captured_graph_repeats_the_eager_step(estimator):
             eager = step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=side):  # cuSOLVER has made its workspace for that one
         captured = step()
     graph.replay()
     torch.testing.assert_close(captured[0], eager[0])

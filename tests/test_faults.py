@@ -241,13 +241,20 @@ def test_a_defence_that_raises_and_is_mended(plugin):
     assert len(plugin.place.finished()) == 4
 
 
-def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin):
-    """Simulated: the defence raises what CUDA raises. Two at once, then one, then it is told, each job once."""
-    outcome = plugin("raise torch.OutOfMemoryError('CUDA out of memory.')", "--cells-per-gpu", 2)
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("torch.OutOfMemoryError('CUDA out of memory.')", "the memory of cpu does not suffice for it"),
+        ("__import__('benchmark').errors.TooLarge('it needs 9 GiB')", "it needs 9 GiB"),
+    ],
+)
+def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin, error, told):
+    """Simulated: the defence raises what CUDA or we raise. Two at once, then one, then it is told, each job once."""
+    outcome = plugin(f"raise {error}", "--cells-per-gpu", 2)
     assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
     assert "again with 1 at once" in outcome.stderr
     failed = [line for line in outcome.stderr.splitlines() if line.startswith("failed: ") and " train: " in line]
-    assert len(failed) == 2 and all("the memory of cpu does not suffice for it" in line for line in failed)
+    assert len(failed) == 2 and all(told in line for line in failed)
     assert plugin("return None", "--cells-per-gpu", 2).returncode == 0 and len(plugin.place.finished()) == 4
 
 

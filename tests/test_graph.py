@@ -1,5 +1,6 @@
 """Graphs of steps: what is replayed equals what is computed step by step; on CUDA, and on the CPU by a tape."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -139,6 +140,30 @@ def test_a_defence_that_cannot_be_captured_runs_eagerly(tiny_images, defense, re
     plain = training(tiny_images, "bottleneck", "off")
     plain.defense.__class__ = type("Changed", (defense, type(plain.defense)), {})
     assert loop.run(plain) == history
+
+
+def test_what_a_broken_capture_had_taken_is_free_for_the_eager_step():
+    class Broken(Tape):
+        def capture(self, step, generators):
+            self.capturing = True
+            try:
+                step()
+            finally:
+                self.capturing = False
+
+    def step():
+        alive.append(sum(ref() is not None for ref in taken))
+        taken.append(weakref.ref(activation := torch.zeros(9)))
+        if backend.capturing:
+            raise RuntimeError(f"out of memory after {activation.numel()}")
+
+    taken, alive, notes = [], [], Notes()
+    captured = Captured(CPU, [])
+    captured.backend = backend = Broken()
+    backend.capturing = False
+    for _ in range(graph.WARM_UP + 2):
+        captured(step, note=notes.note)
+    assert alive == [0] * (graph.WARM_UP + 3) and "out of memory after 9" in notes.texts[0]
 
 
 def test_the_tape_refuses_an_unregistered_generator():

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import torch
 
-from benchmark.errors import UserError
+from benchmark.errors import TooLarge
 
 _USABLE = 0.8
 _GIB = 2**30
 
 
 def check_memory(components: int, dims: int, device: torch.device) -> None:
-    """Raise UserError if components * dims^2 float32 take more than 80 % of the device's free memory."""
+    """Raise TooLarge if components * dims^2 float32 take more than 80 % of the device's free memory."""
     need, free = 4 * components * dims**2, _free_bytes(device)
     if free is not None and need > _USABLE * free:
-        raise UserError(
+        raise TooLarge(
             f"the full CEM estimator needs {need / _GIB:.1f} GiB for {components} inverse covariances of "
             f"{dims} x {dims}, but {device} has {free / _GIB:.1f} GiB free; "
             "use the diagonal estimator or fewer components."
@@ -24,7 +24,8 @@ def check_memory(components: int, dims: int, device: torch.device) -> None:
 def _free_bytes(device: torch.device) -> int | None:
     """Free bytes, or None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next use
+        return torch.cuda.mem_get_info(device)[0] + cached
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

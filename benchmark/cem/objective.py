@@ -196,18 +196,20 @@ class ConditionalEntropy(nn.Module):
         return (torch.special.entr(pi) + pi * self.information).sum() + (pi[component] * change).sum()  # Eq 7
 
     def get_extra_state(self) -> Tensor:
-        """One triangle of each inverse, [K, D(D+1)/2]; empty for the other estimators."""
+        """One triangle of each inverse, [K, D(D+1)/2], on the CPU; empty for the other estimators."""
         if self.estimator != "full":
             return torch.zeros(0)
         row, column = torch.tril_indices(self.dims, self.dims, device=self.inverse.device)
-        return self.inverse[:, row, column]
+        triangles = torch.empty(len(self.inverse), len(row))
+        for triangle, inverse in zip(triangles, self.inverse, strict=True):  # the device may lack room for all twice
+            triangle.copy_(inverse[row, column])
+        return triangles
 
     def set_extra_state(self, state: Tensor) -> None:
         if self.estimator == "full":
             row, column = torch.tril_indices(self.dims, self.dims, device=self.inverse.device)
-            state = state.to(self.inverse.device)
-            self.inverse[:, row, column] = state
-            self.inverse[:, column, row] = state
+            for inverse, triangle in zip(self.inverse, state, strict=True):
+                inverse[row, column] = inverse[column, row] = triangle.to(inverse.device)
 
 
 def _check_settings(

@@ -81,7 +81,7 @@ def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None
 def _failure(error: Exception, machine: Machine) -> tuple[str, str]:
     """(kind of outcome, reason): whatever a job dies of is that job's failure."""
     if isinstance(error, UserError):
-        return "failed", str(error)
+        return "memory" if out_of_memory(error) else "failed", str(error)
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if out_of_memory(error):
         return "memory", f"the memory of {machine.device} does not suffice for it ({reason})"
@@ -90,7 +90,8 @@ def _failure(error: Exception, machine: Machine) -> tuple[str, str]:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out; CUDA says it in several ways, the CPU in one of its own."""
-    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    # NOT_INITIALIZED: cuBLAS found no room for itself
+    words = ("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "can't allocate memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )

@@ -76,6 +76,8 @@ def settle(device: torch.device) -> None:
     if device.type == "cpu":
         tune_allocator()
     else:
+        if device.index is not None:
+            torch.cuda.set_device(device)  # begins CUDA; what names no device, or just "cuda", is there
         torch.backends.cudnn.benchmark = True  # every shape comes again and again
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
 

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -48,15 +48,24 @@ class Captured:
             self.seen[variant] += 1
             if self.seen[variant] <= WARM_UP:
                 return self.backend.warm_up(lambda: step(*variant))
-            try:
-                self.replays[variant] = self.backend.capture(lambda: step(*variant), self.generators)
-            except RuntimeError as error:  # a wait for the device, an optimiser that cannot, no memory left
-                self.forget()
-                reason = error.__context__ or error  # that of the step, not of the ending of a broken capture
-                self.obstacle = f"the step cannot be captured ({' '.join(str(reason).split())[:200]})"
+            if not self._capture(step, variant):
+                self.backend.release(self.replays)  # and what the broken capture took
                 return self(step, *variant, note=note)
         self.replays[variant]()  # the capture itself computed nothing
         self.used = True
+
+    def _capture(self, step: Callable[..., None], variant: tuple) -> bool:
+        """Whether there now is a graph of step(*variant); if not, `obstacle` says why.
+
+        Nothing of the error is kept, as its traceback holds all that the step had allocated.
+        """
+        try:
+            self.replays[variant] = self.backend.capture(lambda: step(*variant), self.generators)
+        except RuntimeError as error:  # a wait for the device, an optimiser that cannot, no memory left
+            # the step's error, not that of ending a broken capture
+            words = " ".join(str(error.__context__ or error).split())
+            self.obstacle = f"the step cannot be captured ({words[:200]})"
+        return variant in self.replays
 
     def forget(self) -> None:
         """Drop the graphs: the tensors that they work on are no longer the ones in use, or the task is over."""
@@ -86,10 +95,12 @@ class _CUDA:
 
     def capture(self, step: Callable[[], None], generators: Iterable[torch.Generator]) -> Callable[[], None]:
         """The replay of a graph of step(), which is not executed. RuntimeError where it cannot be captured."""
-        graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            graph.register_generator_state(generator)
-        default = torch.cuda.default_generators[self.stream.device.index]  # registered by torch itself
+        index = self.stream.device.index
+        with torch.cuda.device(index):  # where a graph keeps its generators' seeds and offsets
+            graph = torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
+        default = torch.cuda.default_generators[index]  # registered by torch itself
         states = [(generator, generator.clone_state()) for generator in (*generators, default)]
         try:
             # the outer context puts the current stream back where ending a failed capture raises as well;
@@ -102,6 +113,9 @@ class _CUDA:
         except RuntimeError:
             for generator, state in states:  # a failed capture leaves them waiting for its end
                 generator.graphsafe_set_state(state)
+            # so does the allocator up to torch 2.11 (pytorch#180395); later it says that nothing is to be ended
+            with suppress(RuntimeError, AttributeError):
+                torch._C._cuda_endAllocateToPool(index, self.pool)
             raise
         return graph.replay
 
