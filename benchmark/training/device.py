@@ -77,7 +77,7 @@ def settle(device: torch.device) -> None:
         tune_allocator()
     else:
         if device.index is not None:
-            torch.cuda.set_device(device)  # begins CUDA; what names no device, or just "cuda", is there
+            torch.cuda.set_device(device)  # begins CUDA; what names no device (a graph's generators, say) is there
         torch.backends.cudnn.benchmark = True  # every shape comes again and again
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
 

@@ -95,11 +95,9 @@ class _CUDA:
 
     def capture(self, step: Callable[[], None], generators: Iterable[torch.Generator]) -> Callable[[], None]:
         """The replay of a graph of step(), which is not executed. RuntimeError where it cannot be captured."""
-        index = self.stream.device.index
-        with torch.cuda.device(index):  # where a graph keeps its generators' seeds and offsets
-            graph = torch.cuda.CUDAGraph()
-            for generator in generators:
-                graph.register_generator_state(generator)
+        index, graph = self.stream.device.index, torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
         default = torch.cuda.default_generators[index]  # registered by torch itself
         states = [(generator, generator.clone_state()) for generator in (*generators, default)]
         try:
