@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmark.data import files
 from benchmark.errors import UserError
-from benchmark.runner import hygiene, sums
+from benchmark.runner import hygiene, solid, sums
 from benchmark.runner.lock import LOCK, Lost
 from benchmark.runner.store import METRICS, Store
 
@@ -125,6 +125,7 @@ def _bring(store: Store, new: Path, final: Path) -> str:
 
     UserError where either is taken away meanwhile.
     """
+    solid.require(final, store.root)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         store.publish(new, final)

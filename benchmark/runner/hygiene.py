@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
-from benchmark.runner import sums
+from benchmark.runner import solid, sums
 from benchmark.runner.store import METRICS, Store
 
 _KEY = re.compile("[0-9a-f]{12}")
@@ -46,8 +46,9 @@ class Waste:
 
 
 def finished(root: Path) -> Iterator[Path]:
-    """The folders of all finished jobs, of whatever suite, in order."""
+    """The folders of all finished jobs, of whatever suite, in order. Irregular where one is reached by a link."""
     for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}")):
+        solid.require(metrics.parent, root)
         yield metrics.parent
 
 
@@ -55,11 +56,12 @@ def verify(store: Store) -> list[Finding]:
     """Check every finished job. UserError where there is no such store."""
     if not store.root.is_dir():
         raise UserError(f"there is no results folder {store.root}; choose another --results")
-    return [_look(folder) for folder in finished(store.root)]
+    return [_look(path.parent, store.root) for path in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}"))]
 
 
-def _look(folder: Path) -> Finding:
+def _look(folder: Path, root: Path) -> Finding:
     try:
+        solid.require(folder, root)
         return _checked(folder)
     except sums.Unreadable as error:
         return Finding(folder, "unreadable", [str(error)], False)
@@ -93,10 +95,11 @@ def foreign(folder: Path) -> str:
 
 
 def waste(store: Store, keep: list[Job]) -> list[Waste]:
-    """What is not a result of, or work on, the jobs to keep.
+    """What is not a result of, or work on, the jobs to keep. Irregular where there is a link, pipe or the like.
 
     A result that was set aside stays until its job is done again. What no job's key is the name of is an engine's.
     """
+    solid.require_all(store.root)
     keys = {job.key[:12]: job for job in keep}
     found = [
         Waste(folder, "in no kept suite")
@@ -119,7 +122,8 @@ def waste(store: Store, keep: list[Job]) -> list[Waste]:
 
 
 def remove(store: Store, item: Waste) -> bool:
-    """Remove it; False where a runner holds it."""
+    """Remove it; False where a runner holds it. Irregular where it is not what `waste` found."""
+    solid.require(item.path, store.root)
     name = item.path.name.partition(".")[0]
     if item.path.parent == store.work and name and not name.startswith("replaced-"):
         with store.locks.hold(name) as folder:  # nobody else can be in it now

@@ -28,6 +28,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.runner import solid
+
 LOCK = "lock.json"
 HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a silent holder is suspect
 WATCH = 2.5  # heartbeats that a suspect must stay silent under a taker's eyes
@@ -201,11 +203,14 @@ class Locks:
             entries = [entry.partition(".") for entry in os.listdir(self.work)]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(
+        numbers = sorted(
             int(number or 0)
             for stem, dot, number in entries
             if stem == name and (not dot or (number.isascii() and number.isdigit()))
         )
+        for number in numbers:  # a link in a folder's place would let a taker move files from where it points to
+            solid.require(self._folder(name, number), self.work)
+        return numbers
 
     def _look(self, name: str) -> dict[int, Holder | None]:
         """Number -> what its lock says, or None where it was released."""

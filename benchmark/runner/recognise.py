@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
-from benchmark.runner import sums
+from benchmark.runner import solid, sums
 from benchmark.runner.execute import Machine, recipe_of, trained_model
 from benchmark.runner.rebuilt import Rebuilt, ask, obstacle, rebuild
 from benchmark.runner.store import CHECKPOINT
@@ -95,6 +95,7 @@ def _told(found: dict) -> str:
 def _read_job(folder: Path) -> Job:
     """The training whose finished folder it is."""
     try:
+        solid.require(folder.resolve(), folder.resolve())
         content = json.loads((folder / "job.json").read_text())
         job = Job(content["kind"], content["config"])
         if content["kind"] != "train" or job.key != content["key"]:

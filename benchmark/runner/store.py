@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
-from benchmark.runner import sums
+from benchmark.runner import solid, sums
 from benchmark.runner.lock import LOCK, Locks, Lost
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -32,11 +32,16 @@ PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 
 
 class Store:
-    """The results below `root`. Reading needs no right to write there."""
+    """The results below `root`. Reading needs no right to write there.
+
+    Every folder that it gives away, or reads, was looked at before: Irregular (a UserError) where it, or anything
+    directly in it, is neither a real folder nor a regular file (solid.py).
+    """
 
     def __init__(self, root: Path):
         self.root = Path(root)
         self.work = self.root / ".work"
+        solid.require_folder(self.work)
         self.locks = Locks(self.work)
 
     def check_writable(self) -> None:
@@ -51,11 +56,15 @@ class Store:
 
     def path(self, job: Job) -> Path:
         """The folder of the finished job."""
-        return self.root / job.folder
+        return self._solid(self.root / job.folder)
 
     def workdir(self, job: Job) -> Path:
         """The folder of the job while it runs, and after it failed."""
-        return self.locks.folder(_name(job))
+        return self._solid(self.locks.folder(_name(job)))
+
+    def _solid(self, folder: Path) -> Path:
+        solid.require(folder, self.root)
+        return folder
 
     def done(self, job: Job) -> bool:
         return (self.path(job) / METRICS).is_file()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
+from benchmark.runner import solid
 from benchmark.runner.store import Store, write_json
 
 
@@ -25,7 +26,9 @@ class Entry:
 
 def folder(store: Store) -> Path:
     """Where records, scripts and logs of the Slurm jobs are."""
-    return store.work / "slurm"
+    found = store.work / "slurm"
+    solid.require(found, store.root)
+    return found
 
 
 def record(store: Store, tasks: dict[str, list[str]]) -> None:

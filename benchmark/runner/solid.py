@@ -1,0 +1,77 @@
+"""A store is made of real folders and regular files. Anything else in it (a link, a pipe, a device) is named in one
+sentence, and never opened, followed, packed or deleted."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmark.runner.sums import Unreadable
+
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFREG: "a file where a folder belongs",
+}
+
+
+class Irregular(Unreadable):
+    """Something in a store is neither a real folder nor a regular file."""
+
+    def __init__(self, path: Path, mode: int):
+        what = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+        super().__init__(
+            f"{path} is {what}; a store holds real folders and regular files alone: move it out of the store "
+            "(nothing was changed there), then try again"
+        )
+
+
+def require_folder(path: Path) -> None:
+    """Irregular unless `path` is a real folder, or is not there."""
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISDIR(mode):
+        raise Irregular(path, mode)
+
+
+def require(folder: Path, root: Path) -> None:
+    """Irregular unless `folder`, what lies between it and `root`, and all that is directly in it are as they belong.
+
+    Nothing of it need be there. The root itself may be a link: the user chose it.
+    """
+    for part in reversed(folder.relative_to(root).parents[:-1]):
+        require_folder(root / part)
+    require_folder(folder)
+    for _ in _entries(folder):
+        pass
+
+
+def require_all(root: Path) -> None:
+    """Irregular for the first thing in the whole store that is neither folder nor regular file."""
+    folders = [root]
+    while folders:
+        folders += _entries(folders.pop())
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """The folders in a folder that need not be there; Irregular for anything that is not a regular file either."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Unreadable(f"cannot read {folder} ({error}); see to its rights or the disk, then try again") from None
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield folder / entry.name
+        elif not entry.is_file(follow_symlinks=False) and (mode := _mode(folder / entry.name)) is not None:
+            raise Irregular(folder / entry.name, mode)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):  # what lies above is looked at first
+        return None
