@@ -1,8 +1,10 @@
 """For the tests of the whole: the command line in this process, a small suite, and one finished run of it."""
 
 import contextlib
+import errno
 import functools
 import io
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -49,6 +51,19 @@ def call(*words) -> Outcome:
     finally:
         sys.argv = before
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def break_disk(monkeypatch, path: Path) -> None:
+    """Let every opening of the file fail with EIO, for root too, which no rights of a file can do."""
+    opening = open
+
+    def fail(file, *more, **options):
+        if not isinstance(file, int) and os.fspath(file) == str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opening(file, *more, **options)
+
+    monkeypatch.setattr("builtins.open", fail)
+    monkeypatch.setattr("io.open", fail)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from command_line import copied, finished, place  # noqa: F401 (fixtures)
+from command_line import break_disk, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
@@ -149,19 +148,11 @@ def test_a_kill_while_what_is_measured_later_is_written_costs_only_that(store, r
     assert read(store, TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
 
 
-def broken_disk(path):
-    """Make reading the file fail with EIO, for root too."""
-    if not Path("/proc/self/mem").exists():
-        pytest.skip("needs a file that cannot be read")
-    path.unlink()
-    path.symlink_to("/proc/self/mem")
-
-
 @pytest.mark.parametrize("name", ["metrics.json", "history.csv", "SHA256SUMS"])
-def test_what_cannot_be_read_is_not_damaged(store, name):
+def test_what_cannot_be_read_is_not_damaged(store, name, monkeypatch):
     finish(store)
     path = store.path(TRAIN) / name
-    broken_disk(path)
+    break_disk(monkeypatch, path)
     with pytest.raises(sums.Unreadable, match=f"cannot read {path} .*nothing was changed") as error:
         store.damage(TRAIN, tensors=False)
     assert not isinstance(error.value, sums.Damaged) and isinstance(error.value, UserError)
@@ -169,9 +160,9 @@ def test_what_cannot_be_read_is_not_damaged(store, name):
     assert finding.state == "unreadable" and str(path) in finding.problems[0]
 
 
-def test_weights_that_cannot_be_read_are_not_damaged(store):
+def test_weights_that_cannot_be_read_are_not_damaged(store, monkeypatch):
     finish(store, before_end=lambda: (store.workdir(TRAIN) / "checkpoint.safetensors").write_bytes(b"weights"))
-    broken_disk(store.path(TRAIN) / "checkpoint.safetensors")
+    break_disk(monkeypatch, store.path(TRAIN) / "checkpoint.safetensors")
     assert store.damage(TRAIN, tensors=False) == []
     for look in (store.checkpoint, lambda job: store.damage(job, tensors=True)):
         with pytest.raises(sums.Unreadable):

@@ -59,7 +59,7 @@ def _entries(folder: Path) -> Iterator[Path]:
     """The folders in a folder that need not be there; Irregular for anything that is not a regular file either."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # below a root that is a file, there is nothing
         return
     except OSError as error:
         raise Unreadable(f"cannot read {folder} ({error}); see to its rights or the disk, then try again") from None
