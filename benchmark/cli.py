@@ -268,24 +268,6 @@ def ablation(
 
 
 @app.command()
-def precision(
-    suite: Suite = "precision",
-    where: Where = [],  # noqa: B006
-    set_: Set = [],  # noqa: B006
-    matrix: MatrixPath = None,
-    data: DataRoot = DATA,
-    results: Results = RESULTS,
-    tables: Tables = TABLES,
-):
-    """Say what bf16 changes against fp32 in every metric, from a suite with the protocols fp32 and bf16."""
-    from benchmark.statistics.precision import write
-
-    cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite):
-        print(path)
-
-
-@app.command()
 def frontier(
     suite: Suite,
     where: Where = [],  # noqa: B006
