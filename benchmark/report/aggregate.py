@@ -84,7 +84,7 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
             metrics = [name for name in metrics if name != convergence.METRIC]
         if mean_image is not None and values.get("mse") is not None:
             values = values | {blind.METRIC: float(blind.beats(values["mse"], mean_image))}
-        else:  # results of earlier versions
+        else:  # no attack of the place has recorded it: `ensemble` alone, which has no images of its own
             metrics = [name for name in metrics if name != blind.METRIC]
     label = cell.label
     if cell.job.kind == "efficiency" and status == "done":

@@ -30,7 +30,7 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
 
 
 def _line(cell: Cell, store: Store) -> dict:
-    """Empty values where the result does not have them: tensors are not shared, and older results hold less."""
+    """Empty values where the result does not have them: tensors are not shared, and `ensemble` fits nothing."""
     folder, values = store.path(cell.job), store.metrics(cell.job)["values"]
     losses = convergence.read_losses(folder / "history.csv")
     decrease = convergence.decrease_percent(losses) if losses else None

@@ -7,15 +7,11 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmark.data import DATASETS
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
-from benchmark.metrics import mse_per_image, ssim_per_image
-from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.report import names
 from benchmark.report.pictures import EXTREME_PAIRS, EXTREMES, PAIRS, VALUES
 from benchmark.runner.store import Store
@@ -26,11 +22,11 @@ LARGEST = 4096  # pixels: a wider or higher picture is not one of ours
 
 @dataclass(frozen=True)
 class Value:
-    """psnr_db and ssim of one image (None where there is none); index among those scored, or None."""
+    """psnr_db and ssim of one image (None where there is none); index among those scored."""
 
     psnr_db: float | None
     ssim: float | None
-    index: int | None
+    index: int
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,8 @@ class Attacked:
     mean: str
     cell: dict[str, str]
     rebuilt: Strip
-    best: Strip | None
-    worst: Strip | None
+    best: Strip
+    worst: Strip
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Grid:
 class _Loaded:
     cell: Cell
     pairs: np.ndarray  # uint8 [2, images, size, size, 3]
-    extremes: np.ndarray | None
+    extremes: np.ndarray  # the best, then as many of the worst
     values: dict[str, list[Value]]
     mean: str
 
@@ -108,8 +104,7 @@ def _within_budget(groups: list[list[_Loaded]]) -> list[Grid]:
 
 
 def _strips(grid: Grid) -> list[Strip]:
-    found = [grid.originals, *(strip for item in grid.attacks for strip in (item.rebuilt, item.best, item.worst))]
-    return [strip for strip in found if strip is not None]
+    return [grid.originals, *(strip for item in grid.attacks for strip in (item.rebuilt, item.best, item.worst))]
 
 
 def _left_out(attacks: list[Cell], first: dict, shown: list[Grid], kept: int) -> str:
@@ -126,8 +121,6 @@ def _left_out(attacks: list[Cell], first: dict, shown: list[Grid], kept: int) ->
         parts.append(f"Of each attack's {kept} pictures {most} are shown, to keep the page small.")
     if not shown:
         parts.append("No finished attack has left a picture.")
-    elif not any(item.best for grid in shown for item in grid.attacks):
-        parts.append("The attacks kept no pictures of their best and worst images.")
     return " ".join(parts)
 
 
@@ -137,14 +130,7 @@ def _publishable(dataset: str) -> bool:
 
 def _load(cell: Cell, store: Store) -> _Loaded:
     folder = store.path(cell.job)
-    pairs = _tiles(folder / PAIRS)
-    extremes = _tiles(folder / EXTREME_PAIRS) if (folder / EXTREME_PAIRS).is_file() else None
-    stored = _stored_values(folder / VALUES)
-    values = {"first": stored.get("first") or _measured(pairs)}
-    if extremes is not None:
-        half = extremes.shape[1] // 2
-        for name, part in (("best", extremes[:, :half]), ("worst", extremes[:, half:])):
-            values[name] = stored.get(name) or _measured(part)
+    pairs, extremes, values = _tiles(folder / PAIRS), _tiles(folder / EXTREME_PAIRS), _values(folder / VALUES)
     return _Loaded(cell, pairs, extremes, values, _mean(store.metrics(cell.job)["values"]))
 
 
@@ -169,10 +155,8 @@ def _tiles(path) -> np.ndarray:
     return picture.reshape(2, tile, width // tile, tile, 3).transpose(0, 2, 1, 3, 4)[:, :, 1:-1, 1:-1]
 
 
-def _stored_values(path) -> dict[str, list[Value]]:
-    """What pictures.save_pictures wrote of each image; {} where an earlier version wrote nothing."""
-    if not path.is_file():
-        return {}
+def _values(path) -> dict[str, list[Value]]:
+    """What pictures.save_pictures wrote of each image."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return {
@@ -185,17 +169,6 @@ def _stored_values(path) -> dict[str, list[Value]]:
 
 def _number(item) -> float | None:
     return None if item is None else float(item)
-
-
-def _measured(pairs: np.ndarray) -> list[Value]:
-    """The values of the pictures themselves: those of the images but for their rounding to bytes."""
-    originals, rebuilt = (_unit(part) for part in pairs)
-    psnr = psnr_of_mse(mse_per_image(rebuilt, originals))
-    return [Value(float(a), float(b), None) for a, b in zip(psnr, ssim_per_image(rebuilt, originals), strict=True)]
-
-
-def _unit(tiles: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))).float() / 255
 
 
 def _grid(group: list[_Loaded], most: int | None) -> Grid:
@@ -211,11 +184,9 @@ def _attacked(item: _Loaded, most: int | None) -> Attacked:
     cell = item.cell
     own = {name: getattr(cell, name) for name in ("dataset", "protocol", "defense", "cem", "attacker", "split")}
     rebuilt = _strip(item.pairs[1:], item.values["first"], most)
-    best = worst = None
-    if item.extremes is not None:
-        half, few = item.extremes.shape[1] // 2, None if most is None else max(1, most * EXTREMES // 12)
-        best = _strip(item.extremes[:, :half], item.values["best"], few)
-        worst = _strip(item.extremes[:, half:], item.values["worst"], few)
+    half, few = item.extremes.shape[1] // 2, None if most is None else max(1, most * EXTREMES // 12)
+    best = _strip(item.extremes[:, :half], item.values["best"], few)
+    worst = _strip(item.extremes[:, half:], item.values["worst"], few)
     return Attacked(names.row_label(cell.defense, cell.cem), item.mean, own, rebuilt, best, worst)
 
 
