@@ -38,7 +38,7 @@ def fitted(estimator, dims=12, classes=4, samples=400, seed=0, **settings):
 def batch_of(features, labels, size, seed=1):
     torch.manual_seed(seed)
     pick = torch.randperm(len(features))[:size]
-    clean = (features[pick] + 0.05 * torch.randn(size, features.shape[1])).requires_grad_()
+    clean = (features[pick] + 0.05 * torch.randn(len(pick), features.shape[1])).requires_grad_()
     return clean, clean + SIGMA * torch.randn_like(clean), labels[pick]
 
 
@@ -76,8 +76,10 @@ def nearest(module, z, labels):
 
 @pytest.mark.parametrize("q1", [True, False])
 @pytest.mark.parametrize("q2", [True, False])
-def test_scalar_is_the_released_double_loop(q1, q2):
-    module, features, labels = fitted("scalar", first_class_lookup=q1, batch_weight_x10=q2, samples=2000)
+@pytest.mark.parametrize(("shifted", "samples"), [(True, 2000), (True, 25), (False, 25)])
+def test_scalar_is_the_released_double_loop(q1, q2, shifted, samples):
+    quirks = dict(first_class_lookup=q1, batch_weight_x10=q2, shifted_statistics=shifted)
+    module, features, labels = fitted("scalar", components=8, samples=samples, **quirks)
     for size, seed in ((128, 1), (16, 2), (3, 3)):
         clean, noisy, y = batch_of(features, labels, size, seed)
         z = clean.detach().double().requires_grad_()

@@ -37,8 +37,9 @@ def naive_lloyd(features, groups, centers, iterations=50):
         return np.array([((x - centers[g]) ** 2).sum(1).argmin() for x, g in zip(features, groups, strict=True)])
 
     nearest = assign()
+    moving = [g for g in range(len(centers)) if centers.shape[1] == 1 or (nearest[groups == g] != 0).any()]
     for _ in range(iterations):
-        for g, j in itertools.product(range(len(centers)), range(centers.shape[1])):
+        for g, j in itertools.product(moving, range(centers.shape[1])):
             members = features[(groups == g) & (nearest == j)]
             if len(members):
                 centers[g, j] = members.mean(0)
@@ -185,6 +186,12 @@ def test_an_empty_cluster_keeps_its_centre():
     found = kmeans(torch.rand(10, 1), torch.zeros(10, dtype=torch.long), 1, 2, generator(), init=start)
     assert found.counts.tolist() == [[10, 0]]
     assert found.centers[0, 1, 0] == 100
+
+
+def test_a_single_centre_moves_to_the_mean():
+    features = torch.rand(10, 3)
+    found = kmeans(features, torch.zeros(10, dtype=torch.long), 1, 1, generator())
+    torch.testing.assert_close(found.centers[0, 0], features.mean(0))
 
 
 def test_depends_on_the_generator_alone():

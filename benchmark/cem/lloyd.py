@@ -25,8 +25,8 @@ def _compiled(function):
 
 def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """From the centres [G, k, D], until no assignment changes: centres, assignment [N] and counts [G, k] of the float32
-    features [N, D] in groups [N] (0..G-1). Centres are not finite where features are not. Depends on the inputs alone,
-    not on the threads: a group is one thread's."""
+    features [N, D] in groups [N] (0..G-1). Before the first step all count as assigned to centre 0 (as in
+    `mixture.kmeans`). Depends on the inputs alone, not on the threads: a group is one thread's."""
     rows, found = features.contiguous().numpy(), np.array(centers.numpy(), order="C")
     first, order = _sorted(groups.contiguous().numpy(), len(centers))
     nearest, counts = np.zeros(len(rows), np.int64), np.zeros(found.shape[:2], np.int64)
@@ -61,14 +61,15 @@ def _sorted(groups, num_groups):
 @_compiled
 def _groups(rows, order, first, centers, nearest, counts, iterations, begin, end):
     """The steps of the groups begin..end-1, one group after the other so that its rows stay in the cache."""
-    sums = np.empty(centers.shape[1:], np.float32)
+    sums, single = np.empty(centers.shape[1:], np.float32), centers.shape[1] == 1
     for group in range(begin, end):
         members = order[first[group] : first[group + 1]]
-        _assign(rows, members, centers[group], nearest, sums, counts[group])
+        changed = _assign(rows, members, centers[group], nearest, sums, counts[group]) or single
         for _ in range(iterations):
-            _move(centers[group], sums, counts[group])
-            if not _assign(rows, members, centers[group], nearest, sums, counts[group]):
+            if not changed:
                 break
+            _move(centers[group], sums, counts[group])
+            changed = _assign(rows, members, centers[group], nearest, sums, counts[group])
 
 
 @_compiled

@@ -41,21 +41,22 @@ def kmeans(
     """Cluster the features [N, D] of each group [N] (0..num_groups-1) into k clusters; num_groups=1: over
     everything.
 
-    Starts from `init` [G, k, D], or from k-means++ drawn with `generator` (of the features' device), then
-    Lloyd steps until no assignment changes, at most `iterations`. A group with fewer distinct samples than k
-    keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state. Memory: some
-    integers a sample; for the start, and for steps that are not compiled, copies of rows, a whole group's or 1 GiB
-    (4 MiB on a CPU) at a time. Raises UserError for shapes or groups that do not fit, Diverged for features that are
-    not finite (seen in the first step).
+    Starts from `init` [G, k, D], or from k-means++ drawn with `generator` (of the features' device), then Lloyd steps
+    until no assignment changes, at most `iterations`. As released, k-means++ draws in proportion to the distance (not
+    its square), and samples count as assigned to centre 0 before the first step: where all are nearest to it, it
+    stays where it is (a single centre moves to the mean, which the release leaves open). A group with fewer distinct
+    samples than k keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state.
+    Memory: some integers a sample; for the start, and for steps that are not compiled, copies of rows, a whole
+    group's or 1 GiB (4 MiB on a CPU) at a time. Raises UserError for shapes or groups that do not fit, Diverged for
+    features that are not finite.
     """
     _check(features, groups, num_groups, k, init)
     features = features.detach().float()
+    if not _finite(features):
+        raise Diverged("the features to be clustered are not finite")
     centers = _plus_plus(features, groups, num_groups, k, generator) if init is None else init.to(features)
     compiled = compiled_steps() if features.device.type == "cpu" and k <= _FEW else None
-    clusters = Clusters(*(compiled or batched_steps)(features, groups, centers, iterations))
-    if not np.isfinite(clusters.centers.cpu().numpy()).all():
-        raise Diverged("the features to be clustered are not finite")
-    return clusters
+    return Clusters(*(compiled or batched_steps)(features, groups, centers, iterations))
 
 
 def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tensor | None) -> None:
@@ -71,6 +72,12 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
         raise UserError(f"kmeans: every group (label) must lie in 0..{num_groups - 1}; check the labels.")
     if init is not None and init.shape != (num_groups, k, features.shape[1]):
         raise UserError(f"kmeans: init {tuple(init.shape)} must be [num_groups, k, D].")
+
+
+def _finite(features: Tensor) -> bool:
+    """By their sum: one pass without a copy, and on a CPU without torch's threads."""
+    total = features.numpy().sum() if features.device.type == "cpu" else features.sum().item()
+    return bool(np.isfinite(total))
 
 
 def compiled_steps():
@@ -113,12 +120,20 @@ def _portions(layout: Layout, num_groups: int, row: int) -> list[tuple[slice, sl
 def _lloyd(blocks: Blocks, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Centres [G, k, D] and nearest [M, S] after Lloyd steps until no assignment changes."""
     nearest = _assign(blocks, centers)
+    moving = _moving(blocks, nearest, *centers.shape[:2])
     for _ in range(iterations):
-        centers = _means(blocks, nearest, centers)
+        centers = torch.where(moving, _means(blocks, nearest, centers), centers)
         before, nearest = nearest, _assign(blocks, centers)
         if torch.equal(before, nearest):
             break
     return centers, nearest
+
+
+def _moving(blocks: Blocks, nearest: Tensor, groups: int, k: int) -> Tensor:
+    """[G, 1, 1]: the groups that take a step at all; k = 1, or any sample nearest to another centre than 0."""
+    away = ((nearest != 0) & blocks.valid).any(1) | (k == 1)
+    found = torch.zeros(groups, device=away.device).index_add_(0, blocks.owner, away.float())
+    return (found > 0).view(-1, 1, 1)
 
 
 def _assign(blocks: Blocks, centers: Tensor) -> Tensor:
@@ -142,7 +157,7 @@ def _means(blocks: Blocks, nearest: Tensor, centers: Tensor) -> Tensor:
 
 
 def _plus_plus(features: Tensor, groups: Tensor, num_groups: int, k: int, generator: torch.Generator) -> Tensor:
-    """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the squared distance so far."""
+    """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the distance so far (released)."""
     layout = arrange(groups, num_groups)
     portions = _portions(layout, num_groups, features[0].nbytes)
     centers = features.new_zeros(num_groups, k, features.shape[1])
@@ -153,18 +168,11 @@ def _plus_plus(features: Tensor, groups: Tensor, num_groups: int, k: int, genera
         chosen = features[_draw(distance, groups, num_groups, generator)] * has_samples.unsqueeze(1)
         centers[:, pick] = chosen
         for part, _ in portions:
-            square = _squared_distances(layout.blocks(features, part), chosen)
-            closest[part] = torch.minimum(closest[part], square)
+            blocks = layout.blocks(features, part)
+            offsets = blocks.rows.sub_(chosen[blocks.owner].unsqueeze(1))  # the rows are a copy already
+            closest[part] = torch.minimum(closest[part], torch.linalg.vector_norm(offsets, dim=2))
         distance = layout.take(closest)
     return centers
-
-
-def _squared_distances(blocks: Blocks, chosen: Tensor) -> Tensor:
-    """[M, S] of every place from the one centre [G, D] of its group."""
-    norms = torch.linalg.vector_norm(blocks.rows, dim=2).square()  # makes no copy of the rows
-    own = chosen[blocks.owner]
-    square = torch.baddbmm(norms.unsqueeze(2), blocks.rows, own.unsqueeze(2), alpha=-2).squeeze(2)
-    return (square + own.square().sum(1).unsqueeze(1)).clamp_min_(0)
 
 
 def _draw(weight: Tensor, groups: Tensor, num_groups: int, generator: torch.Generator) -> Tensor:

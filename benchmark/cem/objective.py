@@ -13,7 +13,7 @@ from benchmark.errors import UserError
 ESTIMATORS = ("scalar", "diagonal", "full")
 SCOPES = ("class", "all")
 
-# Cap on the weight of a batch against the epoch's statistics; as released.
+# Cap on the weight of a batch against the epoch's covariances, so that these never vanish.
 _MAX_BLEND = 0.99
 # Distance that an empty cluster competes with: only a class without any features falls back to one.
 _FAR = 1e30
@@ -31,8 +31,15 @@ class ConditionalEntropy(nn.Module):
     itself, with a variance per dimension or the exact covariance. scope "class": `components` clusters in
     each class (the class of a training sample is known); "all" (not for scalar): `components * classes` over
     everything, Algorithm 1. dims = D, elements of one feature map; noise_std = sigma >= 0 (0 turns the term
-    off); first_class_lookup (scalar only) and batch_weight_x10 are the released code's quirks Q1 and Q2;
-    threshold = t and epsilon belong to scalar.
+    off); threshold = t and epsilon belong to scalar. Quirks of the released code, for scalar alone:
+    first_class_lookup (Q1), batch_weight_x10 (Q2), and shifted_statistics: variances are kept in a list without the
+    empty clusters, weights in one without the one-member clusters as well, so that later clusters read another's,
+    and a batch's features may go to the centre of an empty cluster. Without it each cluster has its own, and one
+    without members attracts none.
+
+    The release stops with an error at a batch with a class it could not cluster (of `components` samples or fewer), and
+    at a class of which every cluster has one member. Here both are clustered like any other; a class that the fit never
+    saw adds nothing to the scalar term.
 
     State: buffers of fixed shape, so a saved state_dict restores every later value bit for bit. K components
     take 4 K D bytes for centres, and "full" another 4 K D^2 for the inverses A^-1 (half of that in a
@@ -52,6 +59,7 @@ class ConditionalEntropy(nn.Module):
         scope: str = "class",
         first_class_lookup: bool = True,
         batch_weight_x10: bool = True,
+        shifted_statistics: bool = True,
         threshold: float = 0.125,
         epsilon: float = 0.01,
         device: torch.device | str | None = None,
@@ -63,6 +71,7 @@ class ConditionalEntropy(nn.Module):
         self.groups = classes if scope == "class" else 1
         self.per_group = components if scope == "class" else components * classes
         self.first_class_lookup = first_class_lookup
+        self.shifted_statistics = shifted_statistics and estimator == "scalar"
         # a quirk of the released, scalar form; the paper's Eq 6 has no such factor
         self.gain = 10.0 if batch_weight_x10 and estimator == "scalar" else 1.0
         self.threshold, self.epsilon = threshold, epsilon
@@ -81,6 +90,8 @@ class ConditionalEntropy(nn.Module):
         else:
             shape = (total,) if estimator == "scalar" else (total, dims)
             self.register_buffer("variance", torch.zeros(shape, device=device))
+        if estimator == "scalar":  # weights within a class, in the order in which the release holds them
+            self.register_buffer("share", torch.zeros(total, device=device))
 
     @property
     def num_components(self) -> int:
@@ -136,8 +147,13 @@ class ConditionalEntropy(nn.Module):
             self.information.copy_(statistics.invert_(self.inverse, noise))
             return
         take = statistics.scalar_variance if self.estimator == "scalar" else statistics.diagonal_variance
-        self.variance.copy_(take(*given))
-        self.information.copy_(statistics.noisy_information(self.variance, noise, self.dims))
+        variance = take(*given)
+        self.information.copy_(statistics.noisy_information(variance, noise, self.dims))
+        if self.estimator == "scalar":
+            hold = statistics.shifted if self.shifted_statistics else statistics.own
+            variance, share = hold(variance.view(self.groups, -1), self.counts.view(self.groups, -1))
+            self.share.copy_(share.flatten())
+        self.variance.copy_(variance.view_as(self.variance))
 
     def forward(self, z_clean: Tensor, z_noisy: Tensor, labels: Tensor) -> Tensor:
         """L_C, 0-dim float32, of features [B, D] or [B, C, h, w] and labels [B]; scalar reads z_clean, the
@@ -157,17 +173,17 @@ class ConditionalEntropy(nn.Module):
         return torch.where(self.fitted, loss, 0.0) + zero
 
     def _nearest(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Index [B] of the nearest component that has members, within the label's class for scope "class"."""
+        """Index [B] of the nearest component, within the label's class for scope "class"; only of those that have
+        members, unless statistics are shifted."""
         distance = torch.addmm(self.centers.square().sum(1).unsqueeze(0), z, self.centers.mT, alpha=-2)
-        distance = distance + _FAR * (self.counts == 0)
+        if not self.shifted_statistics:
+            distance = distance + _FAR * (self.counts == 0)
         if self.scope == "class":
             owner = torch.arange(self.num_components, device=z.device) // self.per_group
             distance = distance.masked_fill(owner != labels.unsqueeze(1), torch.inf)
         return distance.min(1).indices
 
     def _released(self, offset: Tensor, component: Tensor, labels: Tensor) -> Tensor:
-        by_class = self.counts.view(self.classes, -1)
-        share = (by_class / by_class.sum(1, keepdim=True).clamp_min(1)).flatten()
         row = component
         if self.first_class_lookup:
             row = row + (terms.lookup_class(labels, self.classes) - labels) * self.per_group
@@ -175,9 +191,9 @@ class ConditionalEntropy(nn.Module):
             offset.square().mean(1),
             component,
             labels,
-            share[row],
+            self.share[row],
             self.variance[row],
-            expected=share[row] * self.counts.sum() / self.classes,
+            expected=self.share[row] * self.counts.sum() / self.classes,
             gain=self.gain,
             floor=self.threshold * self.noise_std**2,
             epsilon=self.epsilon,

@@ -18,6 +18,32 @@ def scalar_variance(features: Tensor, component: Tensor, centers: Tensor, counts
     return sums / (counts.clamp_min(1) * features.shape[1])
 
 
+def own(variance: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """(variances, weights) of each cluster, [G, k] twice, from those variances and counts [G, k]; a weight is the share
+    of the group's samples, 0 for an empty cluster."""
+    return variance, counts / counts.sum(1, keepdim=True).clamp_min(1)
+
+
+def shifted(variance: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as released: variances of the non-empty clusters alone, in order, filled up with the last of them;
+    weights of the clusters of two or more members alone, filled up with 0.01. After an empty or one-member cluster
+    both belong to other clusters. A group without samples keeps zeros."""
+    share = own(variance, counts)[1]
+    filled = counts > 0
+    last = filled.sum(1, keepdim=True).sub(1).clamp_min(0)
+    variance = _packed(variance, filled)
+    place = torch.arange(counts.shape[1], device=counts.device).expand_as(counts)
+    variance = variance.gather(1, torch.minimum(place, last))
+    several = counts > 1
+    share = torch.where(place < several.sum(1, keepdim=True), _packed(share, several), 0.01)
+    return variance, share * filled.any(1, keepdim=True)
+
+
+def _packed(values: Tensor, chosen: Tensor) -> Tensor:
+    """values [G, k] with the chosen of each row first, the order otherwise kept."""
+    return values.gather(1, (~chosen).to(torch.uint8).sort(dim=1, stable=True).indices)
+
+
 def diagonal_variance(features: Tensor, component: Tensor, centers: Tensor, counts: Tensor) -> Tensor:
     """Mean over members of (x - centre)^2: [K, D]; 0 for an empty component."""
     sums = torch.zeros_like(centers)

@@ -38,11 +38,13 @@ def scalar_loss(
 ) -> Tensor:
     """The released term: 0-dim. errors [B]: mean over dimensions of (z - own centre)^2. Per member of the
     batch [B]: share = its cluster's weight within its class, variance = the cluster's from the epoch,
-    expected = weight*N/n members in an epoch. floor = t*sigma^2. Summed over a class's clusters present,
-    averaged over classes present."""
+    expected = share * L members in an epoch, L the mean number of samples a class. floor = t*sigma^2. Summed over a
+    class's clusters present, averaged over classes present. As released, a blend of 1 or more becomes 0.99, and one
+    between 0.99 and 1 stays."""
     together = same(component)
     members = together.sum(1)
-    blend = (gain * members / expected.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(0.99)
+    blend = gain * members / expected
+    blend = torch.where(blend < 1, blend, 0.99)
     updated = blend * (together @ errors / members) + (1 - blend) * variance
     excess = F.relu(torch.log(updated + epsilon) - torch.log(torch.full_like(updated, floor + epsilon)))
     classes_present = (1 / same(labels).sum(1)).sum()

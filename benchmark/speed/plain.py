@@ -206,8 +206,9 @@ def scalar_by_loop(cem, z: Tensor, labels: Tensor) -> Tensor:
     """
     classes, k = cem.classes, cem.per_group
     centers = cem.centers.to(z.dtype).view(classes, k, -1)
-    counts, variances = cem.counts.to(z.dtype).view(classes, k), cem.variance.to(z.dtype).view(classes, k)
-    weights = counts / counts.sum(1, keepdim=True)
+    weights, variances = cem.share.to(z.dtype).view(classes, k), cem.variance.to(z.dtype).view(classes, k)
+    counts = cem.counts.to(z.dtype).view(classes, k)
+    attracting = torch.ones_like(counts) if cem.shifted_statistics else counts
     floor = math.log(cem.threshold * cem.noise_std**2 + cem.epsilon)
     stacked = labels.sort().values.tolist()
     present = sorted(set(stacked))
@@ -215,14 +216,15 @@ def scalar_by_loop(cem, z: Tensor, labels: Tensor) -> Tensor:
     for counter, label in enumerate(present):
         row = stacked[counter] if cem.first_class_lookup else label  # quirk q1
         members = z[labels == label]
-        nearest = _nearest(members.detach(), centers[label], counts[label])
+        nearest = _nearest(members.detach(), centers[label], attracting[label])
         for j in range(k):
             own = members[nearest == j]
             if len(own) == 0:
                 continue
             weight = weights[row, j]
             batch = (own - centers[label, j]).square().mean()
-            blend = min(0.99, cem.gain * len(own) / (weight * counts.sum() / classes))
+            blend = cem.gain * len(own) / (weight * counts.sum() / classes)
+            blend = blend if blend < 1 else 0.99
             value = blend * batch + (1 - blend) * variances[row, j]
             total = total + weight * torch.relu(torch.log(value + cem.epsilon) - floor)
     return total / len(present)
@@ -234,7 +236,7 @@ def kmeans_by_loop(features: Tensor, labels: Tensor, start: Tensor, iterations: 
     for label in range(len(centers)):
         members = features[labels == label]
         nearest = _nearest(members, centers[label])
-        for _ in range(iterations):
+        for _ in range(iterations if centers.shape[1] == 1 or nearest.any() else 0):  # all at centre 0: as released
             for j in range(centers.shape[1]):
                 own = members[nearest == j]
                 if len(own) > 0:
