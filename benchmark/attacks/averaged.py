@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.attacks.base import ATTACKS
+from benchmark.attacks.base import ATTACKS, SCORE_BATCH
 from benchmark.attacks.decoder import DecoderAttack
 from benchmark.matrix.schema import Count
 
@@ -18,6 +18,8 @@ class Averaged(DecoderAttack):
     """The plain decoder, fitted and scored on averages of `queries` features, each with fresh noise and mask."""
 
     printed = False
+    quirks = ()  # the released code does not have it
+    psnr_batch = SCORE_BATCH
 
     class Params(DecoderAttack.Params):
         queries: Count = Field(description="times that the same image is sent")

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from benchmark.data import to_unit
-from benchmark.matrix.schema import Strict
+from benchmark.matrix.schema import Quirks, Strict
 from benchmark.registry import Registry
 from benchmark.training.graph import Captured, Order
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
 ATTACKS = Registry("attacker", "benchmark.attacks", "benchmark.attacks")
 Send = Callable[[Tensor, torch.Generator], Tensor]  # (clean feature, generator) -> what is sent, same shape
-SCORE_BATCH = 128  # images in a batch of the paper's PSNR, and of every evaluation
+SCORE_BATCH = 128  # images in a batch of every evaluation
+NO_QUIRKS = Quirks(**dict.fromkeys(Quirks.model_fields, False))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class Target:
 
     What only some attackers look at: encode(x01) -> z_hat, the encoder, with its gradient, for images [B, 3, H, W] in
     [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], minus the log
-    likelihood of z as sent, given z_hat; received: z [M, C, h, w] of the images that it is scored on.
+    likelihood of z as sent, given z_hat; received: z [M, C, h, w] of the images that it is scored on; split: `train` or
+    `infer`; quirks: those that bear on the attack, the others off; tested: clean features and uint8 images that it is
+    scored on, for the quirks that let an attack see them.
     """
 
     features: Tensor
@@ -47,6 +50,9 @@ class Target:
     kept: Callable[[Tensor], Tensor] | None = None
     misfit: Callable[[Tensor, Tensor], Tensor] | None = None
     received: Tensor | None = None
+    split: str = "train"
+    quirks: Quirks = NO_QUIRKS
+    tested: tuple[Tensor, Tensor] | None = None
 
     @property
     def where(self) -> dict:
@@ -59,8 +65,11 @@ class Attacker:
     name = ""
     version = 1
     printed = False  # whether the paper's tables have it
-    # the attack (attacker, split) whose fitted state `start` is given, or None (with quirk q4 alone)
+    quirks: tuple[str, ...] = ()  # "q11": those that it reads; keys depend on them
+    psnr_batch = SCORE_BATCH  # images in a batch of the paper's PSNR
+    # the attack (attacker, split) whose fitted state `warm_up` is given, or None (with quirk q4 alone)
     warm_start: tuple[str, str] | None = None
+    single_fit = False  # whether with quirk q14 its `infer` result is of the fit on the training images
 
     class Params(Strict):
         """No parameters."""
@@ -98,10 +107,10 @@ class Attack(Attacker, Task):
         self.params, self.target, self.where = params, target, target.where
         self.epochs = params.epochs
         self.batch_size = min(params.batch_size, len(target.images))
-        self.steps = len(target.images) // self.batch_size
+        self.steps = -(-len(target.images) // self.batch_size)
         self.noise = seeded(target.device, "attack-noise", target.seed)
         self.losses = torch.zeros((), device=target.device, dtype=torch.float64)
-        self.order = Order(len(target.images), self.batch_size, target.device)
+        self.order = Order(self.steps * self.batch_size, self.batch_size, target.device)
         self.build()
         obstacle = "" if self.capturable else f"the attacker '{self.name}' says that its step cannot be captured"
         self.captured = Captured(target.device, generators(self.parts()), obstacle)
@@ -140,11 +149,22 @@ class Attack(Attacker, Task):
         return {}
 
     def start(self, state: dict) -> None:
-        """Begin from a `fitted()`, this attacker's own or that of its `warm_start`."""
+        """Be as this attacker's own `fitted()` says; where `single_fit` applies, as that of the fit."""
+
+    def warm_up(self, state: dict) -> None:
+        """Begin from the `fitted()` of its `warm_start`."""
+
+    def found(self, values: dict[str, float]) -> dict[str, float]:
+        """What stands in the place of some of the scored images' `values` (as `summarise` names them), or beside."""
+        return {}
 
     def begin_epoch(self, epoch: int) -> None:
-        target = self.target
-        self.order.begin(epoch_order(len(target.images), epoch, target.seed, target.device))
+        target, places = self.target, self.steps * self.batch_size
+        if target.quirks.q12_stored_order:
+            order = torch.arange(places, device=target.device) % len(target.images)
+        else:
+            order = epoch_order(len(target.images), places, target.device, target.seed, "attack", epoch)
+        self.order.begin(order)
 
     def step(self, epoch: int, index: int) -> None:
         self.order.move(index)

@@ -2,10 +2,13 @@
 
 Sources: supplement S3 (generator = the decoder, 150 epochs, Adam, 0.005, an MSE term); released code (critic learning
 rate 0.005, generator 0.0005, betas 0.5 and 0.999, generator loss -critic(G(z)) + 1500 MSE on every 10th critic step,
-penalty 10, batch 128, cosine over 300 epochs; quirk q4: the generator starts as the `infer` decoder). It is not
-GMI's latent search (Zhang et al., CVPR 2020), which the paper cites for it.
+penalty 10, batch 128, cosine over 300 epochs). In a critic's step the generator is in evaluation mode; in its own,
+which follows on the same images with fresh noise, in training mode. Quirks: q4 and q15, it starts as the `infer`
+decoder; q13, the penalty above 32 px; q14, one fit for both columns. It is not GMI's latent search (Zhang et al., CVPR
+2020), which the paper cites for it.
 """
 
+import copy
 import math
 from typing import Annotated
 
@@ -17,10 +20,14 @@ from torch.nn.functional import mse_loss
 from benchmark.attacks.base import ATTACKS, Attack
 from benchmark.errors import UserError
 from benchmark.matrix.schema import Count, Fraction, Number, Strict
+from benchmark.metrics.reconstruction import psnr_of_mse
+from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
 from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
+
+LOGGED_EVERY = 10  # epochs
 
 
 @ATTACKS.register("gan")
@@ -39,9 +46,12 @@ class GANAttack(Attack):
         generator_every: Count = Field(description="critic steps for one generator step")
         blocks: Count = Field(description="residual blocks of the generator")
 
+    version = 2
     printed = True
     keeps_state = True
+    quirks = ("q12", "q13", "q14")
     warm_start = ("decoder", "infer")
+    single_fit = True
 
     def build(self) -> None:
         target, params = self.target, self.params
@@ -56,10 +66,23 @@ class GANAttack(Attack):
             for network, lr in ((self.generator, params.generator_lr), (self.critic, params.critic_lr))
         }
         self.mixing = seeded(target.device, "gan-mixing", target.seed)
+        self.places = self.critic.places(target.image_size) if target.quirks.q13_penalty_on_sum else 1
+        # quirk q14: the sums over the batches of the last epoch and of the last that is logged (every 10th from the
+        # first) of their number, MSE, PSNR and SSIM; and the generator as it was after the latter
+        self.logged_epoch = (self.epochs - 1) // LOGGED_EVERY * LOGGED_EVERY
+        self.seen = torch.zeros(2, 4, dtype=torch.float64, device=target.device)
+        self.logged = copy.deepcopy(self.generator).requires_grad_(False) if target.quirks.q14_gan_single_fit else None
 
     def start(self, state: dict) -> None:
+        """With quirk q14 `infer` is of the generator that was logged last, not of the final one."""
+        infer = self.target.split == "infer"
+        self.generator.load_state_dict(state["logged" if infer and "logged" in state else "generator"])
+        if "seen" in state:
+            self.seen.copy_(state["seen"])
+
+    def warm_up(self, state: dict) -> None:
         try:
-            self.generator.load_state_dict(state)
+            self.generator.load_state_dict(state.get("best", state["decoder"]))
         except RuntimeError:
             raise UserError(
                 "the GAN's generator cannot start from the decoder (quirk q4): give attacks.gan.blocks and "
@@ -67,7 +90,26 @@ class GANAttack(Attack):
             ) from None
 
     def fitted(self) -> dict:
-        return self.generator.state_dict()
+        found = {"generator": self.generator.state_dict()}
+        if self.logged is not None:
+            found["seen"] = self.seen
+            if self.target.split == "train":
+                found["logged"] = self.logged.state_dict()
+        return found
+
+    def found(self, values):
+        """Quirk q14: `train` is of the last epoch's own batches; in PSNR and SSIM of `infer` the logged epoch's batches
+        are averaged in. That the printed columns are these is most likely, not known (docs/METHODS.md)."""
+        if self.logged is None:
+            return {}
+        (last, logged), names = (row[1:] / row[0].clamp_min(1) for row in self.seen), ("mse", "psnr_db", "ssim")
+        if self.target.split == "train":
+            return dict(zip(names, last.tolist(), strict=True)) | {"mse_of_test_images": values["mse"]}
+        trained, tested = len(self.target.images), len(self.target.received)
+        own = dict(zip(names, logged.tolist(), strict=True))
+        return {
+            name: (own[name] * trained + values[name] * tested) / (trained + tested) for name in ("psnr_db", "ssim")
+        }
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
@@ -76,38 +118,60 @@ class GANAttack(Attack):
         for optimizer, lr in zip(self.optimizers.values(), lrs, strict=True):
             set_lr(optimizer, lr * factor)
 
-    def variant(self, step: int) -> bool:
-        """Whether the generator takes a step, too."""
-        return (step + 1) % self.params.generator_every == 0
+    def variant(self, step: int) -> tuple[bool, tuple[int, ...]]:
+        """Whether the generator takes a step, too; the rows of `seen` that the batch is counted in."""
+        epoch = step // self.steps
+        counted = (epoch == self.epochs - 1, epoch == self.logged_epoch) if self.logged is not None else ()
+        return (step + 1) % self.params.generator_every == 0, tuple(row for row, yes in enumerate(counted) if yes)
 
-    def fit_batch(self, z: Tensor, x01: Tensor, updates_generator: bool) -> Tensor:
-        """The loss reported is the MSE of the generator's images, which the critic's steps compute as well."""
-        with torch.autocast(**self.target.autocast), torch.set_grad_enabled(updates_generator):
-            fake = self.generator(z)
-        fake = fake.float()
-        self._critic_step(fake.detach(), x01)
-        loss = mse_loss(fake, x01)
+    def _step(self, variant: tuple[bool, tuple[int, ...]]) -> None:
+        updates_generator, counted = variant
+        features, x01 = self.pairs(self.order.batch())
+        x01 = x01.contiguous(memory_format=torch.channels_last)
+        fake = self.reconstruct(self.target.send(features, self.noise))
+        mse = mse_loss(fake, x01)
+        self.losses += mse
+        if counted:
+            batch = torch.stack([torch.ones_like(mse), mse, psnr_of_mse(mse), ssim_per_image(fake, x01).mean()])
+            for row in counted:
+                self.seen[row] += batch
+        self._critic_step(fake, x01)
         if updates_generator:
-            self.optimizers[self.generator].zero_grad(set_to_none=True)
-            with torch.autocast(**self.target.autocast):
-                score = self.critic(fake)
-            (self.params.mse_weight * loss - score.float().mean()).backward()
-            self.optimizers[self.generator].step()
+            self._generator_step(self.target.send(features, self.noise), x01)
+
+    def _generator_step(self, z: Tensor, real: Tensor) -> Tensor:
+        """In training mode, by the critic as it is now; its loss (0-dim, detached)."""
+        self.optimizers[self.generator].zero_grad(set_to_none=True)
+        self.critic.requires_grad_(False)
+        with torch.autocast(**self.target.autocast):
+            fake = self.generator(z)
+            score = self.critic(fake)
+        loss = self.params.mse_weight * mse_loss(fake.float(), real) - score.float().mean()
+        loss.backward()
+        self.critic.requires_grad_(True)
+        self.optimizers[self.generator].step()
         return loss.detach()
 
-    def _critic_step(self, fake: Tensor, real: Tensor) -> None:
+    def _critic_step(self, fake: Tensor, real: Tensor) -> Tensor:
+        """On rebuilt and original images [B, 3, H, W]; its loss (0-dim, detached)."""
         self.optimizers[self.critic].zero_grad(set_to_none=True)
         mix = torch.rand(len(real), 1, 1, 1, generator=self.mixing, device=real.device)
-        between = (mix * real + (1 - mix) * fake).requires_grad_()
+        between = (real + mix * (fake - real)).requires_grad_()
         with torch.autocast(**self.target.autocast):
             scores = self.critic(torch.cat([fake, real])).float().flatten()
-        inner = self.critic(between)  # in fp32: the penalty is a gradient of a gradient
+        inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
         (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
         norm = gradient.float().flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
         fakes, reals = scores.chunk(2)
         loss = fakes.mean() - reals.mean() + self.params.penalty * (norm - 1).square().mean()
         loss.backward()
         self.optimizers[self.critic].step()
+        return loss.detach()
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        if self.logged is not None and epoch == self.logged_epoch:
+            self.logged.load_state_dict(self.generator.state_dict())
+        return super().end_epoch(epoch)
 
     @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
@@ -121,4 +185,5 @@ class GANAttack(Attack):
         names = {self.generator: "generator", self.critic: "critic"}
         parts = super().parts() | {name: network for network, name in names.items()}
         parts |= {f"{names[network]}_optimizer": item for network, item in self.optimizers.items()}
-        return parts | {"mixing": self.mixing}
+        parts |= {"mixing": self.mixing, "seen": self.seen}
+        return parts if self.logged is None else parts | {"logged": self.logged}

@@ -22,6 +22,8 @@ class InformedAttack(DecoderAttack):
     """Minimises ||D(z, mask, linear estimate of z_hat) - x||^2 over images and mirror images."""
 
     printed = False
+    quirks = ()  # the released code does not have it
+    psnr_batch = SCORE_BATCH
 
     class Params(DecoderAttack.Params):
         mirror: bool = Field(description="each image is mirrored, and encoded as such, in half of the steps")

@@ -42,6 +42,7 @@ class Source:
     std: ClassVar[Triple]
     crop: ClassVar[bool]
     publishable: ClassVar[bool] = True
+    by_class: ClassVar[bool] = False
     embedded: ClassVar[bool] = False
     url: ClassVar[str] = ""
     url_md5: ClassVar[str] = ""

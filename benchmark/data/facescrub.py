@@ -32,6 +32,7 @@ class FaceScrub(Source):
     nominal = (39_969, 4_170)
     mean, std = (0.5708, 0.5905, 0.4272), (0.2058, 0.2275, 0.2098)
     crop = False
+    by_class = True
     publishable = False
 
     def download(self, root: Path) -> Path:

@@ -24,6 +24,7 @@ class TinyImageNet(Source):
     nominal = (100_000, 10_000)
     mean, std = (0.5141, 0.5775, 0.3985), (0.2927, 0.2570, 0.1434)
     crop = False
+    by_class = True
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     url_md5 = "90528d7ca1a48142e341f4ef8d21d0de"
     archives = (url_md5,)

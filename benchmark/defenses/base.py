@@ -5,6 +5,7 @@ A defence is one file in this folder (or in an installed package, entry-point gr
 it needs; the training loop (benchmark/training/train.py) and the attacks call them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -33,6 +34,7 @@ class Setting:
     epochs: int
     quirks: Quirks
     device: torch.device
+    autocast: dict  # arguments of torch.autocast: the arithmetic of the job
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Defense(nn.Module):
     # `task_weight` are then not called any more. What changes from step to step has to be a tensor on the device,
     # changed in place (`fill_`, `copy_`), and nothing may wait for the device. False: the step is not captured.
     capturable = True
-    attack_quirks: tuple[str, ...] = ()  # "q3": the quirks that `transform` reads in the attack; keys depend on them
+    # the quirks ("q3") that it reads in training, and that `transform` reads in the attack; keys depend on them
+    train_quirks: tuple[str, ...] = ()
+    attack_quirks: tuple[str, ...] = ()
 
     class Params(Strict):
         noise_std: Annotated[Number, Field(ge=0)] = Field(
@@ -112,9 +116,17 @@ class Defense(nn.Module):
         """Make the defence's own networks and optimisers. Called for training alone: an attack needs none."""
 
     def prepare(self, model: nn.Module, batches, generator: torch.Generator) -> None:
-        """Before the first epoch. `batches(epoch)` yields un-augmented (x01, x), one pass over the training images.
+        """Before the first epoch. `batches(epoch, size)` yields un-augmented (x01, x), [size, 3, H, W] or fewer images
+        at once where there are fewer: one pass over the images that a defence may be pre-trained on (quirk q8).
 
         They are the same two tensors each time, filled anew.
+        """
+
+    def before_step(self, x01: Tensor, x: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
+        """Before the model's forward pass in every step: steps of the defence's own networks, with its own optimisers.
+
+        x01, x: the batch's images in [0, 1] and normalised, augmented; encode(x): their clean feature by the encoder as
+        it is now, in evaluation mode and without gradient. Runs outside autocast; `autocast` of `Setting` has it.
         """
 
     def task_weight(self) -> float:
@@ -126,7 +138,7 @@ class Defense(nn.Module):
         return None
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """The defence's own optimisers by name, for its own parameters. The loop zeroes, steps and saves them.
+        """The defence's own optimisers by name, for its own parameters. The loop saves them; the defence steps them.
 
         `benchmark.training.graph.adam` makes one that a CUDA graph may hold.
         """
@@ -135,8 +147,12 @@ class Defense(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Called before epoch `epoch` (from 0), for schedules."""
 
-    def end_epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Called after each epoch; the gradients of its last step are still in `model` (pruning uses them)."""
+    def end_epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Called last after each epoch, and the epoch's own metrics, which the history gets.
+
+        The gradients of the epoch's last step are still in `model` (pruning uses them).
+        """
+        return {}
 
 
 def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:

@@ -1,99 +1,116 @@
 """ResSFL: an inversion adversary is trained along, and the encoder is penalised where it succeeds.
 
-Source: Li et al., CVPR 2022, as released with the CEM paper: CE + weight * relu(SSIM(AE(z), x) - target). AE is the
-decoder family with 4 blocks; it maximises SSIM at every step (Adam, lr 1e-3, x0.2 at 60, 150 of 240 epochs) and
-is fitted by MSE on the initial encoder for 30 epochs before. The two-stage transfer of the original is not included.
+Source: Li et al., CVPR 2022, as released with the CEM paper: CE + weight * relu(SSIM(AE(z_clean), x) - target). AE is
+the decoder family with 4 blocks. In every step it first takes a step of its own towards a higher SSIM, on the feature
+of the encoder in evaluation mode; then the encoder is penalised by the AE in evaluation mode. Before, it is fitted by
+MSE on the initial encoder. The two-stage transfer of the original is not included.
 """
 
+import math
 from functools import partial
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import mse_loss
+from torch.nn.functional import mse_loss, relu
 
 from benchmark.defenses.base import DEFENSES, Batch, Defense
 from benchmark.matrix.schema import Count, Fraction, Number
 from benchmark.metrics.ssim import ssim_per_image
-from benchmark.models.decoder import Decoder
+from benchmark.models.decoder import Decoder, xavier_
 from benchmark.training.graph import Captured, adam, set_lr
+
+PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
 
 
 @DEFENSES.register("ressfl")
 class ResSFL(Defense):
-    """The adversary sees the feature as sent (noisy)."""
+    """The adversary sees the clean feature; noise is on the path to the server alone (released code)."""
+
+    version = 2
+    train_quirks = ("q8",)
 
     class Params(Defense.Params):
         weight: Annotated[Number, Field(ge=0)] = Field(description="alpha: factor on the adversarial term")
         ssim_target: Fraction = Field(description="t: SSIM below which the adversary is not fought")
         adversary_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of the adversary's Adam")
+        adversary_milestones: list[Fraction] = Field(
+            description="fractions of the epochs (counted from 1) from which that has fallen to a fifth"
+        )
+        adversary_steps: Count = Field(description="steps of the adversary before each of the encoder's")
         adversary_blocks: Count = Field(description="residual blocks of the adversary")
         pretrain_epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of MSE fitting on the initial encoder")
+        pretrain_batch_size: Count = Field(description="images in a step of it")
 
-    # fractions of the epochs at which the adversary's learning rate falls (60, 150 of 240; released code)
-    milestones, decay = (0.25, 0.625), 0.2
+    decay = 0.2  # of the adversary's learning rate at each milestone
 
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)
         # the attacker never needs the adversary, so `build` makes it
         self.adversary: Decoder | None = None
         self.optimizer: torch.optim.Adam | None = None
+        # of this epoch: steps, SSIM of the adversary before each step of its own, SSIM that the encoder was judged by
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
 
     def build(self) -> None:
-        adversary = Decoder(self.setting.feature_shape, self.setting.image_size, blocks=self.params.adversary_blocks)
-        self.adversary = adversary.to(self.setting.device, memory_format=torch.channels_last)
-        self.optimizer = adam(self.adversary.parameters(), self.params.adversary_lr, self.setting.device)
+        setting = self.setting
+        adversary = Decoder(setting.feature_shape, setting.image_size, blocks=self.params.adversary_blocks)
+        xavier_(adversary)
+        self.adversary = adversary.to(setting.device, memory_format=torch.channels_last)
+        self.optimizer = adam(self.adversary.parameters(), self.params.adversary_lr, setting.device)
 
     def prepare(self, model, batches, generator) -> None:
-        """The encoder stays as it is initially; its BatchNorm uses the batch's statistics, as the first step will."""
+        """Fits the adversary, by an Adam of its own, on the feature as sent; the encoder is in evaluation mode."""
+        params = self.params
+        fitting = adam(self.adversary.parameters(), params.adversary_lr, self.setting.device)
         captured = Captured(self.setting.device, [generator], "" if self.capturable else "the defence forbids it")
-        for epoch in range(self.params.pretrain_epochs):
-            for batch in batches(epoch):
-                captured(partial(self._fit_adversary, model, generator, *batch))
+        model.encoder.eval()
+        for epoch in range(params.pretrain_epochs):
+            cosine = (1 + math.cos(math.pi * epoch / params.pretrain_epochs)) / 2
+            set_lr(fitting, PRETRAIN_FINAL_LR + (params.adversary_lr - PRETRAIN_FINAL_LR) * cosine)
+            for batch in batches(epoch, params.pretrain_batch_size):
+                captured(partial(self._pretrain, model.encoder, fitting, generator, *batch))
         captured.forget()
+        model.encoder.train()
 
-    def _fit_adversary(self, model, generator, x01: Tensor, x: Tensor) -> None:
-        with torch.no_grad():
-            z_clean = model.encoder(x)
-            z = self.view(z_clean, self.transform(z_clean, generator, "train"))
-        self.optimizer.zero_grad(set_to_none=True)
-        mse_loss(self.adversary(z).float(), x01).backward()
-        self.optimizer.step()
+    def _pretrain(self, encoder, fitting, generator, x01: Tensor, x: Tensor) -> None:
+        with torch.autocast(**self.setting.autocast):
+            with torch.no_grad():
+                z = self.transform(encoder(x), generator, "train")
+            fitting.zero_grad(set_to_none=True)
+            rebuilt = self.adversary(z)
+        mse_loss(rebuilt.float(), x01).backward()
+        fitting.step()
 
-    def view(self, z_clean: Tensor, z: Tensor) -> Tensor:
-        """The feature that the adversary is given."""
-        return z
+    def before_step(self, x01, x, encode) -> None:
+        z_clean = encode(x)
+        for _ in range(self.params.adversary_steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(**self.setting.autocast):
+                rebuilt = self.adversary(z_clean)
+            ssim = ssim_per_image(rebuilt, x01).mean()
+            (-ssim).backward()
+            self.optimizer.step()
+            self.seen[1] += ssim.detach() / self.params.adversary_steps
+        self.seen[0] += 1
 
     def loss(self, batch: Batch) -> Tensor:
-        """One forward and one backward pass serve both players.
-
-        The value returned is -SSIM, so its gradient trains the adversary to maximise SSIM; on the way into the
-        encoder that gradient is multiplied by -weight * [SSIM > target], which is the gradient of
-        weight * relu(SSIM - target).
-        """
-        factor = torch.zeros((), device=batch.z.device)
-        reconstruction = self.adversary(_ScaleGradient.apply(self.view(batch.z_clean, batch.z), factor))
-        ssim = ssim_per_image(reconstruction, batch.x01).mean()
-        factor.copy_(-self.params.weight * (ssim.detach() > self.params.ssim_target))
-        return -ssim
+        """weight * relu(SSIM - target) of the adversary in evaluation mode, whose weights get no gradient."""
+        self.adversary.eval().requires_grad_(False)
+        ssim = ssim_per_image(self.adversary(batch.z_clean), batch.x01).mean()
+        self.adversary.train().requires_grad_(True)
+        self.seen[2] += ssim.detach()
+        return self.params.weight * relu(ssim - self.params.ssim_target)
 
     def optimizers(self):
         return {"adversary": self.optimizer}
 
     def begin_epoch(self, epoch: int) -> None:
-        passed = sum(epoch >= fraction * self.setting.epochs for fraction in self.milestones)
+        passed = sum(epoch + 1 >= part * self.setting.epochs for part in self.params.adversary_milestones)
         set_lr(self.optimizer, self.params.adversary_lr * self.decay**passed)
 
-
-class _ScaleGradient(torch.autograd.Function):
-    """Identity whose gradient is multiplied by a device scalar, which may be filled in after the forward pass."""
-
-    @staticmethod
-    def forward(ctx, z, factor):
-        ctx.factor = factor  # kept by reference on purpose: save_for_backward would refuse the later change
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient * ctx.factor, None
+    def end_epoch(self, epoch, model, optimizer) -> dict[str, float]:
+        steps, adversary, encoder = self.seen.tolist()
+        self.seen.zero_()
+        return {"adversary_ssim": adversary / steps, "encoder_ssim": encoder / steps}

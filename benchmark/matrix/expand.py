@@ -18,8 +18,8 @@ from benchmark.matrix.schema import Quirks, Resources
 from benchmark.matrix.source import suggest
 from benchmark.training.train import VERSION
 
-# the quirks that a training reads, by its form of CEM, and an attack, by its split (a defence names its own)
-_CEM_QUIRKS = {"scalar": ("q1", "q2")}
+# the quirks that a training reads, by its form of CEM, and an attack, by its split (defences and attackers name theirs)
+_CEM_QUIRKS = {"scalar": ("q1", "q2", "q10")}
 _SPLIT_QUIRKS = {"train": (), "infer": ("q5",)}
 
 AXES = ("dataset", "defense", "cem", "attacker", "split", "protocol", "seed")
@@ -258,7 +258,12 @@ class _Expansion:
             "train": settings.train.model_dump(),
             "defense": defense,
             "cem": settings.cem.model_dump() if settings.cem else None,
-            "quirks": _quirks(quirks, *_CEM_QUIRKS.get(settings.cem and settings.cem.estimator, ()), "q6"),
+            "quirks": _quirks(
+                quirks,
+                *_CEM_QUIRKS.get(settings.cem and settings.cem.estimator, ()),
+                *DEFENSES.get(axes["defense"]).train_quirks,
+                *("q6", "q7"),
+            ),
             "seed": axes["seed"],
             "version": VERSION,
         }
@@ -296,6 +301,8 @@ def _attack_job(
         raise UserError(f"with quirk q4 the attacker '{attacker}' starts from '{warm[0]}'; declare that under attacks")
     if warm and warm != (attacker, split):
         parents["warm_start"] = _attack_job(parent, *warm, settings, quirks, [])
+    if attack.single_fit and quirks.q14_gan_single_fit and split == "infer":
+        parents = {"train": parent, "fit": _attack_job(parent, attacker, "train", settings, quirks, [])}
     if begun := attack.starts_from(settings.attacks[attacker], split):
         parents["start"] = _attack_job(parent, *begun, settings, quirks, [])
     if issubclass(attack, Selection):
@@ -307,9 +314,21 @@ def _attack_job(
         "version": attack.version,
         "params": settings.attacks[attacker].model_dump(),
         "split": split,
-        "quirks": _quirks(quirks, *DEFENSES.get(parent.config["defense"]["name"]).attack_quirks, *_SPLIT_QUIRKS[split]),
+        "quirks": _quirks(quirks, *_attack_quirks(attack, parent.config, split)),
     }
     return Job("attack", config, parents, settings.resources["attack"])
+
+
+def _attack_quirks(attack, cell: dict, split: str) -> list[str]:
+    """The quirks that bear on an attack on a training of configuration `cell`."""
+    source = data.DATASETS.get(cell["dataset"])
+    idle = {
+        "q12": not source.by_class,
+        "q13": source.image_size <= 32,  # the critic's map has one place
+        "q15": split != "infer",  # no other attack starts from it
+    }
+    own = [name for name in attack.quirks if not idle.get(name)]
+    return [*DEFENSES.get(cell["defense"]["name"]).attack_quirks, *_SPLIT_QUIRKS[split], *own]
 
 
 def _bounds_job(parent: Job, settings: Settings, quirks: Quirks) -> Job:
@@ -327,9 +346,9 @@ def _others(attackers: list[str]) -> list[str]:
     return [name for name in attackers if not issubclass(ATTACKS.get(name), Selection)]
 
 
-def _quirks(quirks: Quirks, *prefixes: str) -> dict[str, bool]:
+def _quirks(quirks: Quirks, *names: str) -> dict[str, bool]:
     """The quirks that bear on a job, so that the others do not change its key."""
-    return {key: value for key, value in quirks.model_dump().items() if key.startswith(prefixes)}
+    return {key: value for key, value in quirks.model_dump().items() if key.partition("_")[0] in names}
 
 
 def _matches(axes: dict, condition: dict[str, object]) -> bool:

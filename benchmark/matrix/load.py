@@ -72,7 +72,7 @@ class MatrixFile:
         sections = self._sections(dataset, defense, cem)
         own = self.changes(("datasets", dataset, "set"), self.matrix.datasets[dataset].set)
         for change in own + changes:
-            self._apply(sections, change)
+            self._apply(sections, change, cem)
         return Settings(
             data=sections["data"],
             model=sections["model"],
@@ -113,14 +113,18 @@ class MatrixFile:
         sections |= {f"attacks.{name}": params for name, params in self._attack_params.items()}
         return sections
 
-    def _apply(self, sections: dict[str, BaseModel | None], change: Change) -> None:
-        """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key."""
+    def _apply(self, sections: dict[str, BaseModel | None], change: Change, cem: str) -> None:
+        """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key, `cem.NAME.key`
+        a cell of that variant of CEM alone.
+        """
         section, _, key = change.path.rpartition(".")
         kinds = section.split(".")
         if kinds[0] in ("defenses", "attacks") and kinds[1:] == ["*"]:
             members = [s for s in sections if s.startswith(kinds[0] + ".") and key in type(sections[s]).model_fields]
             if not members:
                 raise UserError(f"{change.where}: no member of '{kinds[0]}' has a parameter '{key}'")
+        elif kinds[0] == "cem" and len(kinds) == 2 and kinds[1] in self.matrix.cem:
+            members = ["cem"] if kinds[1] == cem else []
         elif section in sections and key:
             members = [section]
         else:

@@ -40,12 +40,17 @@ class Train(Strict):
     """How encoder and server are trained (paper section 5.1; released code where the paper is silent)."""
 
     epochs: Count = Field(description="passes over the training images")
-    batch_size: Count = Field(description="images in a step; the last, smaller batch of an epoch is left out")
+    batch_size: Count = Field(description="images in a step; an epoch's last batch is filled from a fresh shuffle")
     lr: Annotated[Number, Field(gt=0)] = Field(description="peak learning rate of SGD")
     momentum: Annotated[Fraction, Field(lt=1)] = Field(description="momentum of SGD")
     weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty of SGD")
-    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(description="epochs of linear warm-up from 0 to lr")
-    milestones: list[Fraction] = Field(description="fractions of `epochs` at which lr is multiplied by `decay`")
+    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(
+        description="epochs of linear warm-up from 0 to lr; by whole epochs, the first at 0, with quirk q7"
+    )
+    schedule: Literal["milestones", "linear"] = Field(
+        description="after the warm-up: lr times `decay` at each milestone, or straight down to 0 at the end"
+    )
+    milestones: list[Fraction] = Field(description="fractions of `epochs` (counted from 1) from which lr has fallen")
     decay: Annotated[Fraction, Field(gt=0)] = Field(description="factor on lr at each milestone")
     select_after: Fraction = Field(
         description="fraction of `epochs` after which the best epoch is kept as the checkpoint"
@@ -85,6 +90,32 @@ class Quirks(Strict):
         description="`infer` fits on the first 90 % of the test images in stored order, scores on the last 10 %"
     )
     q6_test_selection: bool = Field(description="the checkpoint is chosen by accuracy on the test images")
+    q7_idle_first_epoch: bool = Field(
+        description="the warm-up goes by whole epochs, so the first is at learning rate 0"
+    )
+    q8_pretraining_on_test: bool = Field(
+        description="a defence's adversary is pre-trained on 90 % of the test images, not on as many training images"
+    )
+    q9_frozen_after_pruning: bool = Field(description="what PATROL's pruning replaced is not trained any more")
+    q10_shifted_statistics: bool = Field(
+        description="scalar CEM: after an empty or one-member cluster, statistics belong to the wrong cluster"
+    )
+    q11_norm_absorbs_test: bool = Field(
+        description="the attacker's BatchNorm statistics move on the images it is scored on, after every epoch"
+    )
+    q12_stored_order: bool = Field(
+        description="attacks on data sets in class folders go through the images in stored order, one class at a time"
+    )
+    q13_penalty_on_sum: bool = Field(
+        description="the GAN's gradient penalty is of the sum of the critic's map, which is 9 or 25 times its mean"
+    )
+    q14_gan_single_fit: bool = Field(
+        description="one GAN fit, on the training images: `train` is its error in its own last epoch, `infer` on the "
+        "whole test set at the last epoch that was logged"
+    )
+    q15_best_batch_snapshot: bool = Field(
+        description="the GAN starts from the decoder as it was after the best single batch of test images"
+    )
 
 
 class Efficiency(Strict):

@@ -24,6 +24,14 @@ class Critic(nn.Module):
             nn.Conv2d(256, 1, 4),
         )  # fmt: skip
 
+    @staticmethod
+    def places(image_size: int) -> int:
+        """Elements of its map: 1, 9 and 25 at 32, 48 and 64 px."""
+        side = image_size
+        for _ in range(3):
+            side = (side + 1) // 2
+        return (side - 3) ** 2
+
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x).mean((1, 2, 3))
 

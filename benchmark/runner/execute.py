@@ -2,6 +2,7 @@
 
 import csv
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
 
+HISTORY = "history.csv"
 ALL_OFF = {name: False for name in Quirks.model_fields}
 
 
@@ -149,32 +151,38 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         scene = prepare_attack(job, machine)
     task, images = scene.task, scene.images
     if "warm_start" in job.parents:
-        task.start(checkpoint.load(machine.store.checkpoint(job.parents["warm_start"])))
+        task.warm_up(checkpoint.load(machine.store.checkpoint(job.parents["warm_start"])))
     if "start" in job.parents:
         with stages("prepare"):
             task.start(
                 {"images": torch.cat(list(rebuilt_attack(job.parents["start"], machine).task.reconstructions()))}
             )
-    monitor.images = task.steps * task.batch_size
-    with stages("fit"):
-        history = loop.run(task, folder / "state.safetensors", monitor)
-
+    if fit := job.parents.get("fit"):
+        task.start(checkpoint.load(machine.store.checkpoint(fit)))
+        shutil.copyfile(machine.store.path(fit) / HISTORY, folder / HISTORY)
+        final_loss = machine.store.metrics(fit)["values"]["final_loss"]
+    else:
+        monitor.images = task.steps * task.batch_size
+        with stages("fit"):
+            history = loop.run(task, folder / "state.safetensors", monitor)
+        _write_history(folder, history)
+        final_loss = history[-1]["loss"]
     with stages("evaluate"):
         per_image, rebuilt = score_images(task.reconstructions(), scene.score)
         blind = mean_image_mse(scene.fit, scene.score)
     with stages("save"):
-        _write_history(folder, history)
         checkpoint.save(folder / PER_IMAGE, per_image)
         if images.publishable:  # pictures of people never reach the results
             save_pictures(folder, scene.score.images.cpu(), rebuilt, **per_image)
         if attack.keeps_state and (images.publishable or not attack.keeps_pictures):
             checkpoint.save(folder / CHECKPOINT, task.fitted())
-    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH) | {"mse_of_mean_image": blind}
-    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score), "final_loss": history[-1]["loss"]}
+    values = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
+    values |= task.found(values) | {"mse_of_mean_image": blind}
+    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score), "final_loss": final_loss}
     return values, {
         "precision": scene.precision,
         "cuda_graphs": task.captured.used,
-        "steps": task.epochs * task.steps,
+        "steps": 0 if fit else task.epochs * task.steps,
         "fingerprint": images.fingerprint,
     }
 
@@ -214,10 +222,11 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     precision = _precision_of(parent, machine)
     autocast = _autocast(precision, machine)
     ordered = recipe.quirks.q5_ordered_split
-    fit, score = split(job.config["split"], images, ordered, recipe.seed)
+    images_of = "train" if "fit" in job.parents else job.config["split"]
+    fit, score = split(images_of, images, ordered, recipe.seed)
 
     def features_of(role: str, part: ImageSet) -> Tensor:
-        named = (role, job.config["split"], ordered)
+        named = (role, images_of, ordered)
         return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
 
     params = attack.Params(**job.config["params"])
@@ -234,6 +243,9 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         kept=defense.kept,
         misfit=defense.misfit,
         received=send(features_of("score", score), seeded(machine.device, "score", recipe.seed)),
+        split=job.config["split"],
+        quirks=Quirks(**(ALL_OFF | job.config["quirks"])),
+        tested=(features_of("score", score), score.images),
     )
     return Scene(attack(params, target), fit, score, images, precision)
 
@@ -286,7 +298,8 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
     """(network in evaluation mode, defence) of a finished training."""
     model = trained_model(machine.store.checkpoint(parent), machine, recipe, images)
-    return model, build_defense(recipe, images, model, machine.device)
+    autocast = _autocast(_precision_of(parent, machine), machine)
+    return model, build_defense(recipe, images, model, machine.device, autocast)
 
 
 def _autocast(precision: str, machine: Machine) -> dict:
@@ -372,7 +385,7 @@ def peak_memory(where: torch.device) -> float:
 
 
 def _write_history(folder: Path, history: list[dict]) -> None:
-    with open(folder / "history.csv", "w", newline="") as file:
+    with open(folder / HISTORY, "w", newline="") as file:
         writer = csv.DictWriter(file, history[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

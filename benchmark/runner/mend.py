@@ -20,7 +20,7 @@ def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
         for role, parent in waiting.pop().parents.items():
             if store.done(parent) and store.metrics(parent)["status"] == "done":
                 found = store.damage(parent, tensors=True)
-                name = CHECKPOINT if role in ("train", "warm_start", "start") else PER_IMAGE
+                name = CHECKPOINT if role in ("train", "warm_start", "start", "fit") else PER_IMAGE
                 if not (store.path(parent) / name).is_file():
                     found = [f"{parent.title} has no {name}"]
                 if _set_aside(parent, found, store, say):

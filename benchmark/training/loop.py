@@ -209,6 +209,11 @@ def seeded(device: torch.device, *words: object) -> torch.Generator:
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def epoch_order(count: int, epoch: int, seed: int, device: torch.device) -> Tensor:
-    """The order of `count` images in an epoch, int64 [count]; a function of its arguments and nothing else."""
-    return torch.randperm(count, generator=seeded(device, "order", seed, epoch), device=device)
+def epoch_order(count: int, places: int, device: torch.device, *words: object) -> Tensor:
+    """Which of `count` images stands in each of an epoch's places, int64 [places]; a function of the arguments alone.
+
+    Every image once in random order, then, as far as there are more places, from a fresh shuffle (as released).
+    """
+    generator = seeded(device, "order", *words)
+    turns = -(-places // count)
+    return torch.cat([torch.randperm(count, generator=generator, device=device) for _ in range(turns)])[:places]

@@ -1,7 +1,8 @@
 """Training one cell: encoder and server, a defence, and the CEM term. The whole of it is in this file.
 
 Algorithm 1 of the paper with the schedule of section 5.1; where the paper is silent, the released code's. One step is
-augment -> normalise -> encoder -> transform -> server -> cross-entropy + defence loss + lambda * L_C (Eq 8).
+augment -> normalise -> the defence's own networks' steps -> encoder -> transform -> server -> cross-entropy + defence
+loss + lambda * L_C (Eq 8). After each epoch a second augmented pass gives the features that CEM's clusters are of.
 The data set lies on the device; metrics stay there and are read once an epoch. On CUDA the step is a graph.
 """
 
@@ -21,7 +22,8 @@ from benchmark.metrics.accuracy import correct_count
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
-VERSION = 1  # raise it when a change here, in models/ or in cem/ alters results: every job's key depends on it
+VERSION = 2  # raise it when a change here, in models/ or in cem/ alters results: every job's key depends on it
+LAST_SCALED_LR = 0.00041  # below it the CEM term's weight is no longer scaled by 0.001 / lr (released code)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,20 @@ class Recipe:
     cem: CEM | None
     quirks: Quirks
     seed: int
+
+
+def learning_rate(train: Train, epoch: int, progress: float, idle: bool) -> float:
+    """The rate of SGD `progress` (in [0, 1)) into epoch `epoch` (from 0).
+
+    As released (idle, quirk q7) the warm-up goes by whole epochs, so the first is at 0; otherwise by steps. A milestone
+    m counts from epoch m * epochs on, counted from 1: 60, 120, 180 and 210 of 240.
+    """
+    done = epoch + (0.0 if idle else progress)
+    warm = min(1.0, done / train.warmup_epochs) if train.warmup_epochs else 1.0
+    if train.schedule == "linear":
+        left = (train.epochs - epoch - progress) / max(train.epochs - train.warmup_epochs, 1)
+        return train.lr * min(warm, left)
+    return train.lr * warm * train.decay ** sum(epoch + 1 >= part * train.epochs for part in train.milestones)
 
 
 class Training(Task):
@@ -53,10 +69,11 @@ class Training(Task):
         torch.manual_seed(recipe.seed)
         self.fit_index, self.select_set = self._selection()
         self.batch_size = min(train.batch_size, len(self.fit_index))
-        self.epochs, self.steps = train.epochs, len(self.fit_index) // self.batch_size
+        self.epochs, self.steps = train.epochs, -(-len(self.fit_index) // self.batch_size)
+        seen = self.steps * self.batch_size  # an epoch's images, the first few of a fresh shuffle counted again
 
         self.model = build_model(recipe, data, device)
-        self.defense = build_defense(recipe, data, self.model, device)
+        self.defense = build_defense(recipe, data, self.model, device, self.autocast)
         self.defense.build()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
@@ -69,23 +86,19 @@ class Training(Task):
         self.noise = seeded(device, "noise", recipe.seed)
         self.augmentation = seeded(device, "augmentation", recipe.seed)
         self.clustering = seeded(device, "clustering", recipe.seed)
-        self.order = Order(len(self.fit_index), self.batch_size, device)
+        self.order = Order(seen, self.batch_size, device)
         self.cem_weight = torch.zeros((), device=device)
         self.totals = torch.zeros(4, device=device, dtype=torch.float64)  # loss, L_C, hits, images of this epoch
-        if self.cem is not None:
-            seen = self.steps * self.batch_size
-            dims = math.prod(self.model.feature_shape)
-            self.features = torch.zeros(seen, dims, device=device)
-            self.feature_labels = torch.zeros(seen, dtype=torch.int64, device=device)
         # accuracy of the best epoch so far (-1: none yet), its number, and its weights
         self.best_accuracy = torch.full((2,), -1.0, dtype=torch.float64)
         self.best = _snapshot(self.model)
+        self._buffers: list[Tensor] | None = None  # of the pre-training
         self.captured = Captured(device, generators(self.parts()), self._obstacle())
 
     # -- one step
 
     def step(self, epoch: int, index: int) -> None:
-        self._set_strengths(epoch + index / self.steps)
+        self._set_strengths(epoch, index)
         self.order.move(index)
         cem_on = self.cem is not None and epoch + 1 >= self.recipe.cem.start_epoch
         self.captured(self._step, cem_on, note=self.monitor.note)
@@ -94,22 +107,20 @@ class Training(Task):
         """All that the device does in a step (see graph.py for what it may read)."""
         chosen = self.order.batch()
         labels = self.data.train.labels[chosen]
-        optimizers = (self.optimizer, *self.defense.optimizers().values())
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss, term, hits, z_clean = self.losses(self.data.train.images[chosen], labels, cem_on)
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        self.totals += torch.stack([loss.detach(), term.detach(), hits, torch.full_like(loss, len(chosen))])
-        if self.cem is not None:
-            self.features.index_copy_(0, self.order.rows, z_clean.detach().float().flatten(1))
-            self.feature_labels.index_copy_(0, self.order.rows, labels)
-
-    def losses(self, images: Tensor, labels: Tensor, cem_on: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """uint8 images [B, 3, H, W] and labels [B] -> loss, L_C, correct predictions (0-dim), clean feature."""
-        x01 = self.augmented(images)
+        x01 = self.augmented(self.data.train.images[chosen])
         x = normalise(x01, self.data.mean, self.data.std)
+        self.defense.before_step(x01, x, self.encode)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, term, hits = self.losses(x01, x, labels, cem_on)
+        (loss + self.cem_weight * term if cem_on else loss).backward()
+        self.optimizer.step()
+        self.totals += torch.stack([loss.detach(), term.detach(), hits, torch.full_like(loss, len(chosen))])
+
+    def losses(self, x01: Tensor, x: Tensor, labels: Tensor, cem_on: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [B, 3, H, W] in [0, 1] and normalised, labels [B] -> the loss without CEM, L_C, correct predictions.
+
+        All three are 0-dim.
+        """
         with torch.autocast(**self.autocast):
             z_clean = self.model.encoder(x)
             z = self.defense.transform(z_clean, self.noise, "train")
@@ -122,23 +133,30 @@ class Training(Task):
         term = torch.zeros((), device=self.device)
         if cem_on:
             term = self.cem(z_clean.float().flatten(1), z.float().flatten(1), labels)
-            loss = loss + self.cem_weight * term
-        return loss, term, correct_count(logits, labels), z_clean
+        return loss, term, correct_count(logits, labels)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w], in evaluation mode and without gradient."""
+        self.model.encoder.eval()
+        with torch.autocast(**self.autocast):
+            z_clean = self.model.encoder(x)
+        self.model.encoder.train()
+        return z_clean
 
     def augmented(self, images: Tensor) -> Tensor:
         """uint8 images [B, 3, H, W] -> augmented ones in [0, 1], in channels_last."""
         x01 = augment(images, self.augmentation, self.data.crop)
         return x01.contiguous(memory_format=torch.channels_last)
 
-    def _set_strengths(self, progress: float) -> None:
-        """The learning rate and the CEM term's weight after `progress` epochs."""
-        train, cem = self.recipe.train, self.recipe.cem
-        passed = sum(int(progress) >= fraction * train.epochs for fraction in train.milestones)
-        warm = min(1.0, (progress + 1 / self.steps) / train.warmup_epochs) if train.warmup_epochs else 1.0
-        self.lr = train.lr * train.decay**passed * warm
+    def _set_strengths(self, epoch: int, index: int) -> None:
+        """The learning rate and the CEM term's weight in step `index` of epoch `epoch`, both from 0."""
+        cem = self.recipe.cem
+        self.lr = learning_rate(self.recipe.train, epoch, index / self.steps, self.recipe.quirks.q7_idle_first_epoch)
         set_lr(self.optimizer, self.lr)
         if cem is not None:
-            self.cem_weight.fill_(cem.weight * 0.001 / self.lr if cem.lr_scaled and self.lr >= 0.00041 else cem.weight)
+            scaled = cem.lr_scaled and self.lr >= LAST_SCALED_LR
+            self.cem_weight.fill_(cem.weight * 0.001 / self.lr if scaled else cem.weight)
 
     def _obstacle(self) -> str:
         """Why the step cannot be a CUDA graph, or nothing."""
@@ -153,22 +171,20 @@ class Training(Task):
 
     def prepare(self) -> None:
         torch.manual_seed(self.recipe.seed)  # for the server's nn.Dropout, whatever was drawn since the start
-        shape = (self.batch_size, 3, self.data.image_size, self.data.image_size)
-        x01, x = (torch.empty(shape, device=self.device, memory_format=torch.channels_last) for _ in range(2))
-        self.defense.prepare(self.model, lambda epoch: self._plain_batches(epoch, x01, x), self.noise)
+        self.defense.prepare(self.model, self._plain_batches, self.noise)
 
     def begin_epoch(self, epoch: int) -> None:
-        order = epoch_order(len(self.fit_index), epoch, self.recipe.seed, self.device)
-        self.order.begin(self.fit_index[order])
+        self.order.begin(self._shuffled("fit", epoch))
         self.defense.begin_epoch(epoch)
 
+    def _shuffled(self, *words: object) -> Tensor:
+        """The images of an epoch in their order, int64; words: what tells it from the others."""
+        places = self.steps * self.batch_size
+        return self.fit_index[epoch_order(len(self.fit_index), places, self.device, self.recipe.seed, *words)]
+
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        before = list(self.model.parameters())
-        self.defense.end_epoch(epoch, self.model, self.optimizer)
-        if list(map(id, before)) != list(map(id, self.model.parameters())):  # pruned: the graphs train the old ones
-            self.captured.forget()
         if self.cem is not None and epoch + 1 < self.epochs:
-            self.cem.fit(self.features, self.feature_labels, self.clustering)
+            self.refit(epoch)
         loss, term, hits, count = self.totals.tolist()
         self.totals.zero_()
         accuracy = self.accuracy(*self.select_set)
@@ -177,13 +193,35 @@ class Training(Task):
         if late and accuracy > self.best_accuracy[0]:
             self.best_accuracy = torch.tensor([accuracy, epoch + 1], dtype=torch.float64)
             self.best = _snapshot(self.model)
+        before = list(self.model.parameters())
+        more = self.defense.end_epoch(epoch, self.model, self.optimizer)
+        if list(map(id, before)) != list(map(id, self.model.parameters())):  # pruned: the graphs train the old ones
+            self.captured.forget()
+            self._optimise_what_trains()
         return {
             "loss": loss / self.steps,
             "cem": term / self.steps,
             "train_accuracy_percent": 100 * hits / count,
             "selection_accuracy_percent": accuracy,
             "lr": self.lr,
+            **more,
         }
+
+    def _optimise_what_trains(self) -> None:
+        """The optimiser over the model's parameters that train; what it keeps of others is dropped."""
+        training = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer.param_groups[0]["params"] = training
+        for gone in set(self.optimizer.state) - set(training):
+            del self.optimizer.state[gone]
+
+    def refit(self, epoch: int) -> None:
+        """CEM's clusters of the features of a second augmented pass, by the encoder as it is after the epoch."""
+        order = self._shuffled("refit", epoch)
+        features = torch.empty(len(order), math.prod(self.model.feature_shape), device=self.device)
+        for places in torch.arange(len(order), device=self.device).split(self.batch_size):
+            x01 = self.augmented(self.data.train.images[order[places]])
+            features[places] = self.encode(normalise(x01, self.data.mean, self.data.std)).float().flatten(1)
+        self.cem.fit(features, self.data.train.labels[order], self.clustering)
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
@@ -225,21 +263,37 @@ class Training(Task):
             scope=cem.scope,
             first_class_lookup=self.recipe.quirks.q1_first_class_lookup,
             batch_weight_x10=self.recipe.quirks.q2_batch_weight_x10,
+            shifted_statistics=self.recipe.quirks.q10_shifted_statistics,
             threshold=cem.threshold,
             device=self.device,
         )
 
-    def _plain_batches(self, epoch: int, x01: Tensor, x: Tensor):
-        """Fills x01 and x with one batch after the other, in the order of a pre-training epoch (from 0)."""
-        order = self.fit_index[epoch_order(len(self.fit_index), -1 - epoch, self.recipe.seed, self.device)]
-        for start in range(0, self.steps * self.batch_size, self.batch_size):
+    def _plain_batches(self, epoch: int, size: int):
+        """Yields x01 and x, filled with one batch after the other, in the order of a pre-training epoch (from 0)."""
+        images = self._pretraining_images()
+        size = min(size, len(images))
+        if self._buffers is None:
+            shape = (size, 3, self.data.image_size, self.data.image_size)
+            self._buffers = [
+                torch.empty(shape, device=self.device, memory_format=torch.channels_last) for _ in range(2)
+            ]
+        x01, x = self._buffers
+        places = -(-len(images) // size) * size
+        order = epoch_order(len(images), places, self.device, self.recipe.seed, "pretraining", epoch)
+        for chosen in order.split(size):
             self.monitor.preparing(f"pre-training the adversary, epoch {epoch + 1}")
             if self.monitor.stopping():
                 raise KeyboardInterrupt
-            images = self.data.train.images[order[start : start + self.batch_size]]
-            x01.copy_(to_unit(images))
+            x01.copy_(to_unit(images[chosen]))
             x.copy_(normalise(x01, self.data.mean, self.data.std))
             yield x01, x
+
+    def _pretraining_images(self) -> Tensor:
+        """uint8 [N, 3, H, W]: as released (quirk q8) the first 90 % of the test images, else so many for training."""
+        count = max(1, len(self.data.test) * 9 // 10)
+        if self.recipe.quirks.q8_pretraining_on_test:
+            return self.data.test.images[:count]
+        return self.data.train.images[self.fit_index[:count]]
 
     # -- saving
 
@@ -258,17 +312,20 @@ class Training(Task):
         }
         parts |= {f"optimizer.{name}": optimizer for name, optimizer in self.defense.optimizers().items()}
         if self.cem is not None:
-            parts |= {"cem": self.cem, "features": self.features, "feature_labels": self.feature_labels}
+            parts["cem"] = self.cem
         return parts
 
     def shape(self) -> dict:
-        return {"widths": list(self.model.encoder.widths)}
+        frozen = [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
+        return {"widths": list(self.model.encoder.widths), "frozen": frozen}
 
     def before_load(self, shape: dict) -> None:
-        """A pruned encoder is rebuilt at its saved widths, and the optimiser over its parameters."""
+        """A pruned encoder is rebuilt at its saved widths, and the optimiser over what of it still trains."""
         if list(self.model.encoder.widths) != shape["widths"]:
             self.model = build_model(self.recipe, self.data, self.device, shape["widths"])
-            self.optimizer.param_groups[0]["params"] = list(self.model.parameters())
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name not in shape["frozen"])
+            self._optimise_what_trains()
 
 
 class _Best:
@@ -318,8 +375,8 @@ def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None
     return model.to(device, memory_format=torch.channels_last)
 
 
-def build_defense(recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device) -> Defense:
-    """The cell's defence on `device`."""
+def build_defense(recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, autocast: dict) -> Defense:
+    """The cell's defence on `device`; autocast: arguments of torch.autocast."""
     setting = Setting(
         classes=data.classes,
         image_size=data.image_size,
@@ -328,6 +385,7 @@ def build_defense(recipe: Recipe, data: DataSet, model: nn.Module, device: torch
         epochs=recipe.train.epochs,
         quirks=recipe.quirks,
         device=device,
+        autocast=autocast,
     )
     return DEFENSES.get(recipe.defense)(recipe.params, setting).to(device)
 
