@@ -11,7 +11,7 @@ from benchmark.models.decoder import Decoder, Doubling
 from benchmark.models.macs import count
 from benchmark.models.resnet import Block
 
-PRUNED = (16, 60, 120, 8)
+PRUNED = (16, 60, 121, 8)
 
 
 def parameters(module):
@@ -26,7 +26,7 @@ def test_vgg_sizes(classes, server):
 
 
 def test_patrol_and_decoder_sizes():
-    assert parameters(build("vgg11", 10, 32, front=16, widths=PRUNED).encoder) == 83_108
+    assert parameters(build("vgg11", 10, 32, front=16, widths=PRUNED).encoder) == 83_723
     assert parameters(Decoder((8, 8, 8), 32)) == 711_539
     # a block of 64 channels: two BNs and two biased 3x3 convs
     assert parameters(Decoder((8, 8, 8), 32)) - parameters(Decoder((8, 8, 8), 32, blocks=4)) == 4 * 74_112
@@ -124,7 +124,7 @@ def test_widths_round_trip():
         ({"widths": (64, 128)}, "do not fit"),
         ({"widths": (64, 129, 8)}, "do not fit"),
         ({"widths": (64, 120, 6)}, "do not fit"),
-        ({"arch": "resnet20", "widths": (16, 32, 32, 32, 32, 32, 32, 60, 64, 8)}, "do not fit"),
+        ({"arch": "resnet20", "widths": (16, 32, 32, 32, 32, 32, 32, 64, 60, 8)}, "do not fit"),
     ],
 )
 def test_bad_arguments(options, message):
@@ -214,10 +214,10 @@ def test_mac_counts_the_paper_prints():
     encoder, server = count(model.encoder, x), count(model.server, z)
     assert encoder["macs_conv"] == 27 * 64 * 1024 + 576 * 128 * 256 + 1152 * 8 * 64 == 21_233_664
     assert server["macs_conv"] == 133_239_808
-    assert count(patrol.encoder, x)["macs_conv"] == 26_431_488
+    assert count(patrol.encoder, x)["macs_conv"] == 26_574_336
     # what the printed counts include is not said; this is how near one plain convention comes
     printed = ((encoder, 21.9, 0.01), (server, 133.59, 0.001), (count(decoder, z), 90.66, 0.0015))
-    for counted, mmac, tolerance in (*printed, (count(patrol.encoder, x), 27.3, 0.013)):
+    for counted, mmac, tolerance in (*printed, (count(patrol.encoder, x), 27.3, 0.008)):
         assert counted["macs_all"] / 1e6 == pytest.approx(mmac, rel=tolerance)
 
 

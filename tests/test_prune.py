@@ -44,21 +44,23 @@ def step(model, optimizer, x):
 
 
 def test_target_widths():
-    assert target_widths(FULL) == (16, 60, 120, 8)
-    assert target_widths((32, 33, 256), 0.5) == (32, 16, 128)
+    assert target_widths(FULL) == (16, 60, 121, 8)
+    assert target_widths((64, 128, 256, 8), 0.5) == (32, 64, 128, 8)
     assert target_widths(FULL, 0) == FULL
+    with pytest.raises(ValueError, match="no encoder"):
+        target_widths((16, 60, 121, 8))
 
 
 def test_removing_dead_channels_keeps_the_function():
     model, x = model_and_batch()
-    keep = [None, some_kept(64, 60), some_kept(128, 120), None]
+    keep = [None, some_kept(64, 60), some_kept(128, 121), None]
     for index in (1, 2):
         kill(model, index, keep[index])
     model.eval()
     before = model.encoder(x).detach()
     shrink(model, keep)
-    assert model.encoder.widths == (16, 60, 120, 8)
-    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 83_108
+    assert model.encoder.widths == (16, 60, 121, 8)
+    assert sum(parameter.numel() for parameter in model.encoder.parameters()) == 83_723
     torch.testing.assert_close(model.encoder(x), before, atol=1e-6, rtol=0)
     # and it is the function of a model built at these widths
     rebuilt = build("vgg11", 5, 32, front=16, widths=model.encoder.widths).eval()
@@ -84,7 +86,7 @@ def test_sgd_goes_on_as_on_the_whole_network():
     # dead channels get no gradient and no weight decay here, so the pruned network's momentum steps have to
     # be the whole one's: the buffers must have been cut to the right channels
     model, x = model_and_batch()
-    keep = [None, some_kept(64, 60), some_kept(128, 120), None]
+    keep = [None, some_kept(64, 60), some_kept(128, 121), None]
     for index in (1, 2):
         kill(model, index, keep[index])
     model.eval()  # fixed statistics and no dropout
@@ -118,7 +120,7 @@ def test_pruning_while_an_old_graph_is_alive(make):
     held = model.encoder(x)
     held.square().mean().backward(retain_graph=True)
     optimizer.step()
-    shrink(model, [None, some_kept(64, 60), some_kept(128, 120), None], optimizer)
+    shrink(model, [None, some_kept(64, 60), some_kept(128, 121), None], optimizer)
     step(model, optimizer, x)
     assert held.grad_fn is not None
     assert all(parameter.grad.isfinite().all() for parameter in model.encoder.parameters())
@@ -135,10 +137,12 @@ def test_scores_are_the_taylor_expansion_and_spare_what_they_should():
     model.encoder(x).square().mean().backward()
     scores = taylor_scores(model.encoder)
     assert [score is None for score in scores] == [True, False, False, True]
-    weight = model.encoder.convs[1].weight
-    pairs = [zip(weight[c].flatten(), weight.grad[c].flatten(), strict=True) for c in (0, 63)]
-    expected = [sum(abs(w.item() * g.item()) for w, g in channel) for channel in pairs]
-    assert scores[1][[0, 63]].tolist() == pytest.approx(expected, rel=1e-4)
+    own, following = model.encoder.convs[1].weight, model.encoder.convs[2].weight
+    for c in (0, 63):
+        makes = zip(own[c].flatten(), own.grad[c].flatten(), strict=True)
+        reads = zip(following[:, c].flatten(), following.grad[:, c].flatten(), strict=True)
+        expected = sum(abs(w.item() * g.item()) for w, g in (*makes, *reads))
+        assert scores[1][c].item() == pytest.approx(expected, rel=1e-4)
     assert scores[2].shape == (128,)
 
 
@@ -147,12 +151,29 @@ def test_the_layer_that_makes_the_feature_is_spared_without_a_bottleneck():
     model(torch.rand(2, 3, 32, 32)).sum().backward()
     assert [score is None for score in taylor_scores(model.encoder)] == [False, True]
     with pytest.raises(ValueError, match="layer 1"):
-        shrink(model, [None, some_kept(128, 120)])
+        shrink(model, [None, some_kept(128, 121)])
 
 
-def test_resnet_is_never_pruned():
-    model = build("resnet20", 5, 64, front=16)
-    assert taylor_scores(model.encoder) == [None] * len(model.encoder.widths)
+def test_a_resnets_block_loses_channels_between_its_convs():
+    model = build("resnet20", 5, 32, front=16)
+    x = torch.rand(2, 3, 32, 32)
+    model.encoder(x).square().mean().backward()
+    assert [index for index, score in enumerate(taylor_scores(model.encoder)) if score is not None] == [8]
+    block = model.encoder[7]  # after the stem's three layers, the front conv and stage 1
+    keep = [some_kept(64, 60) if conv is block.conv1 else None for conv in model.encoder.convs]
+    dead = torch.ones(64, dtype=torch.bool)
+    dead[keep[8]] = False
+    block.bn1.weight.data[dead] = 0
+    block.bn1.bias.data[dead] = 0
+    model.eval()
+    before = model.encoder(x).detach()
+    shrink(model, keep)
+    torch.testing.assert_close(model.encoder(x), before, atol=1e-6, rtol=0)
+    rebuilt = build("resnet20", 5, 32, front=16, widths=model.encoder.widths).eval()
+    rebuilt.load_state_dict(model.state_dict())
+    assert torch.equal(rebuilt.encoder(x), model.encoder(x))
+    with pytest.raises(ValueError, match="layer 9"):
+        shrink(build("resnet20", 5, 32, front=16), [None] * 9 + [some_kept(64, 60), None])
 
 
 def test_no_gradient_no_score():
@@ -163,6 +184,6 @@ def test_no_gradient_no_score():
 def test_channels_last_stays():
     model, x = model_and_batch()
     model = model.to(memory_format=torch.channels_last)
-    shrink(model, [None, some_kept(64, 60), some_kept(128, 120), None])
+    shrink(model, [None, some_kept(64, 60), some_kept(128, 121), None])
     assert all(conv.weight.is_contiguous(memory_format=torch.channels_last) for conv in model.encoder.convs)
     model(x.contiguous(memory_format=torch.channels_last)).sum().backward()

@@ -13,6 +13,8 @@ from torch import Tensor
 from benchmark.defenses.base import DEFENSES, Batch, Defense
 from benchmark.matrix.schema import Number
 
+EPSILON = 1e-7  # floor of squared distances, and what keeps roots and quotients from 0 (released code)
+
 
 @DEFENSES.register("distcorr")
 class DistCorr(Defense):
@@ -32,24 +34,30 @@ class DistCorr(Defense):
 
 
 def distance_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Sample distance correlation of a [B, ...] and b [B, ...], in [0, 1], differentiable; a 0-dim fp32 tensor.
+    """Sample distance correlation of a [B, ...] and b [B, ...], about 0 to 1, differentiable; a 0-dim fp32 tensor.
 
     dCov^2(a, b) = mean of the product of the double-centred Euclidean distance matrices (Szekely et al. 2007,
-    V-statistic); dCor = dCov(a, b) / sqrt(dCov(a, a) dCov(b, b)).
+    V-statistic); dCor = dCov(a, b) / sqrt(dCov(a, a) dCov(b, b)), with 1e-7 added in every root and to the denominator
+    (released code).
     """
     with torch.autocast(a.device.type, enabled=False):
         a, b = _centred_distances(a), _centred_distances(b)
-        covariance = (a * b).mean().clamp_min(1e-12).sqrt()
-        variances = (a.square().mean() * b.square().mean()).clamp_min(1e-24).sqrt().sqrt()
-        return covariance / variances
+        variances = _covariance(a, a) * _covariance(b, b)
+        return _covariance(a, b) / ((variances + EPSILON).sqrt() + EPSILON)
+
+
+def _covariance(a: Tensor, b: Tensor) -> Tensor:
+    """dCov of two centred distance matrices; its square is not negative but for rounding."""
+    return ((a * b).mean().clamp_min(0) + EPSILON).sqrt()
 
 
 def _centred_distances(a: Tensor) -> Tensor:
+    """[B, B]; squared distances are at least 1e-7, those of a sample from itself too (released code)."""
     a = a.float().flatten(1)
     a = a - a.mean(0)  # distances are the same, and the differences below lose fewer digits
     squares = a.square().sum(1)
-    distance = (squares[:, None] + squares[None, :] - 2 * a @ a.T).clamp_min(0)
-    # sqrt has no gradient at 0: the diagonal and coinciding rows are lifted out of it
-    zero = (distance <= 1e-8) | torch.eye(len(a), dtype=torch.bool, device=a.device)
-    distance = torch.where(zero, torch.zeros_like(distance), torch.where(zero, 1.0, distance).sqrt())
+    squared = (squares[:, None] + squares[None, :] - 2 * a @ a.T).clamp_min(EPSILON)
+    # what rounding leaves of a sample's distance from itself would be the largest error of all
+    own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    distance = torch.where(own, EPSILON, squared).sqrt()
     return distance - distance.mean(0) - distance.mean(1, keepdim=True) + distance.mean()

@@ -1,6 +1,7 @@
 """The networks: split classifiers (vgg.py, resnet.py), the attackers' decoder and critic; pruning, MACs."""
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
@@ -27,7 +28,8 @@ def build(
 
     arch: `vgg11` or `resnet20`; image_size: pixels a side, a multiple of 4 from 32 on; cut: `c1` to `c3`,
     later is deeper (see vgg.py, resnet.py); bottleneck: channels of the feature, or None for the network
-    without bottleneck conv and Sigmoid; front: channels of PATROL's extra conv in front, or None; widths:
+    without bottleneck conv and Sigmoid; front: channels of PATROL's extra conv (before a VGG's first one, after a
+    ResNet's), or None; widths:
     `encoder.widths` of a pruned model, to rebuild it. The weights depend on `seed` alone and the global
     random state is left as it was. Raises UserError for an argument outside these.
     """
@@ -41,22 +43,22 @@ def build(
     for name, value, least in (("classes", classes, 2), ("bottleneck", bottleneck, 1), ("front", front, 1)):
         if value is not None and value < least:
             raise UserError(f"{name} is {value} for {arch}; use {least} or more")
-    widths = _checked(widths, family.widths(cut, bottleneck, front), arch)
+    widths = _checked(widths, family, (cut, bottleneck, front), arch)
     # not torch.manual_seed, which would reseed the GPUs as well
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return family.build(classes, image_size, cut, bottleneck, front, widths)
 
 
-def _checked(widths: Sequence[int] | None, full: tuple[int, ...], arch: str) -> tuple[int, ...]:
-    """`widths`, or `full` for None. UserError unless they could be `full` after pruning."""
+def _checked(widths: Sequence[int] | None, family: ModuleType, options: tuple, arch: str) -> tuple[int, ...]:
+    """`widths`, or those before pruning for None. UserError unless pruning could have made them of those."""
+    full = family.widths(*options)
     if widths is None:
         return full
     widths = tuple(widths)
-    may_shrink = len(full) - 1 if arch == "vgg11" else 0  # the last conv's width is the feature's
     fits = len(widths) == len(full) and all(
-        0 < width <= most if index < may_shrink else width == most
-        for index, (width, most) in enumerate(zip(widths, full, strict=True))
+        0 < width <= most if free else width == most
+        for width, most, free in zip(widths, full, family.may_shrink(*options), strict=True)
     )
     if not fits:
         raise UserError(f"widths {widths} do not fit this {arch} encoder, whose layers are {full} before pruning")

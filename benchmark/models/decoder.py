@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
@@ -37,8 +38,9 @@ class Decoder(nn.Sequential):
 
     711,539 parameters for (8, 8, 8) -> 32 px (the supplement prints 711.54k). One transposed conv per
     doubling; a residual block stands in for each of the first two doublings that is not needed. blocks:
-    residual blocks before them (8; 4 in the ResSFL adversary). Raises UserError where the image is not the
-    feature doubled a whole number of times.
+    residual blocks before them (8; 4 in the ResSFL adversary). Initial weights are torch's, as released; the
+    adversary's are those of `xavier_`. Raises UserError where the image is not the feature doubled a whole number of
+    times.
     """
 
     def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int = 8):
@@ -51,6 +53,17 @@ class Decoder(nn.Sequential):
         for _ in range(2 - doublings):
             layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
         super().__init__(*layers, ResidualBlock(WIDTH, 3), nn.Sigmoid())
+
+
+@torch.no_grad()
+def xavier_(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for all convs of `module`, transposed ones too: how the release starts its
+    adversaries, and no other decoder."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                layer.bias.zero_()
 
 
 class LargeDecoder(nn.Module):

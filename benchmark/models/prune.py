@@ -1,14 +1,16 @@
 """Structured pruning of the encoder by Taylor importance, for PATROL.
 
-Sources: Molchanov et al., CVPR 2019 (first-order importance |w * gradient|); the paper's released code (5 %,
-layers of at most 32 outputs spared).
+Sources: Molchanov et al., CVPR 2019 (first-order importance |w * gradient|); the paper's released code (5 % of every
+layer of over 32 outputs, by torch-pruning 1.4.1).
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from benchmark.models import ARCHITECTURES
 from benchmark.models.split import Encoder, SplitModel
 
 SPARED = 32  # layers with at most this many outputs are never pruned (released code)
@@ -17,57 +19,100 @@ SPARED = 32  # layers with at most this many outputs are never pruned (released 
 def taylor_scores(encoder: Encoder) -> list[Tensor | None]:
     """For each conv layer the importance of its channels, fp32 [width], or None where it is not to be pruned.
 
-    A channel's score is the sum of |w * gradient| over its filter, from the gradients now in the parameters.
-    Spared are the last conv (its width is the feature's), layers of at most 32 outputs, and the convs in
-    residual blocks. Raises ValueError where a layer has no gradient.
+    The sum of |w * gradient| over a channel's filter and over the next layer's weights that read the channel, from the
+    gradients now in the parameters: what torch-pruning's group Taylor importance orders channels by (it takes the mean
+    of the two and divides by the layer's mean; BatchNorm and biases do not count). Two things differ, so that the
+    channels chosen may: a layer's score here is that before any other layer is pruned, and the gradients are the
+    caller's choice. Raises ValueError where a layer has no gradient, or where `encoder` is pruned already.
     """
-    return [_score(conv) if _may_shrink(conv, encoder) else None for conv in encoder.convs]
+    convs = encoder.convs
+    scores = []
+    for index, prunable in enumerate(_prunable(encoder.widths)):
+        scores.append(_taylor(convs[index], 0) + _taylor(convs[index + 1], 1) if prunable else None)
+    return scores
 
 
 def target_widths(widths: Sequence[int], ratio: float = 0.05) -> tuple[int, ...]:
-    """The widths after pruning by `ratio`: those over 32 lose it and are rounded down to a multiple of 4.
+    """The widths after pruning by `ratio`: prunable layers keep the whole part of (1 - ratio) of their channels.
 
-    At 5 % 64 and 128 become 60 and 120: 83,108 parameters for the encoder with 16 channels in front.
+    widths: `encoder.widths` of any encoder that `models.build` makes, before pruning. At 5 % a VGG's 64 and 128 become
+    60 and 121 (83,723 parameters with 16 channels in front); a ResNet's first conv of a 64-channel block 60 (111,312).
+    Raises ValueError for other widths.
     """
-    return tuple(width if width <= SPARED else int(width * (1 - ratio)) // 4 * 4 for width in widths)
+    prunable = _prunable(widths)
+    return tuple(
+        int(width * (1 - ratio)) if shrinks else width for width, shrinks in zip(widths, prunable, strict=True)
+    )
 
 
 @torch.no_grad()
 def shrink(model: SplitModel, keep: Sequence[Tensor | None], optimizer: torch.optim.Optimizer | None = None) -> None:
     """Remove all channels of `model.encoder` but `keep` (sorted int64 indices for each conv; None: all).
 
-    The conv's outputs, its BatchNorm and the next conv's inputs are cut. The changed parameters are new
-    objects without gradients; `optimizer` is told of them and its per-element state (momentum) is cut alike.
-    Whatever else holds the old parameters (another optimiser, a captured CUDA graph) has to be made again.
-    Raises ValueError where a layer that is not to be pruned would lose channels.
+    The conv's outputs, its BatchNorm and the next conv's inputs are cut. The changed parameters are new objects without
+    gradients. With `optimizer` they go on training: it is told of them, and its per-element state (momentum) is cut
+    alike. Without, they are frozen, as in the released code, whose optimiser never hears of them (`freeze_replaced`);
+    BatchNorm statistics move on. Whatever else holds the old parameters (another optimiser, a captured CUDA graph) has
+    to be made again. Raises ValueError where a layer that is not to be pruned would lose channels.
     """
-    encoder, convs = model.encoder, model.encoder.convs
-    layers = list(encoder)
-    for index, (conv, kept) in enumerate(zip(convs, keep, strict=True)):
+    encoder, convs, full = model.encoder, model.encoder.convs, model.encoder.widths
+    for index, (kept, prunable) in enumerate(zip(keep, _prunable(full), strict=True)):
+        conv = convs[index]
         if kept is None or len(kept) == conv.out_channels:
             continue
-        if not _may_shrink(conv, encoder):
+        if not prunable:
             raise ValueError(f"conv layer {index} of the encoder is not to be pruned")
         kept = kept.to(conv.weight.device)
-        norm = layers[layers.index(conv) + 1]
-        for name in ("weight", "bias"):
-            _cut(conv, name, 0, kept, optimizer)
-            _cut(norm, name, 0, kept, optimizer)
+        norm, following = _norm_after(conv, encoder), convs[index + 1]
+        for module, name, dim in _replaced(conv, norm, following):
+            _cut(module, name, dim, kept, optimizer)
         norm.running_mean, norm.running_var = norm.running_mean[kept], norm.running_var[kept]
-        conv.out_channels = norm.num_features = len(kept)
-        _cut(convs[index + 1], "weight", 1, kept, optimizer)
-        convs[index + 1].in_channels = len(kept)
+        conv.out_channels = norm.num_features = following.in_channels = len(kept)
+    if optimizer is None:
+        freeze_replaced(encoder, full)
 
 
-def _may_shrink(conv: nn.Conv2d, encoder: Encoder) -> bool:
-    chained = any(layer is conv for layer in encoder)  # a conv in a residual block is tied to its shortcut
-    return chained and conv is not encoder.convs[-1] and conv.out_channels > SPARED
+def freeze_replaced(encoder: Encoder, full: Sequence[int]) -> None:
+    """Let no parameter train that pruning from the widths `full` to those of `encoder` has replaced; for a rebuilt
+    encoder as well."""
+    convs = encoder.convs
+    for index, (width, before) in enumerate(zip(encoder.widths, full, strict=True)):
+        if width != before:
+            conv = convs[index]
+            for module, name, _ in _replaced(conv, _norm_after(conv, encoder), convs[index + 1]):
+                getattr(module, name).requires_grad_(False)
 
 
-def _score(conv: nn.Conv2d) -> Tensor:
+def _prunable(widths: Sequence[int]) -> list[bool]:
+    """Which conv layers of the encoder with these widths (before pruning) lose channels."""
+    widths = tuple(widths)
+    for family in ARCHITECTURES.values():
+        for cut, front, bottleneck in itertools.product(family.CUTS, (None, *widths[:2]), (None, widths[-1])):
+            if family.widths(cut, bottleneck, front) == widths:
+                free = family.may_shrink(cut, bottleneck, front)
+                return [may and width > SPARED for width, may in zip(widths, free, strict=True)]
+    raise ValueError(f"no encoder has the widths {widths} before pruning")
+
+
+def _taylor(conv: nn.Conv2d, dim: int) -> Tensor:
+    """Sum of |w * gradient| for each output (dim 0) or input (dim 1) of the conv."""
     if conv.weight.grad is None:
         raise ValueError("the encoder has no gradients to score its channels with; run a backward pass first")
-    return (conv.weight.detach() * conv.weight.grad).float().abs().sum((1, 2, 3))
+    products = (conv.weight.detach() * conv.weight.grad).float().abs()
+    return products.sum((1 - dim, 2, 3))
+
+
+def _norm_after(conv: nn.Conv2d, encoder: Encoder) -> nn.BatchNorm2d:
+    modules = list(encoder.modules())
+    return modules[modules.index(conv) + 1]
+
+
+def _replaced(conv: nn.Conv2d, norm: nn.BatchNorm2d, following: nn.Conv2d) -> list[tuple[nn.Module, str, int]]:
+    """(module, parameter, dimension) of all that goes with the outputs of `conv`."""
+    own = [(module, name, 0) for module in (conv, norm) for name in ("weight", "bias")]
+    return [(module, name, dim) for module, name, dim in own if getattr(module, name) is not None] + [
+        (following, "weight", 1)
+    ]
 
 
 def _cut(module: nn.Module, name: str, dim: int, kept: Tensor, optimizer: torch.optim.Optimizer | None) -> None:

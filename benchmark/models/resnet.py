@@ -5,10 +5,13 @@ maps of 32, 16 and 8 px. A shortcut has no parameters: it takes every second pix
 zeros.
 """
 
+import math
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv_bn_relu
+from benchmark.models.split import Encoder, SplitModel, bottleneck_pair
 
 # (inputs, outputs, stride) of the nine blocks
 BLOCKS = [
@@ -28,14 +31,15 @@ CUTS = {"c1": 3, "c2": 4, "c3": 6}
 class Block(nn.Module):
     """conv3x3, BN, ReLU, conv3x3, BN, plus shortcut, ReLU.
 
-    [B, inputs, H, W] -> [B, outputs, H / stride, W / stride].
+    [B, inputs, H, W] -> [B, outputs, H / stride, W / stride]; inner: channels between the convs (None: outputs).
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int, inner: int | None = None):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        inner = inner or outputs
+        self.conv1 = nn.Conv2d(inputs, inner, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
         self.stride, self.added = stride, outputs - inputs
@@ -49,9 +53,15 @@ class Block(nn.Module):
 
 
 def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ...]:
-    """Output channels of the encoder's convs. None is ever pruned: the sums over the shortcuts tie them."""
+    """Output channels of the encoder's convs before any pruning; PATROL's extra conv is the second."""
     blocks = tuple(outputs for _, outputs, _ in BLOCKS[: CUTS[cut]] for _ in range(2))
-    return (front,) * (front is not None) + (16, *blocks) + (bottleneck,) * (bottleneck is not None)
+    return (16,) + (front,) * (front is not None) + blocks + (bottleneck,) * (bottleneck is not None)
+
+
+def may_shrink(cut: str, bottleneck: int | None, front: int | None) -> tuple[bool, ...]:
+    """Which of them can be narrower: the first of a block. Sums over the shortcuts tie all others, or a feature."""
+    stem, tail = 1 + (front is not None), bottleneck is not None
+    return (False,) * stem + (True, False) * CUTS[cut] + (False,) * tail
 
 
 def build(
@@ -62,15 +72,32 @@ def build(
     front: int | None,
     widths: tuple[int, ...],
 ) -> SplitModel:
-    """The model; `widths` are what the function `widths` says. `models.build` checks the arguments."""
-    left, right = BLOCKS[: CUTS[cut]], BLOCKS[CUTS[cut] :]
-    stem = [nn.Conv2d(front or 3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    """The model with the encoder's convs `widths` wide. Arguments as checked by `benchmark.models.build`.
+
+    front: a 3x3 conv without bias, BatchNorm or ReLU after the stem (released code).
+    """
+    left, right = list(BLOCKS[: CUTS[cut]]), BLOCKS[CUTS[cut] :]
+    stem = [nn.Conv2d(3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     if front is not None:
-        stem = conv_bn_relu(3, front) + stem
+        stem.append(nn.Conv2d(16, front, 3, padding=1, bias=False))
+        left[0] = (front, *left[0][1:])
+    inner = widths[1 + (front is not None) :: 2]  # a block's first conv
     channels = left[-1][1]
     narrow, widen = bottleneck_pair(channels, channels, bottleneck)
-    encoder = Encoder(*stem, *(Block(*block) for block in left), *narrow)
+    encoder = Encoder(*stem, *(Block(*block, width) for block, width in zip(left, inner, strict=False)), *narrow)
+    _initialise(encoder, widen)
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes)]
     server = nn.Sequential(*widen, *(Block(*block) for block in right), *head)
     side = image_size // 2 ** sum(stride == 2 for _, _, stride in left)
     return SplitModel(encoder, server, (encoder.widths[-1], side, side))
+
+
+@torch.no_grad()
+def _initialise(encoder: Encoder, widen: list[nn.Module]) -> None:
+    """N(0, 2 / (kernel area * outputs)) for the encoder's convs and the server's first one, whose bias is zero; all
+    else is torch's (released code)."""
+    for conv in (*encoder.convs, *widen):
+        outputs, _, *kernel = conv.weight.shape
+        nn.init.normal_(conv.weight, 0, (2 / (math.prod(kernel) * outputs)) ** 0.5)
+    for conv in widen:
+        conv.bias.zero_()

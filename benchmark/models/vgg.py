@@ -16,6 +16,11 @@ def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ..
     return (front,) * (front is not None) + convs + (bottleneck,) * (bottleneck is not None)
 
 
+def may_shrink(cut: str, bottleneck: int | None, front: int | None) -> tuple[bool, ...]:
+    """Which of them can be narrower: all but the last, whose width is the feature's."""
+    return (True,) * (len(widths(cut, bottleneck, front)) - 1) + (False,)
+
+
 def build(
     classes: int,
     image_size: int,
