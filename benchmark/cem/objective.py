@@ -122,7 +122,8 @@ class ConditionalEntropy(nn.Module):
         """Cluster the clean features [N, D] (or [N, C, h, w]) with labels [N] and take the clusters'
         statistics.
 
-        k-means++ on the first call, afterwards from the last centres. The noise enters as sigma^2 I added to
+        k-means++ on the first call, afterwards from the last centres. N / classes is what the scalar term takes for the
+        mean number of training samples a class. The noise enters as sigma^2 I added to
         each covariance. Waits for the device. Raises UserError for shapes or labels that do not fit, Diverged
         for features that are not finite.
         """
