@@ -13,6 +13,7 @@ from benchmark.defenses import DEFENSES, Setting
 from benchmark.errors import UserError
 from benchmark.matrix.load import MatrixFile
 from benchmark.matrix.schema import Quirks
+from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
 from benchmark.runner.execute import score_images
 from benchmark.training import loop
@@ -42,7 +43,7 @@ def everything(z):
     return torch.ones_like(z, dtype=torch.bool)
 
 
-def attack(name, images, send=add_noise, kept=everything, **changes):
+def attack(name, images, send=add_noise, kept=everything, quirks=(), split="train", **changes):
     """An attack on an encoder that only shrinks the image to 8 px: a linear feature [N, 3, 8, 8]."""
     settings, features = params(name, **changes), shrink(images.images.float() / 255)
     send = ATTACKS.get(name).channel(settings, send, kept)
@@ -58,6 +59,9 @@ def attack(name, images, send=add_noise, kept=everything, **changes):
         kept=kept,
         misfit=lambda z_clean, z: ((z - z_clean) / 0.01).square().flatten(1).sum(1) / 2,
         received=send(features, seeded(CPU, "score", 7)),
+        split=split,
+        quirks=Quirks(**{name: name.split("_")[0] in quirks for name in Quirks.model_fields}),
+        tested=(features, images.images),
     )
     return ATTACKS.get(name)(settings, target)
 
@@ -126,7 +130,7 @@ def test_one_test_image_cannot_be_parted():
 
 
 def test_the_decoder_learns_a_linear_feature(images):
-    task = attack("decoder", images, epochs=6, batch_size=8, lr=0.002)
+    task = attack("decoder", images, epochs=6, batch_size=8, lr=0.001)
     losses = [record["loss"] for record in loop.run(task)]
     assert all(later < earlier for earlier, later in zip(losses, losses[1:], strict=False)), losses
     mean = images.images.float().div(255).mean((0, 2, 3), keepdim=True)
@@ -162,7 +166,91 @@ def test_the_decoders_rate_follows_the_cosine_of_torch(images):
     assert rates[0] == pytest.approx(0.005) and rates[50] == pytest.approx(1e-5)
 
 
+def test_the_decoders_norms_absorb_the_test_images_with_quirk_q11_alone(images):
+    """After an epoch of one step BatchNorm has seen that batch, and with the quirk the batch of test images too."""
+    for quirks, batches in ((("q11",), 2), (("q15",), 1), ((), 1)):
+        task = attack("decoder", images, quirks=quirks, epochs=1, batch_size=16)
+        weights = [parameter.detach().clone() for parameter in task.decoder.parameters()]
+        loop.run(task)
+        norms = [layer for layer in task.decoder.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        assert {layer.num_batches_tracked.item() for layer in norms} == {batches}, quirks
+        assert task.decoder.training and any(map(torch.ne, weights[0].flatten(), task.decoder[0].body[0].weight))
+
+
+def test_the_snapshot_is_of_the_best_batch_of_test_images(images, monkeypatch):
+    """Quirk q15: one batch in three passes, each after an epoch; the second is made the best."""
+    task = attack("decoder", images, quirks=("q11", "q15"), epochs=3, batch_size=16)
+    kept, errors = [], iter([0.3, 0.1, 0.2])
+    test = task._test
+
+    def noted():
+        with monkeypatch.context() as patch:
+            patch.setattr("benchmark.attacks.decoder.mse_loss", lambda *_: torch.tensor(next(errors)))
+            test()
+        kept.append(copy.deepcopy(task.decoder.state_dict()))
+
+    monkeypatch.setattr(task, "_test", noted)
+    loop.run(task)
+    best = task.fitted()["best"]
+    assert all(torch.equal(best[key], kept[1][key]) for key in best)
+    assert not all(torch.equal(best[key], task.fitted()["decoder"][key]) for key in best)
+    gan = attack("gan", images)
+    gan.warm_up(task.fitted())
+    assert all(map(torch.equal, gan.generator.state_dict().values(), best.values()))
+
+
+def test_stored_order_with_quirk_q12(images):
+    """And the last batch is filled from the front."""
+    task = attack("decoder", images, quirks=("q12",), batch_size=6)
+    task.begin_epoch(1)
+    assert task.order.images.tolist() == [*range(16), 0, 1]
+    shuffled = attack("decoder", images, batch_size=6)
+    shuffled.begin_epoch(1)
+    assert sorted(shuffled.order.images[:16].tolist()) == list(range(16))
+    assert shuffled.order.images.tolist() != task.order.images.tolist()
+
+
 # -- the GAN
+
+
+def test_one_fit_gives_both_columns_with_quirk_q14(images):
+    """`train`: means over the last epoch's batches. `infer`: of the generator at the last logged epoch, with its own
+    batches averaged into PSNR and SSIM."""
+    task = attack("gan", images, quirks=("q14",), epochs=12, generator_every=3)
+    seen, logged = {}, {}
+    step, end = task._critic_step, task.end_epoch
+
+    def noting(fake, real):
+        seen.setdefault(epoch[0], []).append((fake, real))
+        return step(fake, real)
+
+    def ending(number):
+        logged[number] = copy.deepcopy(task.generator.state_dict())
+        epoch[0] += 1
+        return end(number)
+
+    epoch = [0]
+    task._critic_step, task.end_epoch = noting, ending
+    loop.run(task)
+
+    def means(number):
+        mse = torch.tensor([(fake - real).square().mean() for fake, real in seen[number]])
+        ssim = torch.tensor([ssim_per_image(fake, real).mean() for fake, real in seen[number]])
+        return {"mse": mse.mean().item(), "psnr_db": (-10 * mse.log10()).mean().item(), "ssim": ssim.mean().item()}
+
+    scored = {"mse": 0.5, "psnr_db": 10.0, "ssim": 0.25, "mse_worst_1_percent": 0.1}
+    assert task.found(scored) == pytest.approx(means(11) | {"mse_of_test_images": 0.5}, rel=1e-4)
+    other = attack("gan", images, quirks=("q14",), split="infer", epochs=12)
+    other.start(task.fitted())
+    ours = other.generator.state_dict()
+    assert all(torch.equal(ours[key], logged[10][key]) for key in ours)
+    own = means(10)
+    expected = {name: (own[name] + scored[name]) / 2 for name in ("psnr_db", "ssim")}  # 16 images each
+    assert other.found(scored) == pytest.approx(expected, rel=1e-4)
+    again = attack("gan", images, quirks=("q14",), split="infer", epochs=12)
+    again.start(other.fitted())  # as it is rebuilt later
+    assert all(torch.equal(again.generator.state_dict()[key], ours[key]) for key in ours)
+    assert attack("gan", images).found(scored) == {}
 
 
 def test_the_gans_rates_stop_half_way_down_the_cosine(images):
@@ -186,7 +274,7 @@ def test_the_critics_loss_with_its_gradient_penalty(images):
     mix = torch.rand(4, 1, 1, 1, generator=seeded(CPU, "gan-mixing", 7))
     loss = torch.zeros(())
     for f, r, m in zip(fake, real, mix, strict=True):
-        between = (m * r + (1 - m) * f)[None].requires_grad_()
+        between = (m * f + (1 - m) * r)[None].requires_grad_()
         gradient = torch.autograd.grad(oracle(between).squeeze(), between, create_graph=True)[0]
         penalty = (torch.linalg.norm(gradient) - 1) ** 2
         loss = loss + oracle(f[None]).squeeze() - oracle(r[None]).squeeze() + 10 * penalty
@@ -210,24 +298,25 @@ def test_the_generator_moves_on_every_kth_step_only(images):
 
 
 def test_the_generators_gradient_is_that_of_its_loss(images):
-    """-critic(G(z)) + 1500 MSE, with the critic as it is after its own step; and no trace of it in the critic."""
-    task = attack("gan", images, send=lambda z, _: z, generator_every=1)
+    """-critic(G(z)) + 1500 MSE, in training mode; and no trace of it in the critic."""
+    task = attack("gan", images, send=lambda z, _: z)
     generator = copy.deepcopy(task.generator)
     x01 = images.images[:4].float() / 255
     z = task.target.features[:4]
-    task.fit_batch(z, x01, True)
+    task._generator_step(z, x01)
     critic = copy.deepcopy(task.critic)
     fake = generator(z)
     (1500 * (fake - x01).square().mean() - critic(fake).mean()).backward()
     for ours, theirs in zip(task.generator.parameters(), generator.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+    assert all(parameter.grad is None for parameter in task.critic.parameters())
 
 
 def test_a_warm_start_begins_as_the_decoder(images):
     decoder = attack("decoder", images)
     loop.run(decoder)
     cold, gan = attack("gan", images), attack("gan", images)
-    gan.start(decoder.fitted())
+    gan.warm_up(decoder.fitted())
     z = decoder.target.features[:5]
     assert torch.equal(gan.reconstruct(z), decoder.reconstruct(z))
     assert not torch.equal(cold.reconstruct(z), decoder.reconstruct(z))
@@ -242,7 +331,7 @@ def test_a_warm_start_begins_as_the_decoder(images):
 def dropout(attack_without_mask):
     defense = DEFENSES.get("dropout")
     quirks = Quirks(**{name: False for name in Quirks.model_fields} | {"q3_attack_without_mask": attack_without_mask})
-    setting = Setting(3, 32, (3, 8, 8), (64,), 1, quirks, CPU)
+    setting = Setting(3, 32, (3, 8, 8), (64,), 1, quirks, CPU, {})
     return defense(defense.Params(noise_std=0.05, rate=0.5, when="always"), setting)
 
 
@@ -257,7 +346,7 @@ def test_the_attack_sees_the_defences_noise_and_mask(images, without_mask):
     assert sent.shape == (2 * 16, 3, 8, 8)
     zeros = (sent == 0).float().mean().item()
     assert zeros == 0 if without_mask else zeros == pytest.approx(0.5, abs=0.03)
-    order = torch.cat([loop.epoch_order(16, epoch, 7, CPU) for epoch in range(2)])
+    order = torch.cat([loop.epoch_order(16, 16, CPU, 7, "attack", epoch) for epoch in range(2)])
     noise = (sent - task.target.features[order])[sent != 0]
     assert noise.std().item() == pytest.approx(0.05, rel=0.05) and abs(noise.mean().item()) < 0.003
     first, second = (sent[16 * epoch :][:16][order[16 * epoch :][:16].argsort()] for epoch in range(2))

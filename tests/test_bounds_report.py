@@ -116,7 +116,7 @@ def bounds(defense: str, data: DataSet, **params):
     torch.manual_seed(0)
     encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3, stride=2, padding=1), torch.nn.Sigmoid())
     model = SimpleNamespace(encoder=encoder)
-    setting = Setting(3, 8, (2, 4, 4), (2,), 1, Quirks(**ALL_OFF), torch.device("cpu"))
+    setting = Setting(3, 8, (2, 4, 4), (2,), 1, Quirks(**ALL_OFF), torch.device("cpu"), {})
     kind, declared = DEFENSES.get(defense), MatrixFile(DEFAULT).matrix.defenses[defense]
     with torch.no_grad():
         train, test = (encoder(normalise(to_unit(p.images), data.mean, data.std)).flatten(1) for p in parts)

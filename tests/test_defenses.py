@@ -1,5 +1,7 @@
 """Each defence against its formula."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ def make(name, quirks=PUBLISHED, **changes):
         epochs=240,
         quirks=quirks,
         device=torch.device("cpu"),
+        autocast=dict(device_type="cpu", enabled=False),
     )
     return defense(params, setting)
 
@@ -94,28 +97,36 @@ def test_dropout_masks_without_rescaling_and_quirk_q3():
     assert late.transform(z, generator(), "train").min() == 1 and late.transform(z, generator(), "eval").min() == 0
 
 
-@pytest.mark.parametrize(("name", "target"), [("ressfl", 0.0), ("ressfl", 0.999), ("noise_arl", 0.0)])
-def test_one_pass_gives_both_players_their_gradients(name, target):
-    """Oracle: two separate backward passes, one for each player's own loss."""
+@pytest.mark.parametrize("target", [0.0, 0.999])
+@pytest.mark.parametrize("name", ["ressfl", "noise_arl", "patrol"])
+def test_the_adversary_steps_and_then_judges(name, target):
+    """Its own step is in training mode on what `encode` gives; the encoder is judged in evaluation mode, on z_clean."""
     torch.manual_seed(0)
-    defense = make(name, ssim_target=target, weight=0.7)
+    defense = make(name, ssim_target=target, weight=0.7, adversary_steps=2)
     defense.build()
-    x01 = torch.rand(4, 3, 32, 32)
-    clean = torch.rand(4, 8, 8, 8).requires_grad_()
-    sent = clean + 0.1
-    batch = Batch(x01=x01, x=x01, labels=torch.zeros(4, dtype=torch.int64), z_clean=clean, z=sent)
-    defense.loss(batch).backward()
-    parameter = next(defense.adversary.parameters())
-    encoder_gradient, adversary_gradient = clean.grad.clone(), parameter.grad.clone()
+    x01, encoded = torch.rand(4, 3, 32, 32), torch.rand(4, 8, 8, 8)
+    start = copy.deepcopy(defense.adversary)
+    defense.before_step(x01, x01, lambda x: encoded)
+    first = -ssim_per_image(start(encoded), x01).mean()
+    (gradient,) = torch.autograd.grad(first, next(start.parameters()))
+    moved = next(defense.adversary.parameters()).detach() - next(start.parameters()).detach()
+    assert (moved * gradient).sum() < 0 and defense.adversary.training
 
-    clean.grad, parameter.grad = None, None
-    seen = clean if name == "noise_arl" else clean + 0.1
-    ssim = ssim_per_image(defense.adversary(seen), x01).mean()
-    (wanted,) = torch.autograd.grad(0.7 * relu(ssim - target), clean, retain_graph=True)
-    (adversary,) = torch.autograd.grad(-ssim, parameter)
-    for found, expected in ((encoder_gradient, wanted), (adversary_gradient, adversary)):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item() + 1e-12)
+    clean = torch.rand(4, 8, 8, 8).requires_grad_()
+    before = [parameter.grad.clone() for parameter in defense.adversary.parameters()]
+    batch = Batch(x01=x01, x=x01, labels=torch.zeros(4, dtype=torch.int64), z_clean=clean, z=clean + 0.1)
+    loss = defense.loss(batch)
+    loss.backward()
+    assert all(map(torch.equal, before, (parameter.grad for parameter in defense.adversary.parameters())))
+    judge = copy.deepcopy(defense.adversary).eval()
+    expected = 0.7 * relu(ssim_per_image(judge(clean), x01).mean() - target)
+    (wanted,) = torch.autograd.grad(expected, clean)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(clean.grad, wanted)
     assert (wanted.abs().max() > 0) == (target < 0.5)
+    told = defense.end_epoch(0, None, None)
+    assert told["encoder_ssim"] == pytest.approx(expected.item() / 0.7 + target, rel=1e-4) or target > 0.5
+    assert defense.seen.sum() == 0
 
 
 def test_adversary_schedule():
@@ -126,4 +137,4 @@ def test_adversary_schedule():
         defense.begin_epoch(epoch)
         rates[epoch] = defense.optimizer.param_groups[0]["lr"].item()
     changes = [epoch for epoch in range(1, 240) if rates[epoch] != rates[epoch - 1]]
-    assert changes == [60, 150] and rates[239] == pytest.approx(1e-3 * 0.04)
+    assert changes == [59, 149, 239] and rates[239] == pytest.approx(1e-3 * 0.008)

@@ -34,7 +34,7 @@ class Notes(Silent):
 
 def training(data, defense, cem, device=CPU, *changes):
     """Three epochs of 6 steps; the first steps of each kind are eager, the others replayed."""
-    settings = ("train.epochs=3", "train.batch_size=4", "defenses.patrol.prune_from=0.3", *changes)
+    settings = ("train.epochs=3", "train.batch_size=4", "defenses.patrol.prune_at=0.5", *changes)
     data = replace(data, train=data.train.take(torch.arange(24)), test=data.test.take(torch.arange(4)))
     return Training(recipe(defense, cem, "published", *settings), data.to(device), device, "fp32")
 

@@ -1,4 +1,4 @@
-"""One training step of every row, CEM off and on, against the released code's: our real step, on the oracles' weights."""
+"""One training step of every row, CEM off and on, against the released code's: our real step on the same weights."""
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ class Step:
 
 
 def steps(monkeypatch, row, cem):
-    """The row's step; with an adversary and CEM off also that with a single step of the adversary, where it is stored."""
+    """The row's step; of PATROL with CEM off also that with a single step of the adversary."""
     found = [Step(row, cem, monkeypatch)]
     if row == "patrol" and cem == "off":
         found.append(Step(row, cem, monkeypatch, adversary_steps=1))

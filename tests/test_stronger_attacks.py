@@ -40,7 +40,7 @@ def error(task, images):  # noqa: F811
 def defense(name, **params):
     quirks = Quirks(**{quirk: False for quirk in Quirks.model_fields})
     cls = DEFENSES.get(name)
-    return cls(cls.Params(**params), Setting(3, 32, (3, 8, 8), (64,), 1, quirks, CPU))
+    return cls(cls.Params(**params), Setting(3, 32, (3, 8, 8), (64,), 1, quirks, CPU, {}))
 
 
 # -- query averaging

@@ -48,8 +48,5 @@ class Patrol(ResSFL):
                 None if score is None else score.topk(goal).indices.sort().values
                 for goal, score in zip(goals, prune.taylor_scores(model.encoder), strict=True)
             ]
-            frozen, before = self.setting.quirks.q9_frozen_after_pruning, set(model.parameters())
-            prune.shrink(model, keep, None if frozen else optimizer)
-            for parameter in set(model.parameters()) - before:
-                parameter.requires_grad_(not frozen)
+            prune.shrink(model, keep, None if self.setting.quirks.q9_frozen_after_pruning else optimizer)
         return super().end_epoch(epoch, model, optimizer)
