@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchmark.data import files
+from benchmark.data import archives, files
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
 from benchmark.errors import UserError
@@ -216,7 +216,7 @@ def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Pat
         return
     files.require_md5(Path(source), data_set.archives)
     with tempfile.TemporaryDirectory(dir=root, prefix=f"{data_set.name}-") as folder:
-        files.unpack(Path(source), Path(folder))
+        archives.unpack(Path(source), Path(folder))
         yield Path(folder)
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from benchmark.attacks import ATTACKS
@@ -11,7 +10,7 @@ from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError
 from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, StrengthsFile, Train
-from benchmark.matrix.source import Loader, Source, explain, gravest, suggest
+from benchmark.matrix.source import Source, explain, gravest, read_yaml, suggest
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
 
@@ -183,10 +182,7 @@ def parse_set(texts: list[str]) -> list[Change]:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise UserError(f"--set {text}: write it as path=value, for example train.epochs=2")
-        try:
-            parsed = yaml.load(value, Loader=Loader)
-        except yaml.YAMLError:
-            raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
+        parsed, _ = read_yaml(value, f"--set {text}")
         changes.append(Change(path.strip(), parsed, f"--set {text}"))
     return changes
 
