@@ -13,7 +13,7 @@ from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
 from benchmark.defenses import DEFENSES
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 from benchmark.matrix.load import Change, MatrixFile, Settings
 from benchmark.matrix.schema import Quirks, Resources
 from benchmark.matrix.source import suggest
@@ -323,7 +323,9 @@ def _attack_job(
         raise UserError(f"with quirk q4 the attacker '{attacker}' starts from '{warm[0]}'; declare that under attacks")
     if warm and warm != (attacker, split):
         parents["warm_start"] = _attack_job(parent, *warm, settings, quirks, [])
-    if begun := attack.starts_from(settings.attacks[attacker], split):
+    with foreign(f"the attacker '{attacker}' does not say from which attack it starts"):
+        begun = attack.starts_from(settings.attacks[attacker], split)
+    if begun:
         parents["start"] = _attack_job(parent, *begun, settings, quirks, [])
     if issubclass(attack, Selection):
         if not _others(attackers):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, StrengthsFile, Train
 from benchmark.matrix.source import Source, explain, gravest, read_yaml, suggest
 
@@ -130,11 +130,12 @@ class MatrixFile:
                 sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
 
     def _checked(self, model: type[BaseModel], value, name: str, path: tuple = ()) -> BaseModel:
-        try:
-            return model.model_validate(value)
-        except ValidationError as error:
-            where = self.where((*path, *gravest(error)["loc"]))
-            raise UserError(explain(error, model, where)) from None
+        with foreign(self.where(path)):  # a plug-in's Params may check its values as it likes
+            try:
+                return model.model_validate(value)
+            except ValidationError as error:
+                where = self.where((*path, *gravest(error)["loc"]))
+                raise UserError(explain(error, model, where)) from None
 
     def _check_names(self) -> None:
         """Names that the file uses must exist, and each plug-in's parameters must be its own."""
@@ -206,10 +207,11 @@ def read_strengths(path: Path) -> list[Change]:
 
 
 def _validate(model: type[BaseModel], value: dict, where: str) -> BaseModel:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise UserError(explain(error, model, where)) from None
+    with foreign(where):
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            raise UserError(explain(error, model, where)) from None
 
 
 def _settable(sections) -> list[str]:

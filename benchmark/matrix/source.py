@@ -121,7 +121,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 def shown(value) -> str:
     """A value as a message shows it: as Python writes it, and not more of it than fits into a sentence."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        text = f"a long {type(value).__name__}"
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
