@@ -10,10 +10,14 @@ from tabulate import tabulate
 from typer.core import TyperGroup
 
 from benchmark.errors import UserError
+from benchmark.text import named
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in one of them is told here, before typer makes a silent exit of it."""
+    """The commands; Ctrl-C in one of them is told here, before typer makes a silent exit of it.
+
+    No command ends by SystemExit: where one comes, it is a plug-in's, and no success.
+    """
 
     def invoke(self, ctx):
         try:
@@ -21,6 +25,8 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             print("interrupted; run the same command to go on from here", file=sys.stderr)
             raise typer.Exit(130) from None
+        except SystemExit as error:
+            raise UserError(f"a plug-in ended the command ({named(error)}); what is finished is kept") from error
 
 
 app = typer.Typer(

@@ -2,6 +2,7 @@
 the user named on the command line. No other code is ever loaded, whatever a store or a data set says.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -12,7 +13,7 @@ import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 
 FILES = "BENCHMARK_PLUGINS"  # the named files, joined by os.pathsep: worker processes inherit the environment
 _LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
@@ -74,12 +75,8 @@ class Registry:
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
         for point in entry_points(group=self.group):
-            try:
+            with _loading(f"the plug-in '{point.name}' ({point.value}) of the group {self.group}"):
                 point.load()
-            except Exception as error:  # a plug-in may fail in any way; name it instead of dying in it
-                raise UserError(
-                    f"the plug-in '{point.name}' ({point.value}) of the group {self.group} does not load: {error}"
-                ) from error
         for path in filter(None, os.environ.get(FILES, "").split(os.pathsep)):
             load_file(Path(path))
 
@@ -96,7 +93,18 @@ def load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs, as for any import
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # it may fail in any way; name it instead of dying in it
+        with _loading(f"the plug-in {path}"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise UserError(f"the plug-in {path} does not load: {type(error).__name__}: {error}") from error
+        raise
+
+
+@contextlib.contextmanager
+def _loading(plugin: str):
+    """UserError naming the plug-in for whatever the code in the block does, our own refusals included."""
+    with foreign(f"{plugin} does not load"):
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{plugin} does not load: {error}") from error

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmark import data
-from benchmark.data import _torchvision, cifar, files
+from benchmark.data import _torchvision, archives, cifar
 from benchmark.data.cifar import Cifar10, Cifar100
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
@@ -175,7 +175,7 @@ def test_truncated_archive_is_a_clear_error(cifar10, tmp_path):
     tar_of(archive, cifar10[0] / "cifar-10-batches-py")
     archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
     with pytest.raises(UserError, match="half.tar.gz cannot be unpacked"):
-        files.unpack(archive, tmp_path / "out")
+        archives.unpack(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/../../outside", "/outside", "..\\outside", "C:outside"])
@@ -190,7 +190,7 @@ def test_archive_members_cannot_leave_the_folder(tmp_path, name, kind):
         with tarfile.open(archive, "w") as content:
             content.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(UserError, match="lies outside of it"):
-        files.unpack(archive, folder)
+        archives.unpack(archive, folder)
     assert not list(tmp_path.rglob("*outside"))
 
 
@@ -209,7 +209,7 @@ def test_archive_links_are_refused(tmp_path, kind):
         with tarfile.open(archive, "w") as content:
             content.addfile(member)
     with pytest.raises(UserError, match="a link or a device"):
-        files.unpack(archive, tmp_path / "out")
+        archives.unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out" / "link").exists()
 
 

@@ -237,6 +237,95 @@ def test_a_defence_that_raises_and_is_mended(plugin):
     assert len(plugin.place.finished()) == 4
 
 
+ODD = {  # what a loss does, and the reason that its job is to have
+    "SystemExit: 0": "raise SystemExit(0)",
+    "SystemExit": "__import__('sys').exit()",
+    "GeneratorExit": "raise GeneratorExit",
+    "CancelledError: x": "raise __import__('asyncio').CancelledError('x')",
+    "Own: x": "raise type('Own', (BaseException,), {})('x')",
+    "OSError: x": "raise OSError('x')",
+    "OSError: [Errno 28] No space left on device": "raise OSError(28, 'No space left on device')",
+    "Mute: its message cannot be had": "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})()",
+    "Quit: its message cannot be had": "raise type('Quit', (Exception,), {'__str__': lambda self: exit(0)})()",
+    "ValueError: half a pair \\xff": r"raise ValueError('half a pair \ud800 \x1b \udcff')",
+    "loss: a line another": r"raise __import__('benchmark').errors.UserError('loss: a line\nanother')",
+}
+
+
+def fault_and_another(count: int):
+    """A change of the matrix: so many seeds of the defence from the file, and one of another row."""
+
+    def change(matrix, smoke):
+        matrix["defenses"]["fault"] = {"noise_std": 0.025}
+        smoke |= {"defense": ["fault", "bottleneck"], "cem": ["off"], "seed": list(range(count)), "efficiency": []}
+        smoke["exclude"] = [{"defense": "bottleneck", "seed": list(range(1, count))}]
+
+    return change
+
+
+def test_whatever_a_defence_raises_is_its_jobs_failure(plugin):
+    """The others (the further seeds, and the row of another defence) are tried, and the exit status is 1."""
+    plugin.place.edit(fault_and_another(len(ODD)))
+    cases = "".join(f"\n        if turn == {number}:\n            {body}" for number, body in enumerate(ODD.values()))
+    outcome = plugin(f"turn = Fault.turn = getattr(Fault, 'turn', -1) + 1{cases}", "--cells-per-gpu", 1)
+    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+    for seed, reason in enumerate(ODD):
+        assert f"failed: photos fault seed {seed} train: {reason} (log: " in outcome.stderr, (reason, outcome.stderr)
+    assert "\x1b" not in outcome.stderr and f"{2 * len(ODD)} of {2 * len(ODD) + 2} jobs failed" in outcome.stderr
+    assert len(plugin.place.finished()) == 2  # the other row
+
+
+@pytest.mark.parametrize("reason", ["SystemExit: 0", "Mute: its message cannot be had"])
+def test_whatever_a_defence_raises_in_a_worker(plugin, reason):
+    plugin.place.edit(fault_and_another(1))
+    outcome = plugin(ODD[reason], "--cells-per-gpu", 2)
+    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert f" train: {reason} (log: " in outcome.stderr and "2 of 4 jobs failed" in outcome.stderr, outcome.stderr
+    assert len(plugin.place.finished()) == 2
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "@classmethod\n    def model_options(cls, params):\n        {body}\n",  # the networks, and the estimate before
+        "def end_epoch(self, epoch, model, optimizer):\n        {body}\n",
+        "def __init__(self, params, setting):\n        {body}\n",
+    ],
+)
+def test_a_defence_that_ends_the_program_elsewhere(plugin, monkeypatch, where):
+    monkeypatch.setattr("test_faults.PLUGIN", PLUGIN.replace("def loss(self, batch):\n        {body}\n", where))
+    outcome = plugin("raise SystemExit(0)")
+    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert outcome.stderr.count("SystemExit: 0 (log: ") == 2
+
+
+@pytest.mark.parametrize("error", ["SystemExit(0)", "GeneratorExit", "OSError('x')", "KeyError(b'x')"])
+def test_parameters_of_a_plug_in_that_fail(finished, tmp_path, monkeypatch, error):  # noqa: F811
+    """Nothing runs, and that is told: exit status 2."""
+    monkeypatch.delenv("BENCHMARK_PLUGINS", raising=False)
+    (tmp_path / "x.py").write_text(
+        f"""
+from pydantic import model_validator
+from benchmark.defenses.base import DEFENSES, Defense
+
+@DEFENSES.register("strict")
+class Strict(Defense):
+    class Params(Defense.Params):
+        @model_validator(mode="before")
+        @classmethod
+        def check(cls, value):
+            raise {error}
+"""
+    )
+    place = Place(tmp_path, finished.data).edit(  # noqa: F811
+        lambda matrix, smoke: matrix["defenses"].update(strict={"noise_std": 0.1})
+    )
+    words = [sys.executable, "-m", "benchmark", "--plugin", tmp_path / "x.py", *place.words("run")]
+    outcome = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert error.partition("(")[0] in outcome.stderr and "matrix.yaml, line" in outcome.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
@@ -268,6 +357,8 @@ def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):
         ("x.py", "raise ValueError('no')", "does not load: ValueError: no"),
         ("x.py", "import nothing_of_the_kind", "does not load: ModuleNotFoundError"),
         ("x.py", "def (", "does not load: SyntaxError"),
+        ("x.py", "exit(0)", "does not load: SystemExit: 0"),
+        ("x.py", "raise OSError('x')", "does not load: OSError: x"),
         ("x.txt", "", "give the path of a .py file"),
         (None, "", "give the path of a .py file"),
         (

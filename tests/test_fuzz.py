@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmark import data
-from benchmark.data import files
+from benchmark.data import archives, files
 from benchmark.data.cifar import Cifar10
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
@@ -465,7 +465,7 @@ def test_archives(tmp_path, count):
     target = tmp_path / "in" / "out"
 
     def read(content):
-        files.unpack(_written(tmp_path / "archive", content), target)
+        archives.unpack(_written(tmp_path / "archive", content), target)
 
     fuzzed(damaged(buffer.getvalue()) | damaged(_zipped()), read, count)
     assert {path.name for path in tmp_path.iterdir()} <= {"archive", "in"}

@@ -130,7 +130,7 @@ def test_bad_filters_say_what_is_allowed(tmp_path, where, text):
         ("defenses.patrol.rate=0.1", "unknown key 'rate'"),
         ("attacks.*.rate=0.1", "no member of 'attacks'"),
         ("train.lr=.nan", "lr = nan is not allowed"),
-        ("cem.weight=[", "not a YAML value"),
+        ("cem.weight=[", "is not valid YAML"),
     ],
 )
 def test_bad_changes_say_what_is_allowed(tmp_path, change, text):

@@ -3,15 +3,15 @@ download.
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmark.data import archives
 from benchmark.data.base import DATASETS, Parts, Source
-from benchmark.data.files import channels_first, folders_in, most_unpacked, pictures_in, read_pictures
+from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures
 from benchmark.data.tensors import ImageSet
 from benchmark.errors import UserError
 
@@ -81,10 +81,7 @@ class FaceScrub(Source):
 
     def _read_arrays(self, source: Path) -> Parts:
         try:
-            with zipfile.ZipFile(source) as archive:
-                size = sum(member.file_size for member in archive.infolist())
-            if size > most_unpacked(source):
-                raise ValueError("it unpacks to far more than its size")
+            archives.require_modest_zip(source)
             with np.load(source, allow_pickle=False) as arrays:
                 pixels, labels, people = arrays["images"], arrays["labels"], arrays["people"]
         except Exception as error:  # a damaged file can fail in any way
@@ -93,6 +90,9 @@ class FaceScrub(Source):
             raise UserError(f"{source}: images must be uint8 [N, H, W, 3] with one label each")
         if pixels.size == 0 or labels.dtype.kind not in "iu" or people.ndim != 1:
             raise UserError(f"{source}: there must be images, labels must be integers, people a list of names")
+        most = 4 * sum(self.nominal)  # however small they are, each takes the memory of one of image_size
+        if len(pixels) > most:
+            raise UserError(f"{source} holds {len(pixels)} pictures; at most {most} are read: give a copy of FaceScrub")
         test = torch.tensor([_is_test(picture.tobytes()) for picture in pixels])
         size = (self.image_size, self.image_size)
         resized = [Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR) for picture in pixels]

@@ -1,16 +1,13 @@
-"""Files from elsewhere, none of them trusted: checksums, downloads, archives, pictures."""
+"""Files from elsewhere, none of them trusted: checksums, downloads, pictures (archives.py: archives)."""
 
 import hashlib
 import http.client
 import os
 import shutil
-import stat
-import tarfile
 import urllib.request
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,8 +23,6 @@ PICTURES = (".jpg", ".jpeg", ".png")
 # and run Ghostscript on one
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 _MOST_PIXELS = 64 << 20  # of one picture; more is a bomb
-_MOST_UNPACKED = 100  # times the archive's size, and at least _LEAST bytes; more is a bomb
-_LEAST = 100 << 20
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -76,59 +71,6 @@ def _fetch(url: str, path: Path) -> None:
     with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as file:
         shutil.copyfileobj(response, file, _BLOCK)
     os.replace(part, path)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a .zip or .tar(.gz) into `folder`: plain files and folders only, none of them outside of it.
-
-    UserError naming the archive (and the member) if it is unreadable or holds anything else.
-    """
-    try:
-        left = most_unpacked(archive)
-        members = _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
-        for name, plain, open_member in members:
-            _require_harmless(archive, name, plain)
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as content, open(target, "wb") as file:
-                while block := content.read(_BLOCK):
-                    left -= len(block)
-                    if left < 0:
-                        raise UserError(f"the archive {archive} unpacks to far more than its size; do not use it")
-                    file.write(block)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged archive can fail in any way
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"the archive {archive} cannot be unpacked ({why}); get it again") from error
-
-
-def most_unpacked(archive: Path) -> int:
-    """Bytes that an archive of honest contents will not unpack to more than."""
-    return max(_LEAST, _MOST_UNPACKED * archive.stat().st_size)
-
-
-def _zip_members(archive: Path) -> Iterator[tuple]:
-    with zipfile.ZipFile(archive) as content:
-        for member in content.infolist():
-            if not member.is_dir():
-                kind = stat.S_IFMT(member.external_attr >> 16)  # 0: made where files have no kind
-                yield member.filename, kind in (0, stat.S_IFREG), lambda member=member: content.open(member)
-
-
-def _tar_members(archive: Path) -> Iterator[tuple]:
-    with tarfile.open(archive) as content:
-        for member in content:
-            if not member.isdir():
-                yield member.name, member.isreg(), lambda member=member: content.extractfile(member)
-
-
-def _require_harmless(archive: Path, name: str, plain: bool) -> None:
-    path = PurePosixPath(name)
-    if not plain:
-        raise UserError(f"the archive {archive} holds '{name}', which is a link or a device; do not use it")
-    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise UserError(f"the archive {archive} holds '{name}', which lies outside of it; do not use it")
 
 
 def pictures_in(folder: Path) -> list[Path]:

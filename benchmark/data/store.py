@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchmark.data import files
+from benchmark.data import archives, files
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 _META = {"sha256": str, "bytes": int, "classes": int, "class_names": list, "train": int, "test": int}
@@ -54,9 +54,9 @@ def prepare(name: str, root: Path, source: Path | None = None) -> DataSet:
         raise UserError(f"cannot make the data folder {root} ({error}); choose another") from error
     if source is None and not data_set.embedded:
         source = data_set.download(root)
-    with _unpacked(data_set, root, source) as folder:
+    with _unpacked(data_set, root, source) as folder, foreign(f"cannot read the data set {name} from {source}"):
         parts = data_set.read(folder)
-    _check(data_set, parts)
+        _check(data_set, parts)
     _write(data_set, root, parts, source)
     return load(name, root)
 
@@ -216,7 +216,7 @@ def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Pat
         return
     files.require_md5(Path(source), data_set.archives)
     with tempfile.TemporaryDirectory(dir=root, prefix=f"{data_set.name}-") as folder:
-        files.unpack(Path(source), Path(folder))
+        archives.unpack(Path(source), Path(folder))
         yield Path(folder)
 
 

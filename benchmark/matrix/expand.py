@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
 from benchmark.defenses import DEFENSES
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 from benchmark.matrix.load import Change, MatrixFile, Settings
 from benchmark.matrix.schema import Quirks, Resources
 from benchmark.matrix.source import suggest
@@ -23,6 +24,7 @@ _CEM_QUIRKS = {"scalar": ("q1", "q2", "q10")}
 _SPLIT_QUIRKS = {"train": (), "infer": ("q5",)}
 
 AXES = ("dataset", "defense", "cem", "attacker", "split", "protocol", "seed")
+MOST_CELLS = 100_000  # of a suite; the largest of ours has some thousands
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,10 @@ def expand(
     fingerprint = functools.cache(lambda name: data.fingerprint(name, data_root))
     note = functools.cache(lambda name: data.note(name, data_root))
     expansion = _Expansion(file, suite, changes or [], fingerprint, note)
-    cells = [cell for name in _included(file, suite) for cell in expansion.cells(name)]
+    names = _included(file, suite)
+    for name in names:
+        _require_few(file, name)
+    cells = [cell for name in names for cell in expansion.cells(name)]
     return select(cells, where or {}, suite)
 
 
@@ -157,13 +162,35 @@ def select(cells: list[Cell], where: dict[str, list[str]], suite: str) -> list[C
     return [cell for cell in cells if all(matches(cell, axis) for axis in where)]
 
 
-def _included(file: MatrixFile, suite: str, path: tuple = ()) -> list[str]:
-    """The suites whose cells `suite` holds: the included ones, then itself."""
-    if suite in path:
-        raise UserError(f"{file.where(('suites', suite))}: the suite '{suite}' includes itself")
-    inner = file.matrix.suites[suite].include
-    names = [name for part in inner for name in _included(file, part, (*path, suite))]
-    return list(dict.fromkeys([*names, suite]))
+def _included(file: MatrixFile, suite: str) -> list[str]:
+    """The suites whose cells `suite` holds, once each: the included ones, then itself."""
+    found: dict[str, bool] = {}  # in order; False while its own inclusions are looked at
+
+    def add(name: str) -> None:
+        if found.get(name) is False:
+            raise UserError(f"{file.where(('suites', name))}: the suite '{name}' includes itself")
+        if name not in found:
+            found[name] = False
+            for inner in file.matrix.suites[name].include:
+                add(inner)
+            del found[name]  # to stand behind what it includes
+            found[name] = True
+
+    try:
+        add(suite)
+    except RecursionError:
+        raise UserError(f"{file.where(('suites', suite))}: what '{suite}' includes is nested too deep") from None
+    return list(found)
+
+
+def _require_few(file: MatrixFile, name: str) -> None:
+    """UserError for a suite whose axes multiply to more cells than anybody could run."""
+    suite = file.matrix.suites[name]
+    axes = [file.members(name, axis) for axis in ("dataset", "protocol", "defense", "cem")]
+    cells = math.prod(map(len, (*axes, suite.seed))) * (2 + len(file.members(name, "attacker")) * len(suite.split))
+    cells *= sum(map(len, suite.sweep.values())) or 1
+    if cells > MOST_CELLS:
+        raise UserError(f"{file.where(('suites', name))}: the suite '{name}' has {cells} cells; at most {MOST_CELLS}")
 
 
 @dataclass(frozen=True)
@@ -303,7 +330,9 @@ def _attack_job(
         parents["warm_start"] = _attack_job(parent, *warm, settings, quirks, [])
     if attack.single_fit and quirks.q14_gan_single_fit and split == "infer":
         parents = {"train": parent, "fit": _attack_job(parent, attacker, "train", settings, quirks, [])}
-    if begun := attack.starts_from(settings.attacks[attacker], split):
+    with foreign(f"the attacker '{attacker}' does not say from which attack it starts"):
+        begun = attack.starts_from(settings.attacks[attacker], split)
+    if begun:
         parents["start"] = _attack_job(parent, *begun, settings, quirks, [])
     if issubclass(attack, Selection):
         if not _others(attackers):

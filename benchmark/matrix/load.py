@@ -3,15 +3,14 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, StrengthsFile, Train
-from benchmark.matrix.source import Loader, Source, explain, gravest, suggest
+from benchmark.matrix.source import Source, explain, gravest, read_yaml, suggest
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
 
@@ -135,11 +134,12 @@ class MatrixFile:
                 sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
 
     def _checked(self, model: type[BaseModel], value, name: str, path: tuple = ()) -> BaseModel:
-        try:
-            return model.model_validate(value)
-        except ValidationError as error:
-            where = self.where((*path, *gravest(error)["loc"]))
-            raise UserError(explain(error, model, where)) from None
+        with foreign(self.where(path)):  # a plug-in's Params may check its values as it likes
+            try:
+                return model.model_validate(value)
+            except ValidationError as error:
+                where = self.where((*path, *gravest(error)["loc"]))
+                raise UserError(explain(error, model, where)) from None
 
     def _check_names(self) -> None:
         """Names that the file uses must exist, and each plug-in's parameters must be its own."""
@@ -187,10 +187,7 @@ def parse_set(texts: list[str]) -> list[Change]:
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
             raise UserError(f"--set {text}: write it as path=value, for example train.epochs=2")
-        try:
-            parsed = yaml.load(value, Loader=Loader)
-        except yaml.YAMLError:
-            raise UserError(f"--set {text}: '{value}' is not a YAML value") from None
+        parsed, _ = read_yaml(value, f"--set {text}")
         changes.append(Change(path.strip(), parsed, f"--set {text}"))
     return changes
 
@@ -214,10 +211,11 @@ def read_strengths(path: Path) -> list[Change]:
 
 
 def _validate(model: type[BaseModel], value: dict, where: str) -> BaseModel:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise UserError(explain(error, model, where)) from None
+    with foreign(where):
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            raise UserError(explain(error, model, where)) from None
 
 
 def _settable(sections) -> list[str]:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from benchmark.errors import UserError
 
+MOST_TEXT, MOST_VALUES = 1 << 20, 100_000  # characters and values of a file; the shipped matrix has a fiftieth
+
 
 class Loader(yaml.SafeLoader):
     """Safe YAML in which only true and false are booleans, so `on` and `off` stay the words they are here."""
@@ -27,19 +29,13 @@ class Source:
     def __init__(self, path: Path, what: str = "matrix"):
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            with open(path, encoding="utf-8") as file:
+                text = file.read(MOST_TEXT + 1)
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot read the {what} {path}: {error}; give a readable YAML file") from error
-        self._lines: dict[tuple, int] = {(): 1}
-        try:
-            loader = Loader(text)
-            node = loader.get_single_node()
-            self._walk(node, (), set())
-            self.value = None if node is None else loader.construct_document(node)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        self.value, self._lines = read_yaml(text, str(path))
         if not isinstance(self.value, dict):
-            raise UserError(f"{path}, line 1: the {what} must be a mapping of sections, not {self.value!r}")
+            raise UserError(f"{path}, line 1: the {what} must be a mapping of sections, not {shown(self.value)}")
 
     def line(self, path: tuple) -> int:
         """The line of the deepest part of `path` that the file holds."""
@@ -47,24 +43,66 @@ class Source:
             path = path[:-1]
         return self._lines[path]
 
-    def _walk(self, node, path: tuple, seen: set) -> None:
-        if node is None or id(node) in seen:  # an alias may point back at its own anchor
-            return
-        seen = seen | {id(node)}
+
+def read_yaml(text: str, where: str) -> tuple[object, dict[tuple, int]]:
+    """The plain data of a YAML text, and the line (from 1) of each path of keys in it; the only way that YAML is read.
+
+    UserError naming `where` for what is no YAML, and for what is larger than any matrix: text, or values once all
+    aliases are written out (a few nested ones are billions).
+    """
+    if len(text) > MOST_TEXT:
+        raise UserError(f"{where} is longer than {MOST_TEXT} characters, which no matrix is; give another file")
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        lines = _Lines(where).of(node)
+        return (None if node is None else loader.construct_document(node)), lines
+    except UserError:
+        raise
+    except Exception as error:  # a value that does not fit its tag lets PyYAML fail in any way
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{where} is not valid YAML: {why}") from error
+
+
+class _Lines:
+    """Walks over the nodes of a document, aliases written out, before any value is made of them."""
+
+    def __init__(self, where: str):
+        self.where, self.lines = where, {(): 1}
+        self.values, self.text = MOST_VALUES, MOST_TEXT  # that may still come
+
+    def of(self, node) -> dict[tuple, int]:
+        if node is not None:
+            self._walk(node, (), frozenset())
+        return self.lines
+
+    def _walk(self, node, path: tuple, above: frozenset) -> None:
+        if id(node) in above:
+            raise UserError(f"{self._at(node)}: an alias stands inside of what it is an alias of; write it out")
+        self.values -= 1
+        self.text -= len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if min(self.values, self.text) < 0:
+            raise UserError(
+                f"{self.where}, its aliases written out, has more than {MOST_VALUES} values or {MOST_TEXT} characters, "
+                "which no matrix has; give another file"
+            )
         if isinstance(node, yaml.MappingNode):
             keys = set()
             for key, value in node.value:
-                name = key.value if isinstance(key, yaml.ScalarNode) else str(key.value)
-                if name in keys:
-                    where = f"{self.path}, line {key.start_mark.line + 1}"
-                    raise UserError(f"{where}: the key '{name}' stands twice; keep one")
-                keys.add(name)
-                self._lines[(*path, name)] = key.start_mark.line + 1
-                self._walk(value, (*path, name), seen)
+                if not isinstance(key, yaml.ScalarNode):
+                    raise UserError(f"{self._at(key)}: a key must be a word or a number")
+                if key.value in keys:
+                    raise UserError(f"{self._at(key)}: the key '{key.value}' stands twice; keep one")
+                keys.add(key.value)
+                self.lines[(*path, key.value)] = key.start_mark.line + 1
+                self._walk(value, (*path, key.value), above | {id(node)})
         elif isinstance(node, yaml.SequenceNode):
             for index, value in enumerate(node.value):
-                self._lines[(*path, index)] = value.start_mark.line + 1
-                self._walk(value, (*path, index), seen)
+                self.lines[(*path, index)] = value.start_mark.line + 1
+                self._walk(value, (*path, index), above | {id(node)})
+
+    def _at(self, node) -> str:
+        return f"{self.where}, line {node.start_mark.line + 1}"
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
@@ -74,11 +112,20 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     key = ".".join(str(part) for part in path) or model.__name__
     if first["type"] == "extra_forbidden":
         fields = _fields_at(model, path[:-1])
-        return f"{where}: unknown key '{key}' (value {first['input']!r}); {suggest(str(path[-1]), fields)}"
+        return f"{where}: unknown key '{key}' (value {shown(first['input'])}); {suggest(str(path[-1]), fields)}"
     if first["type"] == "missing":
         return f"{where}: the key '{key}' is missing"
     message = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{where}: {key} = {first['input']!r} is not allowed: {message}"
+    return f"{where}: {key} = {shown(first['input'])} is not allowed: {message}"
+
+
+def shown(value) -> str:
+    """A value as a message shows it: as Python writes it, and not more of it than fits into a sentence."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        text = f"a long {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def gravest(error: ValidationError) -> dict:

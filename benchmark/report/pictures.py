@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmark.errors import writing
 from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.runner.store import write_json
 
@@ -19,6 +20,11 @@ def save_pictures(folder: Path, originals: Tensor, rebuilt: Tensor, mse: Tensor,
     originals, rebuilt: uint8 [N, 3, H, W]; mse, ssim: [N]. VALUES holds, for `first`, `best` and `worst`, each image's
     index among those scored, its mse, psnr_db and ssim, in the order of the pictures.
     """
+    with writing(folder):
+        _save(folder, originals, rebuilt, mse, ssim)
+
+
+def _save(folder: Path, originals: Tensor, rebuilt: Tensor, mse: Tensor, ssim: Tensor) -> None:
     order = torch.argsort(mse.nan_to_num(torch.inf), stable=True)
     chosen = {"first": torch.arange(len(mse))[:FIRST], "best": order[:EXTREMES], "worst": order.flip(0)[:EXTREMES]}
     save_pairs(folder / PAIRS, originals[chosen["first"]], rebuilt[chosen["first"]])

@@ -1,20 +1,17 @@
 """One job, tried in the process that calls: how it went, as a value that can be sent to another process."""
 
-import errno
 import traceback
 from dataclasses import dataclass
 
 import torch
 
-from benchmark.errors import UserError
+from benchmark.errors import CannotWrite, UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner.execute import Machine, execute
 from benchmark.runner.heartbeat import Monitor
 from benchmark.runner.lock import Lost
 from benchmark.runner.store import Store
-
-# errors of the disk, which every further job would meet as well; None: checkpoint.save's own
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, None)
+from benchmark.text import named, told
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,8 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
                 # job, holds even where the other has ended since
                 if isinstance(error, Lost) or store.lost(job, look=False) or store.lost(job):
                     return Outcome("held")
-                if not isinstance(error, Exception) or (isinstance(error, OSError) and error.errno in DISK):
+                # what a plug-in raises (SystemExit, GeneratorExit, an OSError of its own) is this job's failure alone
+                if isinstance(error, (KeyboardInterrupt, CannotWrite)):
                     raise
                 kind, reason = _failure(error, machine)
                 if not isinstance(error, UserError):
@@ -62,7 +60,7 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
     except OSError as error:
         return Outcome(
             "fatal",
-            f"cannot write the results below {store.root}: {error}; free space or choose another --results, then "
+            f"cannot write the results below {store.root}: {told(error)}; free space or choose another --results, then "
             "run again: what is finished is kept",
         )
 
@@ -78,22 +76,22 @@ def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None
         return Outcome("failed", reason, str(folder / "log.txt"))
 
 
-def _failure(error: Exception, machine: Machine) -> tuple[str, str]:
+def _failure(error: BaseException, machine: Machine) -> tuple[str, str]:
     """(kind of outcome, reason): whatever a job dies of is that job's failure."""
     if isinstance(error, UserError):
-        return "memory" if out_of_memory(error) else "failed", str(error)
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        return "memory" if out_of_memory(error) else "failed", told(error, 1000)
+    reason = named(error)
     if out_of_memory(error):
         return "memory", f"the memory of {machine.device} does not suffice for it ({reason})"
     return "failed", reason
 
 
-def out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; CUDA says it in several ways, the CPU in one of its own."""
     # NOT_INITIALIZED: cuBLAS found no room for itself
     words = ("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "can't allocate memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+        isinstance(error, RuntimeError) and any(word in told(error) for word in words)
     )
 
 

@@ -10,13 +10,24 @@ from torch import nn
 from benchmark import models
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
+from benchmark.errors import UserError, foreign
 from benchmark.matrix.expand import Job
 from benchmark.models import macs
 from benchmark.models.decoder import Decoder, LargeDecoder
 
 
 def work(job: Job) -> float:
-    """GFLOP of a job, roughly: multiply-accumulates of the networks times images, epochs and passes."""
+    """GFLOP of a job, roughly: multiply-accumulates of the networks times images, epochs and passes; 0 where that
+    cannot be told (a plug-in that fails, a network too large for the memory), which the job itself will then tell."""
+    try:
+        with foreign(job.title):
+            found = _work(job)
+    except UserError:
+        return 0.0
+    return found if math.isfinite(found) else 0.0
+
+
+def _work(job: Job) -> float:
     cell = job.cell
     if job.kind == "efficiency":
         settings = cell["efficiency"]

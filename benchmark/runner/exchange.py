@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmark.data import files
+from benchmark.data import archives
 from benchmark.errors import UserError
 from benchmark.runner import hygiene, solid, sums
 from benchmark.runner.lock import LOCK, Lost
@@ -86,7 +86,7 @@ def import_(store: Store, file: Path) -> Imported:
     store.check_writable()
     unpacked = store.work / f".import-{uuid.uuid4().hex}"
     try:
-        files.unpack(file, unpacked)
+        archives.unpack(file, unpacked)
         folders = _checked(file, unpacked)
         result = Imported()
         for name in folders:

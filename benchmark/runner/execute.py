@@ -19,7 +19,7 @@ from benchmark.attacks.splits import split
 from benchmark.bounds.measure import bounds_of
 from benchmark.data import DataSet, ImageSet
 from benchmark.defenses import DEFENSES
-from benchmark.errors import Diverged
+from benchmark.errors import Diverged, writing
 from benchmark.matrix.expand import Job
 from benchmark.matrix.schema import CEM, Bounds, Efficiency, Model, Quirks, Train
 from benchmark.metrics.reconstruction import mse_per_image, summarise
@@ -30,6 +30,7 @@ from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance
 from benchmark.runner.stages import Stages
 from benchmark.runner.store import CHECKPOINT, PER_IMAGE, Store
+from benchmark.text import told
 from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
@@ -101,7 +102,7 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
             # a reason says why values that a job of its kind could have are not there
             metrics = {"status": "done", "reason": extra.pop("reason", ""), "values": values}
         except Diverged as error:
-            metrics, extra = {"status": "diverged", "reason": str(error), "values": {}}, {}
+            metrics, extra = {"status": "diverged", "reason": told(error), "values": {}}, {}
     seconds = time.perf_counter() - start
     record = provenance(machine.device) | extra
     record |= {"seconds": round(seconds, 3), "peak_memory_mib": peak_memory(machine.device)}
@@ -385,7 +386,8 @@ def peak_memory(where: torch.device) -> float:
 
 
 def _write_history(folder: Path, history: list[dict]) -> None:
-    with open(folder / HISTORY, "w", newline="") as file:
+    path = folder / HISTORY
+    with writing(path), open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, history[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmark.errors import writing
 from benchmark.matrix.expand import Job
 from benchmark.runner.scalars import Scalars
 from benchmark.runner.store import PROGRESS, write_json
@@ -103,7 +104,7 @@ class Monitor:
         self.scalars.epoch(epoch, metrics)
 
     def note(self, text: str) -> None:
-        with open(self.log, "a") as file:
+        with writing(self.log), open(self.log, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     def _due(self) -> bool:

@@ -20,10 +20,11 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, writing
 from benchmark.matrix.expand import Job
 from benchmark.runner import solid, sums
 from benchmark.runner.lock import LOCK, Locks, Lost
+from benchmark.text import plain
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.json"
@@ -79,7 +80,7 @@ class Store:
         found = self._json(path, {"status": str, "reason": str, "values": dict})
         if found["status"] not in ("done", "diverged") or not all(map(_is_number, found["values"].values())):
             raise _damaged(path, "it holds no result")
-        return found | {"reason": _plain(found["reason"])}
+        return found | {"reason": plain(found["reason"])}
 
     def provenance(self, job: Job) -> dict:
         return self._json(self.path(job) / "provenance.json", {})
@@ -126,10 +127,10 @@ class Store:
             metrics = self.metrics(job)
             return metrics["status"], metrics["reason"]
         if holder := self.locks.holder(_name(job)):
-            return "running", _plain(f"on {holder.host}, process {holder.pid}")
+            return "running", plain(f"on {holder.host}, process {holder.pid}")
         failed = self.workdir(job) / "failed.json"
         if failed.is_file():
-            return "failed", _plain(self._json(failed, {"reason": str})["reason"])
+            return "failed", plain(self._json(failed, {"reason": str})["reason"])
         return "waiting", "not run yet"
 
     def finish(self, job: Job, metrics: dict, provenance: dict) -> None:
@@ -137,6 +138,10 @@ class Store:
 
         Lost where another runner has taken the job over, or finished it first: its result stays.
         """
+        with writing(self.root):
+            self._finish(job, metrics, provenance)
+
+    def _finish(self, job: Job, metrics: dict, provenance: dict) -> None:
         folder, final = self.workdir(job), self.path(job)
         parents = {role: parent.key for role, parent in job.parents.items()}
         write_json(folder / "job.json", {"key": job.key, "kind": job.kind, "config": job.config, "parents": parents})
@@ -179,7 +184,8 @@ class Store:
         return self._move_aside(self.path(job))
 
     def fail(self, job: Job, reason: str) -> None:
-        write_json(self.workdir(job) / "failed.json", {"reason": reason})
+        with writing(self.root):
+            write_json(self.workdir(job) / "failed.json", {"reason": reason})
 
     def lost(self, job: Job, look: bool = True) -> bool:
         """Whether another runner took over the job that is claimed here, as this one was suspended for long.
@@ -222,18 +228,13 @@ def _name(job: Job) -> str:
 
 def _damaged(path: Path, why: str) -> sums.Damaged:
     remedy = "run the suite again, which sets it aside and computes it anew"
-    return sums.Damaged(f"{path} is damaged ({_plain(why)}); {remedy}")
+    return sums.Damaged(f"{path} is damaged ({plain(why)}); {remedy}")
 
 
 def _is_number(value) -> bool:
     if value is None:
         return True
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def _plain(text: str) -> str:
-    """Text of a file from who knows where, without characters that a terminal would act on."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def write_json(path: Path, value) -> None:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, writing
 
 FORMAT = "benchmark-checkpoint-2"
 
@@ -19,19 +19,20 @@ def save(path: Path, state: dict) -> None:
     """Write `state`, nested dictionaries and lists of tensors and JSON values, to `path`.
 
     The file appears by an atomic rename, so a reader sees the old one or the new one and never half of one.
-    Raises OSError (no space left, read-only).
+    Raises CannotWrite (no space left, read-only).
     """
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_flatten(state, tensors))
     metadata = {"format": FORMAT, "structure": structure, "sha256": _digest(structure, tensors)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
-    except SafetensorError as error:  # how the library tells of a full or read-only disk
-        raise OSError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            save_file(tensors, temporary, metadata)
+            os.replace(temporary, path)
+        except SafetensorError as error:  # how the library tells of a full or read-only disk
+            raise OSError(str(error)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict:

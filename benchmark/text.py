@@ -1,0 +1,30 @@
+"""Text from who knows where (file names, errors of plug-ins, results of strangers), made fit to be shown and stored."""
+
+
+def plain(text: object) -> str:
+    """`text` on one line, without a character that a terminal would act on: those become spaces.
+
+    A byte of a file name that is no text (Python has it as a lone surrogate) is shown as \\xNN.
+    """
+    return "".join(char if char.isprintable() else _shown(char) for char in str(text))
+
+
+def _shown(char: str) -> str:
+    return f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else " "
+
+
+def told(error: BaseException, most: int = 300) -> str:
+    """What an error says, on one line of at most `most` characters, whatever its class does when it is asked."""
+    try:
+        text = str(error)
+    except BaseException as other:  # a plug-in's class may do anything here as well
+        if isinstance(other, KeyboardInterrupt):
+            raise
+        text = "its message cannot be had"
+    return " ".join(plain(text).split())[:most]
+
+
+def named(error: BaseException, most: int = 300) -> str:
+    """`ValueError: what it says`, as `told`."""
+    said = told(error, most)
+    return plain(type(error).__name__) + (f": {said}" if said else "")
