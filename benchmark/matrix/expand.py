@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import get_args
 
 from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
@@ -15,7 +16,7 @@ from benchmark.bounds import VERSION as BOUNDS_VERSION
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.load import Change, MatrixFile, Settings
-from benchmark.matrix.schema import Quirks, Resources
+from benchmark.matrix.schema import Quirks, Resources, Split
 from benchmark.matrix.source import suggest
 from benchmark.training.train import VERSION
 
@@ -238,6 +239,7 @@ class _Expansion:
         """The training cell and the attack cells of one combination."""
         suite = self.file.matrix.suites[name]
         settings = self._settings(name, axes)
+        by_split = {split: self._settings(name, axes | {"split": split}) for split in get_args(Split)}
         published = self.file.settings(axes["dataset"], axes["defense"], axes["cem"], [])
         quirks = self.file.matrix.protocols[axes["protocol"]]
         parent = self._train_job(axes, settings, quirks)
@@ -247,9 +249,9 @@ class _Expansion:
         cells = [Cell(self.label, **at, attacker="none", split="validation", job=parent, label=deviation)]
         attackers = self.file.members(name, "attacker")
         for attacker, split in itertools.product(attackers, suite.split):
-            job = _attack_job(parent, attacker, split, settings, quirks, attackers)
+            job = _attack_job(parent, attacker, split, by_split, quirks, attackers)
             involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
-            more = [_attack_deviation(name, settings, published) for name in involved]
+            more = [_attack_deviation(name, by_split[split], published) for name in involved]
             text = ", ".join(part for part in (deviation, *more) if part)
             cells.append(Cell(self.label, **at, attacker=attacker, split=split, job=job, label=text))
         if suite.bounds:
@@ -318,26 +320,27 @@ class _Expansion:
 
 
 def _attack_job(
-    parent: Job, attacker: str, split: str, settings: Settings, quirks: Quirks, attackers: list[str]
+    parent: Job, attacker: str, split: str, by_split: dict[str, Settings], quirks: Quirks, attackers: list[str]
 ) -> Job:
-    """attackers: those of the row; among their results a `Selection` selects."""
-    attack = ATTACKS.get(attacker)
+    """by_split: split -> the settings of attacks with it; attackers: those of the row; a `Selection` selects among
+    their results."""
+    attack, settings = ATTACKS.get(attacker), by_split[split]
     parents = {"train": parent}
     warm = attack.warm_start if quirks.q4_gan_warm_start else None
     if warm and warm[0] not in settings.attacks:
         raise UserError(f"with quirk q4 the attacker '{attacker}' starts from '{warm[0]}'; declare that under attacks")
     if warm and warm != (attacker, split):
-        parents["warm_start"] = _attack_job(parent, *warm, settings, quirks, [])
+        parents["warm_start"] = _attack_job(parent, *warm, by_split, quirks, [])
     if attack.single_fit and quirks.q14_gan_single_fit and split == "infer":
-        parents = {"train": parent, "fit": _attack_job(parent, attacker, "train", settings, quirks, [])}
+        parents = {"train": parent, "fit": _attack_job(parent, attacker, "train", by_split, quirks, [])}
     with foreign(f"the attacker '{attacker}' does not say from which attack it starts"):
         begun = attack.starts_from(settings.attacks[attacker], split)
     if begun:
-        parents["start"] = _attack_job(parent, *begun, settings, quirks, [])
+        parents["start"] = _attack_job(parent, *begun, by_split, quirks, [])
     if issubclass(attack, Selection):
         if not _others(attackers):
             raise UserError(f"the attacker '{attacker}' selects among others: add some to the suite's `attacker`")
-        parents |= {name: _attack_job(parent, name, split, settings, quirks, []) for name in _others(attackers)}
+        parents |= {name: _attack_job(parent, name, split, by_split, quirks, []) for name in _others(attackers)}
     config = {
         "attack": attacker,
         "version": attack.version,

@@ -23,7 +23,7 @@ DECLARED = {
     "protocol": "protocols",
 }
 
-# what `exclude` and `overrides` may look at: the axes of a table's row
+# what `exclude` and `overrides` may look at: the axes of a table's row (overrides at the split as well)
 ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
 
 
@@ -157,10 +157,16 @@ class MatrixFile:
         axes |= {"efficiency": matrix.datasets, "include": matrix.suites}
         for suite, content in matrix.suites.items():
             conditions = [("exclude", index, item) for index, item in enumerate(content.exclude)]
-            conditions += [("overrides", index, item.where) for index, item in enumerate(content.overrides)]
             for part, index, condition in conditions:
                 for axis in condition:
                     self._known(ROW_AXES, axis, ("suites", suite, part, index))
+            for index, item in enumerate(content.overrides):
+                for axis in item.where:
+                    self._known((*ROW_AXES, "split"), axis, ("suites", suite, "overrides", index))
+                foreign = [path for path in item.set if "split" in item.where and not path.startswith("attacks.")]
+                if foreign:
+                    where = self.where(("suites", suite, "overrides", index, "set", foreign[0]))
+                    raise UserError(f"{where}: a split changes attacks alone; '{foreign[0]}' is not of an attack")
             for axis, known in axes.items():
                 for index, name in enumerate(getattr(content, axis)):
                     self._known([*known, "*"] if axis in DECLARED else known, name, ("suites", suite, axis, index))

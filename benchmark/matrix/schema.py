@@ -19,6 +19,7 @@ class Strict(BaseModel):
 Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=False, ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Split = Literal["train", "infer"]  # how an attacker is armed
 
 
 class Data(Strict):
@@ -186,7 +187,10 @@ class Dataset(Strict):
 
 
 class Override(Strict):
-    """Changes for the cells that match `where` (axis -> value or list of values)."""
+    """Changes for the cells that match `where` (axis -> value or list of values).
+
+    With the axis `split`, for the attacks with that split alone: `set` then takes attacks.* only.
+    """
 
     where: dict[str, object]
     set: dict[str, object]
@@ -213,7 +217,7 @@ class Suite(Strict):
     defense: list[str] = Field(default_factory=list)
     cem: list[str] = Field(default_factory=list)
     attacker: list[str] = Field(default_factory=list)
-    split: list[Literal["train", "infer"]] = Field(default_factory=list)
+    split: list[Split] = Field(default_factory=list)
     protocol: list[str] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     efficiency: list[str] = Field(default_factory=list, description="data sets for the rows of Table S6")
