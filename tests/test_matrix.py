@@ -47,6 +47,32 @@ def test_suites_of_the_paper_carry_no_deviation(tmp_path):
     assert "train.epochs 2 (published 240)" in labels and "attacks.gan.epochs 1 (published 150)" in labels
 
 
+def test_tinyimagenet_has_15_clusters_a_class_in_the_released_form_alone(tmp_path):
+    for dataset, components in (("tinyimagenet", 15), ("cifar10", 5)):
+        found = {
+            cem: MatrixFile().settings(dataset, "bottleneck", cem, []).cem for cem in ("on", "diagonal", "full", "off")
+        }
+        assert found["on"].components == components and found["off"] is None
+        assert found["diagonal"].components == found["full"].components == 3
+
+
+def test_an_override_may_be_for_one_split(tmp_path):
+    """And an attack that starts from one with the other split starts from that with its own values."""
+    cells = {(c.attacker, c.split): c.job for c in cells_of("cifar10-short", tmp_path, ["defense=dropout", "cem=on"])}
+    epochs = {key: job.config["params"]["epochs"] for key, job in cells.items() if job.kind == "attack"}
+    assert epochs == {("decoder", "train"): 10, ("decoder", "infer"): 50, ("gan", "train"): 15, ("gan", "infer"): 15}
+    assert cells["gan", "train"].parents["warm_start"] is not cells["decoder", "infer"]
+    assert cells["gan", "train"].parents["warm_start"].key == cells["decoder", "infer"].key
+
+
+def test_a_split_changes_no_training(matrix):
+    def change(value):
+        value["suites"]["smoke"]["overrides"] = [{"where": {"split": "infer"}, "set": {"train.epochs": 3}}]
+
+    with pytest.raises(UserError, match=r"line \d+: a split changes attacks alone; 'train.epochs' is not of an attack"):
+        matrix(change)
+
+
 def test_parents_come_first_and_once(tmp_path):
     listed = jobs(cells_of("cifar100", tmp_path))
     keys = [job.key for job in listed]

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from benchmark.matrix.expand import Cell
-from benchmark.report import blind, convergence
+from benchmark.report import blind, columns, convergence
 from benchmark.report.frame import COLUMNS
 from benchmark.runner.store import Store
 
@@ -20,6 +20,7 @@ ATTACK = (
     "ssim_worst_1_percent",
     convergence.METRIC,
     blind.METRIC,
+    columns.METRIC,
 )
 BOUNDS = (
     "eq7_nats",
@@ -76,6 +77,8 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
     else:
         metrics, prefix = {"attack": ATTACK, "train": TRAINING, "bounds": BOUNDS}[cell.job.kind], ""
     if cell.job.kind == "attack" and status == "done":
+        values = values | {columns.METRIC: float(columns.as_named(cell.job))}
+        mean_image = values.get("mse_of_mean_image", mean_image)
         losses = convergence.read_losses(store.path(cell.job) / "history.csv")
         if losses:
             verdict = convergence.verdict(convergence.decrease_percent(losses))
