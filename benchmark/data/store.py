@@ -6,7 +6,6 @@ noticed.
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from benchmark.data import archives, files
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
 from benchmark.errors import UserError, foreign
+from benchmark.output import tell
 
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 _META = {"sha256": str, "bytes": int, "classes": int, "class_names": list, "train": int, "test": int}
@@ -152,7 +152,7 @@ def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
         pass
     except OSError:
         raise error from None
-    print(f"the prepared data set {data_set.name} in {root} is damaged: set aside and prepared anew", file=sys.stderr)
+    tell(f"the prepared data set {data_set.name} in {root} is damaged: set aside and prepared anew")
     return prepare(data_set.name, root)
 
 

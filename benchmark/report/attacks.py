@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from benchmark.matrix.expand import Cell
 from benchmark.report import convergence
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.training import checkpoint
 
@@ -24,7 +24,7 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
         return []
     frame = pd.DataFrame(lines)
     return [
-        write_text(out / "attacks.csv", frame.to_csv(index=False, lineterminator="\n")),
+        write_text(out / "attacks.csv", csv_text(frame)),
         write_text(out / "attacks.md", _markdown(frame)),
     ]
 

@@ -12,7 +12,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.report import names
 from benchmark.report.aggregate import tidy_frame
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.runner.store import Store
 from benchmark.speed.plot import BLUE, GREEN, MARKS, ORANGE, PURPLE, figure_class
 from benchmark.statistics.frontier import LINE, front, gain, points
@@ -37,8 +37,8 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     gains = _gains(found)
     labels = names.changes(cell.label for cell in cells)
     files = {
-        "frontier.csv": averaged.to_csv(index=False, lineterminator="\n"),
-        "frontier_gains.csv": gains.to_csv(index=False, lineterminator="\n"),
+        "frontier.csv": csv_text(averaged),
+        "frontier_gains.csv": csv_text(gains),
         "frontier.md": _markdown(averaged, gains, [label for label in labels if not _swept(label, strengths)]),
     }
     paths = [write_text(out / name, text) for name, text in files.items()]

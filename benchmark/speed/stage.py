@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from rich.console import Console
 
 from benchmark.errors import UserError
-from benchmark.report.render import write_text
+from benchmark.output import Console
+from benchmark.report.render import csv_text, write_text
 from benchmark.runner.concurrency import on_cpu
 from benchmark.runner.progress import PLAIN_EVERY, clock
 from benchmark.runner.provenance import provenance
@@ -209,6 +209,6 @@ def frame(found: Findings) -> pd.DataFrame:
 
 def write(found: Findings, out: Path) -> list[Path]:
     """speed.md, speed.csv, speed.svg and speed.png below `out`."""
-    csv = frame(found).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    csv = csv_text(frame(found), float_format="%.6g")
     paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", table.markdown(found))]
     return paths + plot.draw(found, out)

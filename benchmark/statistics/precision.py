@@ -10,7 +10,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.report import names
 from benchmark.report.aggregate import devices, tidy_frame
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.runner.store import Store
 from benchmark.statistics.intervals import effect, holm
 from benchmark.statistics.paired import pairs
@@ -57,7 +57,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     labels = [change for change in names.changes(cell.label for cell in cells) if "train.precision" not in change]
     files = {
         "precision.md": _markdown(lines, where, labels),
-        "precision.csv": lines.to_csv(index=False, lineterminator="\n"),
+        "precision.csv": csv_text(lines),
     }
     return [write_text(out / name, text) for name, text in files.items()]
 

@@ -11,7 +11,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.report import names
 from benchmark.report.aggregate import tidy_frame
-from benchmark.report.render import escape_latex, escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_latex, escape_markdown, write_text
 from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.statistics.ablation import BASE, ablation
 from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Images, aggregate, verdicts
@@ -37,8 +37,8 @@ def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]
     files = {
         "verdicts.md": _markdown(lines, gains, text, labels),
         "verdicts.tex": _latex(lines),
-        "verdicts.csv": lines.to_csv(index=False, lineterminator="\n"),
-        "gains.csv": gains.to_csv(index=False, lineterminator="\n"),
+        "verdicts.csv": csv_text(lines),
+        "gains.csv": csv_text(gains),
     }
     return [write_text(out / name, content) for name, content in files.items()], text
 
@@ -52,7 +52,7 @@ def write_ablation(cells: list[Cell], results: Path, out: Path) -> list[Path]:
             "choose a suite with several protocols, such as ablation, and run it first"
         )
     labels = names.changes(cell.label for cell in cells)
-    files = {"ablation.md": _ablation(lines, labels), "ablation.csv": lines.to_csv(index=False, lineterminator="\n")}
+    files = {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)}
     return [write_text(out / name, content) for name, content in files.items()]
 
 

@@ -8,7 +8,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.report import names, published
 from benchmark.report.frame import tidy
 from benchmark.report.plots import data, figures, style
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.report.tables import EFFICIENCY_SPLITS, slug
 from benchmark.runner.store import Store
 
@@ -36,7 +36,7 @@ def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> li
         some = [cell for cell in cells if (cell.suite, cell.protocol, cell.dataset) == (suite, protocol, dataset)]
         for name, shown in _shown(some, store, part).items():
             stem = slug(name, dataset, "" if protocol == "published" else protocol, suite if several else "")
-            paths.append(write_text(out / f"{stem}.csv", shown.to_csv(index=False, lineterminator="\n")))
+            paths.append(write_text(out / f"{stem}.csv", csv_text(shown)))
             with matplotlib.rc_context(style.RC):
                 figure = FIGURES[name][0](shown)
                 if _changes(part):  # a figure travels without its caption
