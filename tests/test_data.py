@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import http.server
 import io
-import json
 import os
 import pickle
 import tarfile
@@ -23,6 +22,9 @@ from benchmark.data.cifar import Cifar10, Cifar100
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
 from benchmark.errors import UserError
+from benchmark.matrix.expand import expand
+from benchmark.matrix.load import DEFAULT, MatrixFile
+from benchmark.report import names
 
 RNG = np.random.default_rng(0)
 NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -291,8 +293,8 @@ def test_tinyimagenet_is_in_class_order(tiny, tmp_path):
     assert loaded.train.images[:, 0, 0, 0].tolist() == [0, 20, 40, 100, 120, 140]
     assert loaded.test.images[:, 0, 0, 0].tolist() == [50, 0, 100]
     assert loaded.class_names == ["goldfish", "n02"] and not loaded.crop
-    note = json.loads((tmp_path / "root" / "tinyimagenet.json").read_text())["note"]
-    assert note == "reduced copy: 3 training images in a class instead of 500"
+    note = data.note("tinyimagenet", tmp_path / "root")
+    assert note == "data.train 6 (published 100000), data.test 3 (published 10000)"
 
 
 def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
@@ -302,10 +304,10 @@ def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
         for path in tiny.rglob("*"):
             content.write(path, path.relative_to(tmp_path))
     monkeypatch.setattr(TinyImageNet, "archives", (md5(archive),))
-    monkeypatch.setattr(TinyImageNet, "images_a_class", 3)
+    monkeypatch.setattr(TinyImageNet, "nominal", (6, 3))
     loaded = data.prepare("tinyimagenet", tmp_path / "root", archive)
     assert loaded.train.images[0, :, 5, 5].tolist() == [77, 77, 77]
-    assert json.loads((tmp_path / "root" / "tinyimagenet.json").read_text())["note"] == ""
+    assert data.note("tinyimagenet", tmp_path / "root") == ""
 
 
 def test_tinyimagenet_bad_files_are_named(tiny, tmp_path):
@@ -381,7 +383,7 @@ def test_facescrub_arrays(tmp_path):
     assert loaded.test.labels.tolist() == [i % 3 for i in test] and len(loaded.train) == 60 - len(test)
     resized = np.array(Image.fromarray(pixels[test[0]]).resize((48, 48), Image.Resampling.BILINEAR))
     assert torch.equal(loaded.test.images[0], torch.from_numpy(resized).permute(2, 0, 1))
-    assert json.loads((tmp_path / "root" / "facescrub.json").read_text())["note"] == "3 people instead of 530"
+    assert "data.classes 3 (published 530)" in data.note("facescrub", tmp_path / "root")
     np.savez(source, images=pixels, labels=np.full(60, 7), people=np.array(["a", "b", "c"]))
     with pytest.raises(UserError, match=r"label outside 0\.\.2"):
         data.prepare("facescrub", tmp_path / "root", source)
@@ -392,6 +394,55 @@ def test_facescrub_arrays(tmp_path):
         source.write_bytes(content)
         with pytest.raises(UserError, match="is not an .npz"):
             data.prepare("facescrub", tmp_path / "root", source)
+
+
+def caption_of(suite: str, dataset: str, root: Path) -> str:
+    """What a caption of the suite's tables lists."""
+    cells = expand(MatrixFile(DEFAULT), suite, root, {"dataset": [dataset], "defense": ["bottleneck"]})
+    return "; ".join(names.changes(cell.label for cell in cells))
+
+
+@pytest.mark.parametrize("layout", ["one folder", "split", "arrays"])
+def test_people_without_pictures_are_told(tmp_path, monkeypatch, layout):
+    """All folders are there, as many as people, and the counts may even be right: some of the folders are empty."""
+    source, people = tmp_path / "faces", ("A", "B", "C", "D")
+    monkeypatch.setattr(FaceScrub, "classes", 4)
+    if layout == "arrays":
+        pixels = (
+            np.arange(60 * 48 * 48 * 3, dtype=np.uint8).reshape(60, 48, 48, 3)
+            + np.arange(60, dtype=np.uint8)[:, None, None, None]
+        )
+        np.savez(tmp_path / "faces.npz", images=pixels, labels=np.arange(60) % 2, people=np.array(people))
+        source = tmp_path / "faces.npz"
+    for person in people:
+        for part in ("train", "validate") if layout == "split" else ("",):
+            (tmp_path / "faces" / part / person).mkdir(parents=True)
+            for i in range(30 if person in ("A", "B") else 0):
+                picture(tmp_path / "faces" / part / person / f"{i}.png", 48, (i, i, i))
+    loaded = data.prepare("facescrub", tmp_path / "root", source)
+    monkeypatch.setattr(FaceScrub, "nominal", (len(loaded.train), len(loaded.test)))
+    told = "2 of 4 classes without training images, 2 of 4 classes without test images"
+    assert data.note("facescrub", tmp_path / "root") == told
+    assert "2 of 4 classes without training images" in caption_of("facescrub", "facescrub", tmp_path / "root")
+    monkeypatch.setattr(FaceScrub, "nominal", (39_969, 4_170))
+    assert f"data.train {len(loaded.train)} (published 39969)" in caption_of(
+        "facescrub", "facescrub", tmp_path / "root"
+    )
+    row = next(row for row in data.describe(tmp_path / "root") if row["name"] == "facescrub")
+    assert row["note"].startswith(told)
+
+
+def test_a_class_without_validation_lines_is_told(tiny, tmp_path, monkeypatch):
+    annotations = tiny / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("n01", "n02"))
+    monkeypatch.setattr(TinyImageNet, "nominal", (6, 3))
+    data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    assert caption_of("tinyimagenet", "tinyimagenet", tmp_path / "root") == "1 of 2 classes without test images"
+
+
+def test_a_whole_data_set_has_nothing_to_tell(tmp_path):
+    data.load("photos", tmp_path)
+    assert data.note("photos", tmp_path) == ""
 
 
 def test_facescrub_is_not_downloaded(tmp_path):

@@ -41,9 +41,7 @@ class FaceScrub(Source):
         )
 
     def read(self, source: Path) -> Parts:
-        parts = self._read_arrays(source) if source.is_file() else self._read_folders(source)
-        people = len(parts.class_names)
-        return parts if people == self.classes else parts._replace(note=f"{people} people instead of {self.classes}")
+        return self._read_arrays(source) if source.is_file() else self._read_folders(source)
 
     def _read_folders(self, source: Path) -> Parts:
         train, test = (

@@ -1,7 +1,6 @@
 """TinyImageNet-200, from the official tiny-imagenet-200 folder or .zip."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -15,8 +14,7 @@ from benchmark.errors import UserError
 class TinyImageNet(Source):
     """Training images are train/CLASS/images/*.JPEG, test images the official validation images.
 
-    Both parts are ordered by class, then by file name, as when read folder by folder. Copies with fewer
-    training images than the official 500 a class are taken, with a note.
+    Both parts are ordered by class, then by file name, as when read folder by folder.
     """
 
     classes = 200
@@ -27,7 +25,6 @@ class TinyImageNet(Source):
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     url_md5 = "90528d7ca1a48142e341f4ef8d21d0de"
     archives = (url_md5,)
-    images_a_class: ClassVar[int] = 500
 
     def read(self, source: Path) -> Parts:
         folder = source if (source / "train").is_dir() else source / "tiny-imagenet-200"
@@ -39,10 +36,7 @@ class TinyImageNet(Source):
         if len(classes) != self.classes:
             raise UserError(f"{folder / 'train'} has {len(classes)} class folders, not {self.classes}")
         train = [self._class_pictures(folder / "train" / name / "images") for name in classes]
-        fewest = min(len(paths) for paths in train)
-        full = fewest == self.images_a_class
-        note = "" if full else f"reduced copy: {fewest} training images in a class instead of {self.images_a_class}"
-        return Parts(self._part(train), self._part(_validation(annotations, classes)), _words(folder, classes), note)
+        return Parts(self._part(train), self._part(_validation(annotations, classes)), _words(folder, classes))
 
     def _class_pictures(self, folder: Path) -> list[Path]:
         paths = pictures_in(folder) if folder.is_dir() else []
