@@ -6,9 +6,11 @@ import http.server
 import io
 import os
 import pickle
+import struct
 import tarfile
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 
 from benchmark import data
-from benchmark.data import _torchvision, archives, cifar
+from benchmark.data import _torchvision, archives, cifar, files
 from benchmark.data.cifar import Cifar10, Cifar100
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
@@ -333,6 +335,70 @@ def test_tinyimagenet_bad_files_are_named(tiny, tmp_path):
         fails("val_annotations.txt, line 4")
     annotations.unlink()
     fails("val_annotations.txt is missing")
+
+
+def png_of_16_bits(path: Path, channels: int) -> None:
+    """Pillow writes none in colour: the chunks by hand."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 64, 64, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = (b"\0" + struct.pack(">H", 30_000) * 64 * channels) * 64
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pictures_of_16_bits_are_refused(tmp_path, channels):
+    png_of_16_bits(tmp_path / "x.png", channels)
+    with pytest.raises(UserError, match="x.png has 16 bits a channel; save it as 8-bit"):
+        files.read_pictures([tmp_path / "x.png"], 64, resize=False)
+
+
+def _transparent(mode: str, alpha: int) -> Image.Image:
+    """White, one pixel of it of that alpha."""
+    whole = Image.new("RGBA", (64, 64), "white")
+    whole.putpixel((3, 3), (255, 255, 255, alpha))
+    if mode == "P":
+        picture = Image.new("P", (64, 64), 0)
+        picture.putpalette([255] * 6)
+        picture.putpixel((3, 3), 1)
+        picture.info["transparency"] = bytes([255, alpha])
+        return picture
+    return whole.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_not_dropped(tmp_path, mode):
+    _transparent(mode, 0).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="x.png is transparent in places; save it as"):
+        files.read_pictures([tmp_path / "x.png"], 64, resize=False)
+    _transparent(mode, 255).save(tmp_path / "x.png")  # a channel that says nothing
+    assert files.read_pictures([tmp_path / "x.png"], 64, resize=False).min() == 255
+
+
+def test_a_transparent_colour(tmp_path):
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(tmp_path / "x.png", transparency=(1, 2, 3))
+    with pytest.raises(UserError, match="transparent in places"):
+        files.read_pictures([tmp_path / "x.png"], 64, resize=False)
+
+
+@pytest.mark.parametrize(("mode", "told"), [("CMYK", "colours of the kind CMYK"), ("frames", "has 2 frames")])
+def test_what_8_bit_rgb_cannot_hold_is_refused(tmp_path, mode, told):
+    if mode == "frames":
+        more = [Image.new("L", (64, 64), 200)]
+        Image.new("L", (64, 64), 9).save(tmp_path / "x.jpg", "GIF", save_all=True, append_images=more)
+    else:
+        Image.new(mode, (64, 64)).save(tmp_path / "x.jpg", "JPEG")
+    with pytest.raises(UserError, match=told):
+        files.read_pictures([tmp_path / "x.jpg"], 64, resize=False)
+
+
+@pytest.mark.parametrize(("mode", "value", "expected"), [("1", 1, 255), ("L", 77, 77), ("P", 0, 0), ("RGB", 0, 0)])
+def test_what_8_bit_rgb_holds_is_taken(tmp_path, mode, value, expected):
+    Image.new(mode, (64, 64), value).save(tmp_path / "x.png")
+    assert files.read_pictures([tmp_path / "x.png"], 64, resize=False).unique().tolist() == [expected]
 
 
 def test_tinyimagenet_class_count(tiny, tmp_path):

@@ -100,6 +100,8 @@ def _read_picture(path: Path, size: int, resize: bool) -> np.ndarray:
         with Image.open(path, formats=_FORMATS) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise UserError(f"the picture {path} has {opened.width} x {opened.height} pixels; replace the file")
+            if lost := _lost_in_rgb(path, opened):
+                raise UserError(f"the picture {path} {lost}; save it as 8-bit RGB or grey, as you mean it to look")
             picture = opened.convert("RGB")
     except UserError:
         raise
@@ -110,6 +112,23 @@ def _read_picture(path: Path, size: int, resize: bool) -> np.ndarray:
     elif picture.size != (size, size):
         raise UserError(f"the picture {path} is {picture.size[0]} x {picture.size[1]} pixels, not {size} x {size}")
     return np.asarray(picture)
+
+
+def _lost_in_rgb(path: Path, opened: Image.Image) -> str:
+    """What of a picture 8-bit RGB cannot hold, as the words behind "the picture"; "" where nothing is."""
+    if opened.format == "PNG":
+        with open(path, "rb") as file:
+            header = file.read(25)
+        if header[24:] > b"\x08":  # in its first chunk: what Pillow's modes tell of it differs between versions
+            return f"has {header[24]} bits a channel"
+    if (
+        getattr(opened, "is_animated", False) and opened.format != "MPO"
+    ):  # a camera's, with a preview beside the picture
+        return f"has {opened.n_frames} frames"
+    if opened.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in opened.info:
+        lowest, _ = opened.convert("RGBA").getchannel("A").getextrema()
+        return "is transparent in places" if lowest < 255 else ""
+    return "" if opened.mode in ("1", "L", "P", "RGB") else f"has colours of the kind {opened.mode}"
 
 
 def channels_first(pixels: np.ndarray) -> Tensor:
