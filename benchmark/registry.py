@@ -88,7 +88,7 @@ class Registry:
 def load_file(path: Path) -> None:
     """Run a Python file, once, so that its classes register. UserError where it is none or does not load."""
     path = path.resolve()
-    name = f"benchmark_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"benchmark_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return
     if path.suffix != ".py" or not path.is_file():

@@ -9,6 +9,7 @@ import pickle
 import struct
 import tarfile
 import threading
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import call as command_line
 from PIL import Image
 
 from benchmark import data
@@ -466,6 +468,79 @@ def caption_of(suite: str, dataset: str, root: Path) -> str:
     """What a caption of the suite's tables lists."""
     cells = expand(MatrixFile(DEFAULT), suite, root, {"dataset": [dataset], "defense": ["bottleneck"]})
     return "; ".join(names.changes(cell.label for cell in cells))
+
+
+def test_names_are_one_whatever_their_spelling(tmp_path):
+    """On one disk an accent is part of a letter, on another a character behind it: order and split are the same."""
+    made = []
+    for form in ("NFC", "NFD"):
+        source, names_ = tmp_path / form, ["Zoe", "Zo\xeb", "Zz", "Angström", "\xc5ngström", "B"]
+        for person in names_:
+            for i in range(20):
+                name = unicodedata.normalize(form, f"{i} Zo\xeb.png")
+                picture(source / unicodedata.normalize(form, person) / name, 48, (i, len(person), names_.index(person)))
+        made.append(data.prepare("facescrub", tmp_path / f"root {form}", source))
+    assert made[0].fingerprint == made[1].fingerprint and made[0].class_names == made[1].class_names
+    assert made[0].class_names == sorted(names_)
+    split = tmp_path / "split"
+    picture(split / "train" / unicodedata.normalize("NFC", "Zo\xeb") / "0.png", 48, (0, 0, 0))
+    picture(split / "val" / unicodedata.normalize("NFD", "Zo\xeb") / "0.png", 48, (0, 0, 0))
+    assert data.prepare("facescrub", tmp_path / "root", split).class_names == ["Zo\xeb"]
+    picture(split / "train" / unicodedata.normalize("NFD", "Zo\xeb") / "0.png", 48, (0, 0, 0))
+    with pytest.raises(UserError, match="are two spellings of one name"):
+        data.prepare("facescrub", tmp_path / "root", split)
+
+
+@pytest.mark.parametrize("part", [b"Zo\xeb/0.png", b"Zoe/\xeb.png"])
+def test_a_name_that_is_no_text(tmp_path, part):
+    """Latin-1 from an old disk."""
+    picture(tmp_path / "faces" / "Zoe" / "1.png", 48, (0, 0, 0))
+    picture(tmp_path / "faces" / os.fsdecode(part), 48, (0, 0, 0))
+    outcome = command_line("data", "prepare", "facescrub", "--from", tmp_path / "faces", "--data", tmp_path / "root")
+    assert outcome.code == 2 and "\\xeb" in outcome.err and "is not UTF-8; rename it" in outcome.err, outcome
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_source_whose_own_name_is_no_text(tmp_path):
+    source = tmp_path / os.fsdecode(b"f\xeb")
+    for i in range(20):
+        picture(source / "Zoe" / f"{i}.png", 48, (i, 0, 0))
+    outcome = command_line("data", "prepare", "facescrub", "--from", source, "--data", tmp_path / "root")
+    assert outcome.code == 0, outcome
+    outcome = command_line("data", "prepare", "cifar10", "--from", source, "--data", tmp_path / "root")
+    assert outcome.code == 2 and "f\\xeb holds neither" in outcome.err, outcome
+
+
+def test_all_bad_pictures_are_told_at_once(tiny, tmp_path, monkeypatch):
+    bad = [tiny / "train" / "n01" / "images" / "n01_1.JPEG", tiny / "train" / "n02" / "images" / "n02_0.JPEG"]
+    bad += [tiny / "val" / "images" / "val_2.JPEG"]
+    bad[0].write_bytes(b"no picture")
+    picture(bad[1], 32, (0, 0, 0))
+    bad[2].unlink()
+    with pytest.raises(UserError, match="3 of 9 pictures cannot be used: ") as caught:
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    assert all(str(path) in str(caught.value) for path in bad)
+    monkeypatch.setattr(files, "_MOST_TOLD", 2)
+    with pytest.raises(UserError, match="; and 1 more$"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    for name in ("n01", "n02"):
+        for path in (tiny / "train" / name / "images").iterdir():
+            path.unlink()
+    with pytest.raises(UserError, match="2 of 2 class folders cannot be used: .*n01.* holds no pictures; .*n02"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+
+
+def test_hidden_files_and_pipes(tiny, tmp_path):
+    """What macOS leaves beside files on foreign disks is passed over; a pipe is told, and nobody waits for it."""
+    good = data.prepare("tinyimagenet", tmp_path / "good", tiny).fingerprint
+    for folder in (tiny / "train", tiny / "train" / "n01" / "images"):
+        (folder / "._n01_0.JPEG").write_bytes(b"\0\5\x16\7")
+        (folder / ".DS_Store").write_bytes(b"")
+    (tiny / "train" / ".hidden").mkdir()
+    assert data.prepare("tinyimagenet", tmp_path / "root", tiny).fingerprint == good
+    os.mkfifo(tiny / "train" / "n01" / "images" / "z.JPEG")
+    with pytest.raises(UserError, match="z.JPEG is no file; remove it"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
 
 
 @pytest.mark.parametrize("layout", ["one folder", "split", "arrays"])

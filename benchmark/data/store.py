@@ -20,6 +20,7 @@ from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
 from benchmark.errors import UserError, foreign
 from benchmark.output import tell
+from benchmark.text import plain
 
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 _META = {"sha256": str, "bytes": int, "classes": int, "class_names": list, "train": int, "test": int}
@@ -267,7 +268,7 @@ def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> N
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, new_tensors)
             meta = {
                 "name": data_set.name,
-                "source": Path(source).name if source else "embedded",
+                "source": plain(Path(source).name) if source else "embedded",
                 "note": ", ".join(filter(None, [parts.note, _empty_classes(parts)])),
                 "train": len(train),
                 "test": len(test),
