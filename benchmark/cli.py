@@ -1,6 +1,7 @@
 """The command line. Each command is thin: read the matrix, call one stage, print."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -205,7 +206,7 @@ def report(
     from benchmark.report.stage import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite, compare, metric, plots):
+    for path in write(cells, results, _out(tables, suite, where), compare, metric, plots):
         say(path)
 
 
@@ -250,7 +251,7 @@ def verdict(
     from benchmark.statistics.stage import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    paths, summary = write(cells, results, tables / suite)
+    paths, summary = write(cells, results, _out(tables, suite, where))
     say_lines(summary)
     for path in paths:
         say(path)
@@ -270,7 +271,7 @@ def ablation(
     from benchmark.statistics.stage import write_ablation
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write_ablation(cells, results, tables / suite):
+    for path in write_ablation(cells, results, _out(tables, suite, where)):
         say(path)
 
 
@@ -288,7 +289,7 @@ def precision(
     from benchmark.statistics.precision import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite):
+    for path in write(cells, results, _out(tables, suite, where)):
         say(path)
 
 
@@ -306,7 +307,7 @@ def frontier(
     from benchmark.report.frontier import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite):
+    for path in write(cells, results, _out(tables, suite, where)):
         say(path)
 
 
@@ -558,6 +559,14 @@ def store_import(
     if done.differing:
         say("to compare them, import into another --results, report from both, and use diff --against")
         raise typer.Exit(1)
+
+
+def _out(tables: Path, suite: str, where: list[str]) -> Path:
+    """The folder of a suite's tables. Those of a part of it (--where) have one of their own beside the whole ones."""
+    if not where:
+        return tables / suite
+    chosen = "_".join(sorted(part.strip() for text in where for part in text.split(",")))
+    return tables / f"{suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
 
 
 def _expand(suite, where, set_, matrix, data):

@@ -251,7 +251,7 @@ def test_a_defence_that_raises_fails_alone(copied, breaking, monkeypatch):  # no
 
     table = copied.call("report", *choice)
     assert table.code == 0
-    text = (copied.tables / "smoke" / "photos-mse.md").read_text()
+    text = (copied.written() / "photos-mse.md").read_text()
     row = next(line for line in text.splitlines() if "breaking" in line)
     assert "–" in row and "the defence broke" in text
 

@@ -10,6 +10,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.errors import UserError
+from benchmark.files import whole
 from benchmark.report.frame import tidy
 from benchmark.report.tables import build_tables
 from benchmark.text import plain
@@ -138,7 +139,8 @@ def write_text(path: Path, text: str) -> Path:
     """Write a file and the folders above it; returns the path. UserError where that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        with whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     return path

@@ -14,6 +14,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.output import Console
+from benchmark.report.drawing import drawing
 from benchmark.report.render import csv_text, write_text
 from benchmark.runner.concurrency import on_cpu
 from benchmark.runner.progress import PLAIN_EVERY, clock
@@ -100,7 +101,8 @@ class Progress:
 
 def check(out: Path) -> None:
     """UserError, before anything is measured, where the findings could not be written or drawn afterwards."""
-    plot.figure_class()
+    with drawing():
+        pass
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

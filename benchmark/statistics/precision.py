@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
-from benchmark.report import names
+from benchmark.report import keep, names
 from benchmark.report.aggregate import devices, tidy_frame
 from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.runner.store import Store
@@ -46,12 +46,14 @@ def compare(frame: pd.DataFrame) -> pd.DataFrame:
 def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     """precision.md and precision.csv below `out`. UserError where no cell is finished in both."""
     store = Store(results)
-    lines = compare(tidy_frame(cells, store))
+    frame = tidy_frame(cells, store)
+    lines = compare(frame)
     if lines.empty:
         raise UserError(
             f"the chosen cells hold none that is finished under both protocols, {BASE} and {OTHER}; "
             "run the suite `precision` first"
         )
+    keep.set_aside_richer(frame, out)
     records = devices(cells, store)
     where = sorted({record["device"] for record in records})
     labels = [change for change in names.changes(cell.label for cell in cells) if "train.precision" not in change]
