@@ -1,5 +1,16 @@
 """`python -m benchmark`."""
 
-from benchmark.cli import main
+import os
+import sys
+
+# Python puts the folder that one stands in first among those in which it looks for modules. That may be a folder of
+# results from a stranger, with a typer.py in it. Where it is not the checkout itself, it is taken out, here and in the
+# worker processes. (os and sys are loaded before that folder is there.)
+here, home = os.path.realpath(""), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+if here != home and os.path.realpath(sys.path[0]) == here:
+    del sys.path[0]
+os.environ["PYTHONSAFEPATH"] = "1"  # for the worker processes; read from Python 3.11 on
+
+from benchmark.cli import main  # noqa: E402
 
 main()

@@ -1,6 +1,7 @@
 """The command line. Each command is thin: read the matrix, call one stage, print."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from tabulate import tabulate
 from typer.core import TyperGroup
 
 from benchmark.errors import UserError
+from benchmark.output import say, say_lines, tell
 from benchmark.text import named
 
 
@@ -23,7 +25,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("interrupted; run the same command to go on from here", file=sys.stderr)
+            tell("interrupted; run the same command to go on from here")
             raise typer.Exit(130) from None
         except SystemExit as error:
             raise UserError(f"a plug-in ended the command ({named(error)}); what is finished is kept") from error
@@ -97,12 +99,12 @@ def plan(
         seconds = estimate.work(job) / rate
         left += 0 if store.done(job) else seconds
         rows.append([job.key[:12], job.title, status, clock(seconds)])
-    print(tabulate(rows, headers=["key", "job", "state", "estimate"], disable_numparse=True))
+    say_lines(tabulate(rows, headers=["key", "job", "state", "estimate"], disable_numparse=True))
     departures = changes(cell.label for cell in cells)
     if departures:
-        print("\nDeparts from the published setting: " + "; ".join(departures))
+        say_lines("\nDeparts from the published setting: " + "; ".join(departures))
     done = sum(store.done(job) for job in jobs)
-    print(
+    say_lines(
         f"\n{len(cells)} cells, {len(jobs)} jobs, {done} done; about {clock(left)} left on {device} (a rough estimate)"
     )
 
@@ -142,14 +144,14 @@ def run(
     store.check_writable()
     if tensorboard:
         scalars.write_to(tensorboard)
-    print(f"{suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}", file=sys.stderr)
+    tell(f"{suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}")
     own = {"address": address, "partition": partition, "time": time}
     own |= {"max_jobs": max_jobs, "sbatch": sbatch, "wait": wait}
     failures = engines.run(engine, jobs, store, data, device, at_once, own)
     for job, reason, log in failures:
-        print(f"failed: {job.title}: {reason}{f' (log: {log})' if log else ''}", file=sys.stderr)
+        tell(f"failed: {job.title}: {reason}{f' (log: {log})' if log else ''}")
     if failures:
-        print(f"{len(failures)} of {len(jobs)} jobs failed; run again to try them anew", file=sys.stderr)
+        tell(f"{len(failures)} of {len(jobs)} jobs failed; run again to try them anew")
         raise typer.Exit(1)
 
 
@@ -177,14 +179,14 @@ def status(
         queued = slurm_queue.queued(store)
     except UserError as error:  # a copy of the store, elsewhere
         queued = {}
-        print(error, file=sys.stderr)
+        tell(error)
     states = [(job, *slurm_queue.status(job, store, queued)) for job in jobs]
     for state in ("done", "diverged", "running", *(["queued"] if queued else []), "waiting", "failed"):
-        print(f"{state:9}{sum(found == state for _, found, _ in states):5}")
+        say(f"{state:9}{sum(found == state for _, found, _ in states):5}")
     for job, state, reason in states:
         if state in ("diverged", "running", "queued", "failed"):
             log = f" (log: {store.workdir(job) / 'log.txt'})" if state == "failed" else ""
-            print(f"{state}: {job.title}: {reason}{log}")
+            say(f"{state}: {job.title}: {reason}{log}")
 
 
 @app.command()
@@ -204,8 +206,8 @@ def report(
     from benchmark.report.stage import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite, compare, metric, plots):
-        print(path)
+    for path in write(cells, results, _out(tables, suite, where), compare, metric, plots):
+        say(path)
 
 
 @app.command()
@@ -249,10 +251,10 @@ def verdict(
     from benchmark.statistics.stage import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    paths, summary = write(cells, results, tables / suite)
-    print(summary)
+    paths, summary = write(cells, results, _out(tables, suite, where))
+    say_lines(summary)
     for path in paths:
-        print(path)
+        say(path)
 
 
 @app.command()
@@ -269,8 +271,8 @@ def ablation(
     from benchmark.statistics.stage import write_ablation
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write_ablation(cells, results, tables / suite):
-        print(path)
+    for path in write_ablation(cells, results, _out(tables, suite, where)):
+        say(path)
 
 
 @app.command()
@@ -287,8 +289,8 @@ def frontier(
     from benchmark.report.frontier import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
-    for path in write(cells, results, tables / suite):
-        print(path)
+    for path in write(cells, results, _out(tables, suite, where)):
+        say(path)
 
 
 @app.command()
@@ -321,7 +323,7 @@ def calibrate(
 
     def run(jobs) -> None:
         for job, reason, _ in engines.run("local", jobs, store, data, device, at_once, {}):
-            print(f"failed: {job.title}: {reason}", file=sys.stderr)
+            tell(f"failed: {job.title}: {reason}")
 
     calibrator = Calibrator(
         file=MatrixFile(matrix or DEFAULT),
@@ -336,7 +338,7 @@ def calibrate(
         out=tables / suite,
     )
     for path in calibrator.calibrate():
-        print(path)
+        say(path)
 
 
 @app.command()
@@ -355,7 +357,7 @@ def recognise(
 
     cells, machine = _rebuilding(suite, where, set_, matrix, data, results, device)
     for cell, found in recognise(cells, machine, classifier):
-        print(f"{cell.job.title}, {cell.protocol}: {found}")
+        say(f"{cell.job.title}, {cell.protocol}: {found}")
 
 
 @app.command()
@@ -374,7 +376,7 @@ def lpips(
 
     cells, machine = _rebuilding(suite, where, set_, matrix, data, results, device)
     for cell, found in measure(cells, machine, weights):
-        print(f"{cell.job.title}, {cell.protocol}: {found}")
+        say(f"{cell.job.title}, {cell.protocol}: {found}")
 
 
 @app.command()
@@ -383,9 +385,9 @@ def audit(tables: Tables = TABLES):
     from benchmark.audit.stage import write
 
     paths, summary = write(tables / "audit")
-    print(summary)
+    say_lines(summary)
     for path in paths:
-        print(path)
+        say(path)
 
 
 @app.command()
@@ -404,10 +406,10 @@ def speed(
     try:
         found = stage.measure(chosen, rounds, quick)
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        tell("interrupted; nothing was written")
         raise typer.Exit(130) from None
     for path in stage.write(found, out):
-        print(path)
+        say(path)
 
 
 @app.command()
@@ -417,7 +419,7 @@ def schema():
 
     from benchmark.matrix.schema import Matrix
 
-    print(json.dumps(Matrix.model_json_schema(), indent=2))
+    say_lines(json.dumps(Matrix.model_json_schema(), indent=2))
 
 
 @data_app.command("prepare")
@@ -441,7 +443,7 @@ def data_prepare(
         raise UserError(f"--from {source} holds one data set, but {', '.join(wanted) or 'none'} was asked for")
     for name in wanted:
         found = datasets.prepare(name, data, source)
-        print(f"{name}: {len(found.train)} training and {len(found.test)} test images, {found.classes} classes")
+        say(f"{name}: {len(found.train)} training and {len(found.test)} test images, {found.classes} classes")
 
 
 @data_app.command("list")
@@ -449,7 +451,7 @@ def data_list(data: DataRoot = DATA):
     """Say which data sets are prepared."""
     from benchmark import data as datasets
 
-    print(tabulate(datasets.describe(data), headers="keys"))
+    say_lines(tabulate(datasets.describe(data), headers="keys"))
 
 
 @store_app.command("verify")
@@ -461,10 +463,10 @@ def store_verify(results: Results = RESULTS):
     found = hygiene.verify(Store(results))
     for finding in found:
         for problem in finding.problems:
-            print(f"{finding.state}: {problem}")
+            say(f"{finding.state}: {problem}")
     states = [finding.state for finding in found]
     lacking = sum(finding.lacks_tensors for finding in found)
-    print(
+    say(
         f"{len(found)} finished jobs: {states.count('intact')} intact ({lacking} of them without their weights), "
         f"{states.count('no checksums')} with no checksums, {states.count('damaged')} damaged"
         + (f", {states.count('unreadable')} unreadable" if "unreadable" in states else "")
@@ -493,8 +495,8 @@ def store_gc(
         held = item.held or (yes and not hygiene.remove(store, item) and "by another runner")
         size += 0 if held else bytes_
         what = f"held {held}, stays" if held else "removed" if yes else "would be removed"
-        print(f"{what}: {item.path} ({item.why}, {bytes_ / 2**20:.1f} MiB)")
-    print(f"{size / 2**20:.1f} MiB {'removed' if yes else 'to remove; again with --yes to do so'}")
+        say(f"{what}: {item.path} ({item.why}, {bytes_ / 2**20:.1f} MiB)")
+    say(f"{size / 2**20:.1f} MiB {'removed' if yes else 'to remove; again with --yes to do so'}")
 
 
 @store_app.command("export")
@@ -520,7 +522,7 @@ def store_export(
     if not folders:
         raise UserError(f"no finished job in {results} to export; choose another --results or suite")
     exchange.export(store, sorted(folders), file, weights)
-    print(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
+    say(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
 
 
 @store_app.command("import")
@@ -534,11 +536,19 @@ def store_import(
 
     done = exchange.import_(Store(results), file)
     for name in done.differing:
-        print(f"differs from what is here, not imported: {name}")
-    print(f"{len(done.new)} jobs imported, {len(done.same)} were here already, {len(done.differing)} differ")
+        say(f"differs from what is here, not imported: {name}")
+    say(f"{len(done.new)} jobs imported, {len(done.same)} were here already, {len(done.differing)} differ")
     if done.differing:
-        print("to compare them, import into another --results, report from both, and use diff --against")
+        say("to compare them, import into another --results, report from both, and use diff --against")
         raise typer.Exit(1)
+
+
+def _out(tables: Path, suite: str, where: list[str]) -> Path:
+    """The folder of a suite's tables. Those of a part of it (--where) have one of their own beside the whole ones."""
+    if not where:
+        return tables / suite
+    chosen = "_".join(sorted(part.strip() for text in where for part in text.split(",")))
+    return tables / f"{suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
 
 
 def _expand(suite, where, set_, matrix, data):
@@ -597,7 +607,7 @@ def main() -> None:
     try:
         app()
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         sys.exit(2)
 
 

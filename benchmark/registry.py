@@ -8,12 +8,14 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import sys
 import threading
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from benchmark.errors import UserError, foreign
+from benchmark.text import NAME
 
 FILES = "BENCHMARK_PLUGINS"  # the named files, joined by os.pathsep: worker processes inherit the environment
 _LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
@@ -34,10 +36,12 @@ class Registry:
     def register(self, name: str):
         """Class decorator: `@DEFENSES.register("dropout")`. Sets the class attribute `name`.
 
-        Raises UserError where another class already has the name.
+        Raises UserError where another class already has the name, and for one that cannot name a folder.
         """
 
         def add(cls: type) -> type:
+            if not isinstance(name, str) or not re.fullmatch(NAME, name):
+                raise UserError(f"{cls} registers the {self.kind} {name!r}; a name has letters, digits, _ . + -")
             known = self._classes.get(name)
             if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
                 raise UserError(f"two classes register the {self.kind} '{name}': {known} and {cls}; rename one")
@@ -84,7 +88,7 @@ class Registry:
 def load_file(path: Path) -> None:
     """Run a Python file, once, so that its classes register. UserError where it is none or does not load."""
     path = path.resolve()
-    name = f"benchmark_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"benchmark_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in sys.modules:
         return
     if path.suffix != ".py" or not path.is_file():

@@ -1,5 +1,8 @@
 """Text from who knows where (file names, errors of plug-ins, results of strangers), made fit to be shown and stored."""
 
+NAME = "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"  # a word that may name a file or folder: of a suite, a defence, a protocol
+LONGEST_NAME = 80
+
 
 def plain(text: object) -> str:
     """`text` on one line, without a character that a terminal would act on: those become spaces.

@@ -112,6 +112,11 @@ class Place:
     def cells(self, *where, changes=()):
         return expand(MatrixFile(self.matrix), "smoke", self.data, parse_where(list(where)), parse_set(list(changes)))
 
+    def written(self) -> Path:
+        """The only folder of tables that there is: one of its own where --where chose a part of the suite."""
+        (found,) = self.tables.iterdir()
+        return found
+
     def finished(self) -> dict[str, bytes]:
         """Folder of each finished job below the results -> its metrics.json."""
         found = self.results.glob("*/*/*/metrics.json")

@@ -164,7 +164,7 @@ def test_from_the_matrix_to_the_table(place):  # noqa: F811
     assert {cell.job.key for cell in cells if cell.job.kind == "train" and cell.defense == "bottleneck"} <= before
     outcome = place.call("report", *chosen)
     assert outcome.code == 0, outcome.err
-    folder = place.tables / "smoke"
+    folder = place.written()
     with open(folder / "bounds.csv", newline="") as file:
         lines = {(line["defense"], line["cem"]): line for line in csv.DictReader(file)}
     assert set(lines) == {("none", "off"), ("bottleneck", "off"), ("bottleneck", "on")}

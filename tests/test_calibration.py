@@ -160,7 +160,7 @@ def test_the_command_finds_the_setting_that_an_earlier_run_had(place):  # noqa: 
         outcome = place.call(command, *only, *planted, "--where", "cem=off")
         assert outcome.code == 0, outcome.err
     target = place.folder / "target"
-    (place.tables / "smoke").rename(target)
+    place.written().rename(target)
     words = place.words("calibrate", *only, "--against", target, "--tables", place.tables, "--cells-per-gpu", 1)
     outcome = call(*words)
     assert outcome.code == 0, outcome.err

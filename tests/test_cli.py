@@ -187,10 +187,10 @@ def test_words_the_command_line_does_not_know():
 def test_a_full_disk_stops_the_run_with_a_sentence(copied, monkeypatch):  # noqa: F811
     from benchmark.runner import execute
 
-    def full(path, state):
+    def full(tensors, path, metadata):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(execute.checkpoint, "save", full)
+    monkeypatch.setattr(execute.checkpoint, "save_file", full)
     outcome = copied.call("run", *ONE, "--set", "attacks.decoder.lr=0.004")
     assert outcome.code == 2 and "No space left" in outcome.err and "what is finished is kept" in outcome.err
     assert "Traceback" not in outcome.err and len(copied.finished()) == 22
@@ -251,7 +251,7 @@ def test_a_defence_that_raises_fails_alone(copied, breaking, monkeypatch):  # no
 
     table = copied.call("report", *choice)
     assert table.code == 0
-    text = (copied.tables / "smoke" / "photos-mse.md").read_text()
+    text = (copied.written() / "photos-mse.md").read_text()
     row = next(line for line in text.splitlines() if "breaking" in line)
     assert "–" in row and "the defence broke" in text
 

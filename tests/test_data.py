@@ -4,24 +4,31 @@ import dataclasses
 import hashlib
 import http.server
 import io
-import json
 import os
 import pickle
+import struct
 import tarfile
 import threading
+import unicodedata
 import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import call as command_line
 from PIL import Image
 
 from benchmark import data
-from benchmark.data import _torchvision, archives, cifar
+from benchmark.data import _torchvision, archives, cifar, files
 from benchmark.data.cifar import Cifar10, Cifar100
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
 from benchmark.errors import UserError
+from benchmark.matrix.expand import expand
+from benchmark.matrix.load import DEFAULT, MatrixFile
+from benchmark.report import names
 
 RNG = np.random.default_rng(0)
 NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -290,8 +297,8 @@ def test_tinyimagenet_is_in_class_order(tiny, tmp_path):
     assert loaded.train.images[:, 0, 0, 0].tolist() == [0, 20, 40, 100, 120, 140]
     assert loaded.test.images[:, 0, 0, 0].tolist() == [50, 0, 100]
     assert loaded.class_names == ["goldfish", "n02"] and not loaded.crop
-    note = json.loads((tmp_path / "root" / "tinyimagenet.json").read_text())["note"]
-    assert note == "reduced copy: 3 training images in a class instead of 500"
+    note = data.note("tinyimagenet", tmp_path / "root")
+    assert note == "data.train 6 (published 100000), data.test 3 (published 10000)"
 
 
 def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
@@ -301,10 +308,10 @@ def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
         for path in tiny.rglob("*"):
             content.write(path, path.relative_to(tmp_path))
     monkeypatch.setattr(TinyImageNet, "archives", (md5(archive),))
-    monkeypatch.setattr(TinyImageNet, "images_a_class", 3)
+    monkeypatch.setattr(TinyImageNet, "nominal", (6, 3))
     loaded = data.prepare("tinyimagenet", tmp_path / "root", archive)
     assert loaded.train.images[0, :, 5, 5].tolist() == [77, 77, 77]
-    assert json.loads((tmp_path / "root" / "tinyimagenet.json").read_text())["note"] == ""
+    assert data.note("tinyimagenet", tmp_path / "root") == ""
 
 
 def test_tinyimagenet_bad_files_are_named(tiny, tmp_path):
@@ -330,6 +337,70 @@ def test_tinyimagenet_bad_files_are_named(tiny, tmp_path):
         fails("val_annotations.txt, line 4")
     annotations.unlink()
     fails("val_annotations.txt is missing")
+
+
+def png_of_16_bits(path: Path, channels: int) -> None:
+    """Pillow writes none in colour: the chunks by hand."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 64, 64, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = (b"\0" + struct.pack(">H", 30_000) * 64 * channels) * 64
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pictures_of_16_bits_are_refused(tmp_path, channels):
+    png_of_16_bits(tmp_path / "x.png", channels)
+    with pytest.raises(UserError, match="x.png has 16 bits a channel; save it as 8-bit"):
+        files.read_pictures([tmp_path / "x.png"], 64, resize=False)
+
+
+def _transparent(mode: str, alpha: int) -> Image.Image:
+    """White, one pixel of it of that alpha."""
+    whole = Image.new("RGBA", (64, 64), "white")
+    whole.putpixel((3, 3), (255, 255, 255, alpha))
+    if mode == "P":
+        picture = Image.new("P", (64, 64), 0)
+        picture.putpalette([255] * 6)
+        picture.putpixel((3, 3), 1)
+        picture.info["transparency"] = bytes([255, alpha])
+        return picture
+    return whole.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_not_dropped(tmp_path, mode):
+    _transparent(mode, 0).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="x.png is transparent in places; save it as"):
+        files.read_pictures([tmp_path / "x.png"], 64, resize=False)
+    _transparent(mode, 255).save(tmp_path / "x.png")  # a channel that says nothing
+    assert files.read_pictures([tmp_path / "x.png"], 64, resize=False).min() == 255
+
+
+def test_a_transparent_colour(tmp_path):
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(tmp_path / "x.png", transparency=(1, 2, 3))
+    with pytest.raises(UserError, match="transparent in places"):
+        files.read_pictures([tmp_path / "x.png"], 64, resize=False)
+
+
+@pytest.mark.parametrize(("mode", "told"), [("CMYK", "colours of the kind CMYK"), ("frames", "has 2 frames")])
+def test_what_8_bit_rgb_cannot_hold_is_refused(tmp_path, mode, told):
+    if mode == "frames":
+        more = [Image.new("L", (64, 64), 200)]
+        Image.new("L", (64, 64), 9).save(tmp_path / "x.jpg", "GIF", save_all=True, append_images=more)
+    else:
+        Image.new(mode, (64, 64)).save(tmp_path / "x.jpg", "JPEG")
+    with pytest.raises(UserError, match=told):
+        files.read_pictures([tmp_path / "x.jpg"], 64, resize=False)
+
+
+@pytest.mark.parametrize(("mode", "value", "expected"), [("1", 1, 255), ("L", 77, 77), ("P", 0, 0), ("RGB", 0, 0)])
+def test_what_8_bit_rgb_holds_is_taken(tmp_path, mode, value, expected):
+    Image.new(mode, (64, 64), value).save(tmp_path / "x.png")
+    assert files.read_pictures([tmp_path / "x.png"], 64, resize=False).unique().tolist() == [expected]
 
 
 def test_tinyimagenet_class_count(tiny, tmp_path):
@@ -380,7 +451,7 @@ def test_facescrub_arrays(tmp_path):
     assert loaded.test.labels.tolist() == [i % 3 for i in test] and len(loaded.train) == 60 - len(test)
     resized = np.array(Image.fromarray(pixels[test[0]]).resize((48, 48), Image.Resampling.BILINEAR))
     assert torch.equal(loaded.test.images[0], torch.from_numpy(resized).permute(2, 0, 1))
-    assert json.loads((tmp_path / "root" / "facescrub.json").read_text())["note"] == "3 people instead of 530"
+    assert "data.classes 3 (published 530)" in data.note("facescrub", tmp_path / "root")
     np.savez(source, images=pixels, labels=np.full(60, 7), people=np.array(["a", "b", "c"]))
     with pytest.raises(UserError, match=r"label outside 0\.\.2"):
         data.prepare("facescrub", tmp_path / "root", source)
@@ -391,6 +462,128 @@ def test_facescrub_arrays(tmp_path):
         source.write_bytes(content)
         with pytest.raises(UserError, match="is not an .npz"):
             data.prepare("facescrub", tmp_path / "root", source)
+
+
+def caption_of(suite: str, dataset: str, root: Path) -> str:
+    """What a caption of the suite's tables lists."""
+    cells = expand(MatrixFile(DEFAULT), suite, root, {"dataset": [dataset], "defense": ["bottleneck"]})
+    return "; ".join(names.changes(cell.label for cell in cells))
+
+
+def test_names_are_one_whatever_their_spelling(tmp_path):
+    """On one disk an accent is part of a letter, on another a character behind it: order and split are the same."""
+    made = []
+    for form in ("NFC", "NFD"):
+        source, names_ = tmp_path / form, ["Zoe", "Zo\xeb", "Zz", "Angström", "\xc5ngström", "B"]
+        for person in names_:
+            for i in range(20):
+                name = unicodedata.normalize(form, f"{i} Zo\xeb.png")
+                picture(source / unicodedata.normalize(form, person) / name, 48, (i, len(person), names_.index(person)))
+        made.append(data.prepare("facescrub", tmp_path / f"root {form}", source))
+    assert made[0].fingerprint == made[1].fingerprint and made[0].class_names == made[1].class_names
+    assert made[0].class_names == sorted(names_)
+    split = tmp_path / "split"
+    picture(split / "train" / unicodedata.normalize("NFC", "Zo\xeb") / "0.png", 48, (0, 0, 0))
+    picture(split / "val" / unicodedata.normalize("NFD", "Zo\xeb") / "0.png", 48, (0, 0, 0))
+    assert data.prepare("facescrub", tmp_path / "root", split).class_names == ["Zo\xeb"]
+    picture(split / "train" / unicodedata.normalize("NFD", "Zo\xeb") / "0.png", 48, (0, 0, 0))
+    with pytest.raises(UserError, match="are two spellings of one name"):
+        data.prepare("facescrub", tmp_path / "root", split)
+
+
+@pytest.mark.parametrize("part", [b"Zo\xeb/0.png", b"Zoe/\xeb.png"])
+def test_a_name_that_is_no_text(tmp_path, part):
+    """Latin-1 from an old disk."""
+    picture(tmp_path / "faces" / "Zoe" / "1.png", 48, (0, 0, 0))
+    picture(tmp_path / "faces" / os.fsdecode(part), 48, (0, 0, 0))
+    outcome = command_line("data", "prepare", "facescrub", "--from", tmp_path / "faces", "--data", tmp_path / "root")
+    assert outcome.code == 2 and "\\xeb" in outcome.err and "is not UTF-8; rename it" in outcome.err, outcome
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_source_whose_own_name_is_no_text(tmp_path):
+    source = tmp_path / os.fsdecode(b"f\xeb")
+    for i in range(20):
+        picture(source / "Zoe" / f"{i}.png", 48, (i, 0, 0))
+    outcome = command_line("data", "prepare", "facescrub", "--from", source, "--data", tmp_path / "root")
+    assert outcome.code == 0, outcome
+    outcome = command_line("data", "prepare", "cifar10", "--from", source, "--data", tmp_path / "root")
+    assert outcome.code == 2 and "f\\xeb holds neither" in outcome.err, outcome
+
+
+def test_all_bad_pictures_are_told_at_once(tiny, tmp_path, monkeypatch):
+    bad = [tiny / "train" / "n01" / "images" / "n01_1.JPEG", tiny / "train" / "n02" / "images" / "n02_0.JPEG"]
+    bad += [tiny / "val" / "images" / "val_2.JPEG"]
+    bad[0].write_bytes(b"no picture")
+    picture(bad[1], 32, (0, 0, 0))
+    bad[2].unlink()
+    with pytest.raises(UserError, match="3 of 9 pictures cannot be used: ") as caught:
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    assert all(str(path) in str(caught.value) for path in bad)
+    monkeypatch.setattr(files, "_MOST_TOLD", 2)
+    with pytest.raises(UserError, match="; and 1 more$"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    for name in ("n01", "n02"):
+        for path in (tiny / "train" / name / "images").iterdir():
+            path.unlink()
+    with pytest.raises(UserError, match="2 of 2 class folders cannot be used: .*n01.* holds no pictures; .*n02"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+
+
+def test_hidden_files_and_pipes(tiny, tmp_path):
+    """What macOS leaves beside files on foreign disks is passed over; a pipe is told, and nobody waits for it."""
+    good = data.prepare("tinyimagenet", tmp_path / "good", tiny).fingerprint
+    for folder in (tiny / "train", tiny / "train" / "n01" / "images"):
+        (folder / "._n01_0.JPEG").write_bytes(b"\0\5\x16\7")
+        (folder / ".DS_Store").write_bytes(b"")
+    (tiny / "train" / ".hidden").mkdir()
+    assert data.prepare("tinyimagenet", tmp_path / "root", tiny).fingerprint == good
+    os.mkfifo(tiny / "train" / "n01" / "images" / "z.JPEG")
+    with pytest.raises(UserError, match="z.JPEG is no file; remove it"):
+        data.prepare("tinyimagenet", tmp_path / "root", tiny)
+
+
+@pytest.mark.parametrize("layout", ["one folder", "split", "arrays"])
+def test_people_without_pictures_are_told(tmp_path, monkeypatch, layout):
+    """All folders are there, as many as people, and the counts may even be right: some of the folders are empty."""
+    source, people = tmp_path / "faces", ("A", "B", "C", "D")
+    monkeypatch.setattr(FaceScrub, "classes", 4)
+    if layout == "arrays":
+        pixels = (
+            np.arange(60 * 48 * 48 * 3, dtype=np.uint8).reshape(60, 48, 48, 3)
+            + np.arange(60, dtype=np.uint8)[:, None, None, None]
+        )
+        np.savez(tmp_path / "faces.npz", images=pixels, labels=np.arange(60) % 2, people=np.array(people))
+        source = tmp_path / "faces.npz"
+    for person in people:
+        for part in ("train", "validate") if layout == "split" else ("",):
+            (tmp_path / "faces" / part / person).mkdir(parents=True)
+            for i in range(30 if person in ("A", "B") else 0):
+                picture(tmp_path / "faces" / part / person / f"{i}.png", 48, (i, i, i))
+    loaded = data.prepare("facescrub", tmp_path / "root", source)
+    monkeypatch.setattr(FaceScrub, "nominal", (len(loaded.train), len(loaded.test)))
+    told = "2 of 4 classes without training images, 2 of 4 classes without test images"
+    assert data.note("facescrub", tmp_path / "root") == told
+    assert "2 of 4 classes without training images" in caption_of("facescrub", "facescrub", tmp_path / "root")
+    monkeypatch.setattr(FaceScrub, "nominal", (39_969, 4_170))
+    assert f"data.train {len(loaded.train)} (published 39969)" in caption_of(
+        "facescrub", "facescrub", tmp_path / "root"
+    )
+    row = next(row for row in data.describe(tmp_path / "root") if row["name"] == "facescrub")
+    assert row["note"].startswith(told)
+
+
+def test_a_class_without_validation_lines_is_told(tiny, tmp_path, monkeypatch):
+    annotations = tiny / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("n01", "n02"))
+    monkeypatch.setattr(TinyImageNet, "nominal", (6, 3))
+    data.prepare("tinyimagenet", tmp_path / "root", tiny)
+    assert caption_of("tinyimagenet", "tinyimagenet", tmp_path / "root") == "1 of 2 classes without test images"
+
+
+def test_a_whole_data_set_has_nothing_to_tell(tmp_path):
+    data.load("photos", tmp_path)
+    assert data.note("photos", tmp_path) == ""
 
 
 def test_facescrub_is_not_downloaded(tmp_path):

@@ -18,14 +18,14 @@ INFER = ("--where", "attacker=decoder,split=infer")
 
 
 def rows_of(place):  # noqa: F811
-    with open(place.tables / "smoke" / "results.csv", newline="") as file:
+    with open(place.written() / "results.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def reported(place, *more):  # noqa: F811
     outcome = place.call("report", *more)
     assert outcome.code == 0, outcome.err
-    return place.tables / "smoke"
+    return place.written()
 
 
 # -- from nothing to tables

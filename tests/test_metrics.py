@@ -16,6 +16,7 @@ from benchmark.metrics import (
     ssim_per_image,
     summarise,
 )
+from benchmark.metrics.reconstruction import QUANTILES
 
 
 def pictures(count=3, height=32, width=32, noise=0.1, seed=0):
@@ -133,6 +134,8 @@ def test_summary_against_a_loop():
             "mse_worst_1_percent": sum(sorted(numbers)[:3]) / 3,
             "ssim_worst_1_percent": sum(sorted(ssim.double().tolist())[-3:]) / 3,
         }
+        | {f"mse_q{percent:02d}": np.quantile(mse.double(), percent / 100) for percent in QUANTILES}
+        | {f"ssim_q{percent:02d}": np.quantile(ssim.double(), percent / 100) for percent in QUANTILES}
     )
     # by Jensen's inequality the paper's PSNR lies between the other two
     assert got["psnr_db_of_mean_mse"] <= got["psnr_db"] <= got["psnr_db_per_image"]

@@ -14,11 +14,12 @@ from command_line import finished  # noqa: F401 (fixture)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from benchmark.metrics.reconstruction import QUANTILES
 from benchmark.report import published
-from benchmark.report.attacks import QUANTILES
 from benchmark.report.frame import COLUMNS, half_width
 from benchmark.report.plots import data, figures, stage, style
 from benchmark.runner.store import Store
+from benchmark.training import checkpoint
 
 POINT = 72.0
 
@@ -214,7 +215,7 @@ def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
     assert "Protocol published, seed 125." in index and "Not at the published setting: " in index
     spread = pd.read_csv(folder / "images-photos.csv")
     cell = finished.cells("defense=dropout,cem=on,attacker=gan,split=train")[-1]
-    values = data.checkpoint.load(Store(finished.results).path(cell.job) / "per_image.safetensors")["mse"].numpy()
+    values = checkpoint.load(Store(finished.results).path(cell.job) / "per_image.safetensors")["mse"].numpy()
     row = spread[(spread["defense"] == "dropout") & (spread["cem"] == "on")]
     row = row[(row["attacker"] == "gan") & (row["split"] == "train")].iloc[0]
     assert row["images"] == len(values) and row["p50"] == pytest.approx(np.median(values), rel=1e-6)

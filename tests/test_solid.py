@@ -150,6 +150,19 @@ def test_the_root_may_be_a_link(copied):  # noqa: F811
     assert ask(copied, "run").code == 0
 
 
+def test_links_of_submitit_are_left_alone(copied, outside):  # noqa: F811
+    """It leaves one to each of its scripts; the place and the name are what tells it from another link."""
+    folder = copied.results / ".work" / "slurm"
+    folder.mkdir(parents=True)
+    (folder / f".submission_file_{'0' * 32}.sh").symlink_to(outside / "precious" / "log.txt")
+    for words in COMMANDS:
+        assert ask(copied, *words).code == 0, words
+    assert (outside / "precious" / "log.txt").read_text() == "secret"
+    (copied.results / ".work" / f".submission_file_{'0' * 32}.sh").symlink_to("nowhere")
+    outcome = ask(copied, "gc", "--keep-suite", "smoke")
+    assert outcome.code == 2 and "is a link" in outcome.err, outcome
+
+
 def test_folders_and_files_of_the_user_are_no_trouble(copied):  # noqa: F811
     (copied.results / "README.md").write_text("mine")
     (job_folder(copied) / "notes").mkdir()

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from benchmark.audit.printed import COLUMNS, cells
 from benchmark.audit.rules import RULES, Finding, audit
 from benchmark.report import names, published
-from benchmark.report.render import escape_latex, escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_latex, escape_markdown, write_text
 
 HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
 
@@ -79,4 +79,4 @@ def _latex(found: list[Finding]) -> str:
 def _csv(found: list[Finding]) -> str:
     rows = [dict(zip(COLUMNS, finding.cell, strict=True)) | asdict(finding) for finding in found]
     columns = [*COLUMNS, "printed", "expected", "why", "rule", "severity"]
-    return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
+    return csv_text(pd.DataFrame(rows, columns=columns))

@@ -1,7 +1,5 @@
 """Calibration of a suite's rows: their targets, each candidate's trainings and attacks, the files that are left."""
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand, jobs
 from benchmark.matrix.load import Change, MatrixFile
 from benchmark.report.frame import tidy
-from benchmark.report.render import write_text
+from benchmark.report.render import csv_text, write_text
 from benchmark.runner.store import Store
 
 # jobs -> nothing; what fails is left undone in the store
@@ -189,8 +187,4 @@ def _line(row: tuple[str, str, str], item: Evaluation) -> dict:
 
 
 def _csv(lines: list[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return csv_text(pd.DataFrame(lines))

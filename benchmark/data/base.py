@@ -15,7 +15,8 @@ DATASETS = Registry("data set", "benchmark.data", "benchmark.datasets")
 
 
 class Parts(NamedTuple):
-    """What `Source.read` returns. note: one line about anything unusual in the source, "" if nothing is."""
+    """What `Source.read` returns. note: one line about anything unusual in the source that
+    no count of images or classes tells, "" if nothing is."""
 
     train: ImageSet
     test: ImageSet
@@ -26,7 +27,8 @@ class Parts(NamedTuple):
 class Source:
     """Base of all data sets; `name` is set by `DATASETS.register`.
 
-    classes, image_size (pixels), nominal (training and test images of the whole set), mean and std (per channel,
+    classes, image_size (pixels), nominal (training and test images of the whole set; other counts are told in every
+    caption), mean and std (per channel,
     of images in [0, 1]), crop: as in the paper's experiments. publishable: False where pictures must never leave
     the machine. embedded: no source is needed, `load` prepares it. url, url_md5: the official archive. archives: md5
     sums of all official archives, whatever their layout; where there are any, a file given as the source must be one

@@ -3,6 +3,7 @@ download.
 """
 
 import hashlib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from benchmark.data import archives
 from benchmark.data.base import DATASETS, Parts, Source
-from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures
+from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures, spelt
 from benchmark.data.tensors import ImageSet
 from benchmark.errors import UserError
 
@@ -42,9 +43,7 @@ class FaceScrub(Source):
         )
 
     def read(self, source: Path) -> Parts:
-        parts = self._read_arrays(source) if source.is_file() else self._read_folders(source)
-        people = len(parts.class_names)
-        return parts if people == self.classes else parts._replace(note=f"{people} people instead of {self.classes}")
+        return self._read_arrays(source) if source.is_file() else self._read_folders(source)
 
     def _read_folders(self, source: Path) -> Parts:
         train, test = (
@@ -52,32 +51,28 @@ class FaceScrub(Source):
             next((p for p in (source / "validate", source / "val") if p.is_dir()), None),
         )
         split = train.is_dir() and test is not None
-        people = [path.name for path in folders_in(train if split else source)]
+        folders = {spelt(path): path for path in folders_in(train if split else source)}
+        people = list(folders)
         if split:
-            unknown = {path.name for path in folders_in(test)} - set(people)
-            if unknown:
-                raise UserError(f"{test / min(unknown)} has no counterpart in {train}; every person needs both")
-            pictures = [(path, person, False) for person in people for path in pictures_in(train / person)]
+            tested = {spelt(path): path for path in folders_in(test)}
+            if unknown := set(tested) - set(people):
+                raise UserError(f"{tested[min(unknown)]} has no counterpart in {train}; every person needs both")
+            pictures = [(path, person, False) for person in people for path in pictures_in(folders[person])]
             pictures += [
-                (path, person, True)
-                for person in people
-                if (test / person).is_dir()
-                for path in pictures_in(test / person)
+                (path, person, True) for person in people if person in tested for path in pictures_in(tested[person])
             ]
         else:
             pictures = [
-                (path, person, _is_test(f"{person}/{path.name}".encode()))
+                (path, person, _is_test(f"{person}/{spelt(path)}".encode()))
                 for person in people
-                for path in pictures_in(source / person)
+                for path in pictures_in(folders[person])
             ]
         if not pictures:
             raise UserError(f"{source} has no folders of pictures, one per person; give such a folder or an .npz")
-        return Parts(*(self._part(pictures, people, is_test) for is_test in (False, True)), people)
-
-    def _part(self, pictures: list[tuple[Path, str, bool]], people: list[str], test: bool) -> ImageSet:
-        chosen = [(path, people.index(person)) for path, person, is_test in pictures if is_test == test]
-        images = read_pictures([path for path, _ in chosen], self.image_size, resize=True)
-        return ImageSet(images, torch.tensor([label for _, label in chosen], dtype=torch.int64))
+        images = read_pictures([path for path, _, _ in pictures], self.image_size, resize=True)
+        number = {person: label for label, person in enumerate(people)}
+        whole = ImageSet(images, torch.tensor([number[person] for _, person, _ in pictures], dtype=torch.int64))
+        return _parted(whole, torch.tensor([is_test for _, _, is_test in pictures]), people)
 
     def _read_arrays(self, source: Path) -> Parts:
         try:
@@ -100,7 +95,11 @@ class FaceScrub(Source):
             channels_first(np.stack([np.asarray(picture) for picture in resized])),
             torch.from_numpy(labels.astype(np.int64)),
         )
-        return Parts(whole.take(torch.where(~test)[0]), whole.take(torch.where(test)[0]), [str(p) for p in people])
+        return _parted(whole, test, [unicodedata.normalize("NFC", str(person)) for person in people])
+
+
+def _parted(whole: ImageSet, test: torch.Tensor, people: list[str]) -> Parts:
+    return Parts(whole.take(torch.where(~test)[0]), whole.take(torch.where(test)[0]), people)
 
 
 def _is_test(content: bytes) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import unicodedata
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ PICTURES = (".jpg", ".jpeg", ".png")
 # and run Ghostscript on one
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
 _MOST_PIXELS = 64 << 20  # of one picture; more is a bomb
+_MOST_TOLD = 200  # bad pictures in one message
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -74,32 +76,75 @@ def _fetch(url: str, path: Path) -> None:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The JPEG and PNG files directly in `folder`, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    """The JPEG and PNG files directly in `folder`, hidden ones left out, in the order of `spelt` names."""
+    return [path for path in _visible(folder) if path.suffix.lower() in PICTURES]
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders directly in `folder`, by name, hidden ones left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders directly in `folder`, hidden ones left out, in the order of `spelt` names."""
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
+def spelt(path: Path) -> str:
+    """The file's or folder's name in the one spelling (NFC) that counts, whichever of several the disk has it in: some
+    systems make an accent a character of its own. UserError for a name that is no UTF-8."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the name of {path} is not UTF-8; rename it") from None
+    return unicodedata.normalize("NFC", path.name)
+
+
+def _visible(folder: Path) -> list[Path]:
+    by_name: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith("."):  # macOS leaves a ._NAME beside each file on foreign disks
+            name = spelt(path)
+            if name in by_name:
+                raise UserError(f"{path} and {by_name[name]} are two spellings of one name; keep one of them")
+            by_name[name] = path
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def read_pictures(paths: Sequence[Path], size: int, resize: bool) -> Tensor:
     """Decode to uint8 [N, 3, size, size] in RGB. Other sizes: with `resize` bilinear, else a UserError.
 
-    A file that cannot be decoded is a UserError naming it.
+    A UserError names every file that cannot be decoded or used.
     """
     result = np.empty((len(paths), size, size, 3), dtype=np.uint8)
+    bad: list[str] = []
+
+    def read(at: int) -> None:
+        try:
+            result[at] = _read_picture(paths[at], size, resize)
+        except UserError as error:
+            bad.append(str(error))
+
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
-        for at, pixels in enumerate(pool.map(lambda path: _read_picture(path, size, resize), paths)):
-            result[at] = pixels
+        list(pool.map(read, range(len(paths))))
+    if bad:
+        raise UserError(told_all(sorted(bad), f"of {len(paths)} pictures"))
     return channels_first(result)
 
 
+def told_all(problems: Sequence[str], of: str) -> str:
+    """All problems in one sentence, with their number, so that they can be mended in one go; `of`: of how many."""
+    if len(problems) == 1:
+        return problems[0]
+    shown = problems[:_MOST_TOLD]
+    more = f"; and {len(problems) - len(shown)} more" if len(shown) < len(problems) else ""
+    return f"{len(problems)} {of} cannot be used: {'; '.join(shown)}{more}"
+
+
 def _read_picture(path: Path, size: int, resize: bool) -> np.ndarray:
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise UserError(f"the picture {path} is no file; remove it")
     try:
         with Image.open(path, formats=_FORMATS) as opened:
             if opened.width * opened.height > _MOST_PIXELS:
                 raise UserError(f"the picture {path} has {opened.width} x {opened.height} pixels; replace the file")
+            if lost := _lost_in_rgb(path, opened):
+                raise UserError(f"the picture {path} {lost}; save it as 8-bit RGB or grey, as you mean it to look")
             picture = opened.convert("RGB")
     except UserError:
         raise
@@ -110,6 +155,23 @@ def _read_picture(path: Path, size: int, resize: bool) -> np.ndarray:
     elif picture.size != (size, size):
         raise UserError(f"the picture {path} is {picture.size[0]} x {picture.size[1]} pixels, not {size} x {size}")
     return np.asarray(picture)
+
+
+def _lost_in_rgb(path: Path, opened: Image.Image) -> str:
+    """What of a picture 8-bit RGB cannot hold, as the words behind "the picture"; "" where nothing is."""
+    if opened.format == "PNG":
+        with open(path, "rb") as file:
+            header = file.read(25)
+        if header[24:] > b"\x08":  # in its first chunk: what Pillow's modes tell of it differs between versions
+            return f"has {header[24]} bits a channel"
+    if (
+        getattr(opened, "is_animated", False) and opened.format != "MPO"
+    ):  # a camera's, with a preview beside the picture
+        return f"has {opened.n_frames} frames"
+    if opened.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in opened.info:
+        lowest, _ = opened.convert("RGBA").getchannel("A").getextrema()
+        return "is transparent in places" if lowest < 255 else ""
+    return "" if opened.mode in ("1", "L", "P", "RGB") else f"has colours of the kind {opened.mode}"
 
 
 def channels_first(pixels: np.ndarray) -> Tensor:

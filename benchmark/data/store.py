@@ -6,7 +6,6 @@ noticed.
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from benchmark.data import archives, files
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
 from benchmark.errors import UserError, foreign
+from benchmark.output import tell
+from benchmark.text import plain
 
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 _META = {"sha256": str, "bytes": int, "classes": int, "class_names": list, "train": int, "test": int}
@@ -94,9 +95,28 @@ def paths(name: str, root: Path) -> list[Path]:
 
 
 def note(name: str, root: Path) -> str:
-    """What is unusual about the prepared data set (a reduced copy); "" for nothing, or where it is not prepared."""
-    meta = _read_meta(DATASETS.get(name)(), Path(root))
-    return meta["note"] if meta else ""
+    """How the prepared data set departs from the whole one, part by part with commas between, as a cell's label has it;
+    "" where it does not, or is not prepared."""
+    data_set = DATASETS.get(name)()
+    meta = _read_meta(data_set, Path(root))
+    return _departures(data_set, meta) if meta else ""
+
+
+def _departures(data_set: Source, meta: dict) -> str:
+    """What the source itself noted, then every count that is not the nominal one."""
+    counts = zip(("train", "test"), data_set.nominal, strict=True)
+    counts = [("classes", data_set.classes), *counts]
+    parts = [f"data.{what} {meta[what]} (published {whole})" for what, whole in counts if meta[what] != whole]
+    return ", ".join(filter(None, [meta["note"], *parts]))
+
+
+def _empty_classes(parts: Parts) -> str:
+    """The classes that a part has no image of, which no count of images tells."""
+    classes, found = len(parts.class_names), []
+    for what, part in (("training", parts.train), ("test", parts.test)):
+        empty = classes - len(part.labels.unique())
+        found += [f"{empty} of {classes} classes without {what} images"] if empty else []
+    return ", ".join(found)
 
 
 def describe(root: Path) -> list[dict]:
@@ -152,14 +172,14 @@ def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
         pass
     except OSError:
         raise error from None
-    print(f"the prepared data set {data_set.name} in {root} is damaged: set aside and prepared anew", file=sys.stderr)
+    tell(f"the prepared data set {data_set.name} in {root} is damaged: set aside and prepared anew")
     return prepare(data_set.name, root)
 
 
 def _describe(data_set: Source, root: Path) -> dict:
     try:
         meta = _read_meta(data_set, root)
-        note = "" if meta is None else meta["note"]
+        note = "" if meta is None else _departures(data_set, meta)
     except UserError:
         meta, note = None, "damaged"
     known = meta or {"classes": data_set.classes, "train": None, "test": None, "bytes": None}
@@ -248,8 +268,8 @@ def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> N
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, new_tensors)
             meta = {
                 "name": data_set.name,
-                "source": Path(source).name if source else "embedded",
-                "note": parts.note,
+                "source": plain(Path(source).name) if source else "embedded",
+                "note": ", ".join(filter(None, [parts.note, _empty_classes(parts)])),
                 "train": len(train),
                 "test": len(test),
                 "image_size": data_set.image_size,

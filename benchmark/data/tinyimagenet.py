@@ -1,12 +1,11 @@
 """TinyImageNet-200, from the official tiny-imagenet-200 folder or .zip."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from benchmark.data.base import DATASETS, Parts, Source
-from benchmark.data.files import folders_in, pictures_in, read_pictures
+from benchmark.data.files import folders_in, pictures_in, read_pictures, spelt, told_all
 from benchmark.data.tensors import ImageSet
 from benchmark.errors import UserError
 
@@ -15,8 +14,7 @@ from benchmark.errors import UserError
 class TinyImageNet(Source):
     """Training images are train/CLASS/images/*.JPEG, test images the official validation images.
 
-    Both parts are ordered by class, then by file name, as when read folder by folder. Copies with fewer
-    training images than the official 500 a class are taken, with a note.
+    Both parts are ordered by class, then by file name, as when read folder by folder.
     """
 
     classes = 200
@@ -28,7 +26,6 @@ class TinyImageNet(Source):
     url = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     url_md5 = "90528d7ca1a48142e341f4ef8d21d0de"
     archives = (url_md5,)
-    images_a_class: ClassVar[int] = 500
 
     def read(self, source: Path) -> Parts:
         folder = source if (source / "train").is_dir() else source / "tiny-imagenet-200"
@@ -36,25 +33,28 @@ class TinyImageNet(Source):
         for needed in (folder / "train", folder / "val" / "images", annotations):
             if not needed.exists():
                 raise UserError(f"{needed} is missing; give the official tiny-imagenet-200 folder or .zip")
-        classes = [path.name for path in folders_in(folder / "train")]
+        classes = [spelt(path) for path in folders_in(folder / "train")]
         if len(classes) != self.classes:
             raise UserError(f"{folder / 'train'} has {len(classes)} class folders, not {self.classes}")
-        train = [self._class_pictures(folder / "train" / name / "images") for name in classes]
-        fewest = min(len(paths) for paths in train)
-        full = fewest == self.images_a_class
-        note = "" if full else f"reduced copy: {fewest} training images in a class instead of {self.images_a_class}"
-        return Parts(self._part(train), self._part(_validation(annotations, classes)), _words(folder, classes), note)
+        parts = [self._class_pictures(folders_in(folder / "train")), _validation(annotations, classes)]
+        paths = [path for part in parts for pictures in part for path in pictures]
+        images = read_pictures(paths, self.image_size, resize=False)
+        labels = [_labels(part) for part in parts]
+        train, test = map(ImageSet, images.split([len(part) for part in labels]), labels)
+        return Parts(train, test, _words(folder, classes))
 
-    def _class_pictures(self, folder: Path) -> list[Path]:
-        paths = pictures_in(folder) if folder.is_dir() else []
-        if not paths:
-            raise UserError(f"{folder} holds no pictures; give a complete copy of tiny-imagenet-200")
-        return paths
+    def _class_pictures(self, folders: list[Path]) -> list[list[Path]]:
+        inner = [folder / "images" for folder in folders]
+        found = [pictures_in(folder) if folder.is_dir() else [] for folder in inner]
+        empty = [f"{folder} holds no pictures" for folder, paths in zip(inner, found, strict=True) if not paths]
+        if empty:
+            text = told_all(empty, f"of {len(folders)} class folders")
+            raise UserError(f"{text}; give a complete copy of tiny-imagenet-200")
+        return found
 
-    def _part(self, by_class: list[list[Path]]) -> ImageSet:
-        images = read_pictures([path for paths in by_class for path in paths], self.image_size, resize=False)
-        counts = torch.tensor([len(paths) for paths in by_class])
-        return ImageSet(images, torch.arange(len(by_class)).repeat_interleave(counts))
+
+def _labels(by_class: list[list[Path]]) -> torch.Tensor:
+    return torch.arange(len(by_class)).repeat_interleave(torch.tensor([len(paths) for paths in by_class]))
 
 
 def _validation(annotations: Path, classes: list[str]) -> list[list[Path]]:

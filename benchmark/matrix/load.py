@@ -1,5 +1,6 @@
 """From the matrix file to checked values: defaults, then a data set's, a suite's and the command line's changes."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, StrengthsFile, Train
-from benchmark.matrix.source import Source, explain, gravest, read_yaml, suggest
+from benchmark.matrix.source import Source, explain, gravest, read_yaml, shown, suggest
+from benchmark.text import LONGEST_NAME, NAME
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
 
@@ -144,6 +146,12 @@ class MatrixFile:
     def _check_names(self) -> None:
         """Names that the file uses must exist, and each plug-in's parameters must be its own."""
         matrix = self.matrix
+        for section in ("cem", "protocols", "suites"):  # parts of the names of folders and files
+            for name in getattr(matrix, section):
+                if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+                    where = self.where((section, name))
+                    allowed = f"at most {LONGEST_NAME} letters, digits, _ . + -, the first no sign"
+                    raise UserError(f"{where}: {section}: the name {shown(name)} is not allowed; {allowed}")
         for name in matrix.datasets:
             self._known(DATASETS.names(), name, ("datasets", name))
         self._defense_params = self._plugin_params(DEFENSES, "defenses", matrix.defenses)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 
+QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # percent of the images
 SMALLEST_MSE = 1e-10  # PSNR is capped at 100 dB, so that one perfect image does not make a mean infinite
 
 
@@ -29,8 +30,9 @@ def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -
     psnr_db: of the MSE of each of the consecutive batches, averaged with the batches' sizes as weights (the
     paper's tables); psnr_db_per_image: mean of each image's own; psnr_db_of_mean_mse: of the mean MSE.
     mse_worst_1_percent, ssim_worst_1_percent: means over the 1 % of images (one at least) that are
-    reconstructed best by that metric, the worst case for privacy. A NaN among the inputs makes every number
-    that depends on it NaN. Raises UserError for no images at all, ValueError for tensors of different
+    reconstructed best by that metric, the worst case for privacy. mse_q01 to mse_q99, ssim_q01 to ssim_q99: the value
+    below which so many percent of the images (QUANTILES) are, interpolated linearly. A NaN among the inputs makes
+    every number that depends on it NaN. Raises UserError for no images at all, ValueError for tensors of different
     lengths.
     """
     if per_image_mse.shape != per_image_ssim.shape or per_image_mse.dim() != 1:
@@ -48,7 +50,15 @@ def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -
         "mse_worst_1_percent": lowest_percent(mse),
         "ssim_worst_1_percent": -lowest_percent(-ssim),
     }
+    at = torch.tensor(QUANTILES, dtype=torch.float64) / 100
+    for name, values in (("mse", mse), ("ssim", ssim)):
+        summary |= dict(zip(quantile_names(name), torch.quantile(values, at), strict=True))
     return {name: float(value) for name, value in summary.items()}
+
+
+def quantile_names(metric: str) -> list[str]:
+    """The keys of QUANTILES of a metric: `mse_q01`, ..."""
+    return [f"{metric}_q{percent:02d}" for percent in QUANTILES]
 
 
 def psnr_of_mse(mse: Tensor) -> Tensor:

@@ -3,17 +3,16 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
 from tabulate import tabulate
 
 from benchmark.matrix.expand import Cell
-from benchmark.report import convergence
-from benchmark.report.render import escape_markdown, write_text
-from benchmark.runner.store import PER_IMAGE, Store
-from benchmark.training import checkpoint
+from benchmark.metrics.reconstruction import quantile_names
+from benchmark.report import convergence, keep
+from benchmark.report.render import csv_text, escape_markdown, write_text
+from benchmark.runner.store import Store
 
 MEASURED_LATER = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")
-QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # percent of the images
+QUANTILE_COLUMNS = [name for metric in ("mse", "ssim") for name in quantile_names(metric)]
 AXES = ["dataset", "defense", "cem", "strength", "protocol", "seed", "attacker", "split"]
 
 
@@ -22,9 +21,9 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
     lines = [_line(cell, store) for cell in cells if cell.job.kind == "attack" and store.status(cell.job)[0] == "done"]
     if not lines:
         return []
-    frame = pd.DataFrame(lines)
+    frame = keep.completed(pd.DataFrame(lines), out / "attacks.csv", QUANTILE_COLUMNS)
     return [
-        write_text(out / "attacks.csv", frame.to_csv(index=False, lineterminator="\n")),
+        write_text(out / "attacks.csv", csv_text(frame)),
         write_text(out / "attacks.md", _markdown(frame)),
     ]
 
@@ -47,24 +46,14 @@ def _line(cell: Cell, store: Store) -> dict:
     }
     added = store.recognition(cell.job) | store.lpips(cell.job)
     line |= {name: added.get(name) for name in MEASURED_LATER}
-    path = folder / PER_IMAGE
-    per_image = checkpoint.load(path) if path.is_file() else {}
-    for metric in ("mse", "ssim"):
-        found = _quantiles(per_image[metric]) if metric in per_image else [None] * len(QUANTILES)
-        line |= {f"{metric}_q{percent:02d}": value for percent, value in zip(QUANTILES, found, strict=True)}
+    line |= {name: values.get(name) for name in QUANTILE_COLUMNS}
     return line | {"ssim_worst_1_percent": values.get("ssim_worst_1_percent"), "key": cell.job.key}
-
-
-def _quantiles(values: torch.Tensor) -> list[float]:
-    """Linear interpolation; NaN everywhere where one image's value is."""
-    at = torch.tensor(QUANTILES, dtype=torch.float64) / 100
-    return torch.quantile(values.double(), at).tolist()
 
 
 def _markdown(frame: pd.DataFrame) -> str:
     shown = [*AXES, "converged", "loss_decrease_percent", "mse", "mse_of_mean_image", "mse_worst_1_percent"]
     shown += [name for name in MEASURED_LATER if frame[name].notna().any()]
-    shown += [f"mse_q{percent:02d}" for percent in QUANTILES]
+    shown += quantile_names("mse")
     rows = [[_text(name, value) for name, value in zip(shown, row, strict=True)] for row in frame[shown].to_numpy()]
     headings = [escape_markdown(name) for name in shown]
     text = (

@@ -9,7 +9,7 @@ import pandas as pd
 from benchmark.report import names
 from benchmark.report.aggregate import BOUNDS
 from benchmark.report.frame import tidy
-from benchmark.report.render import environment, write_text
+from benchmark.report.render import csv_text, environment, write_text
 from benchmark.report.tables import DASH, Cell, Group, Row, Table
 from benchmark.statistics.ranks import associations
 
@@ -130,8 +130,8 @@ def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
     files = {
         "bounds.md": markdown,
         "bounds.tex": latex,
-        "bounds.csv": rows.to_csv(index=False, lineterminator="\n"),
-        "bounds_ranks.csv": order.to_csv(index=False, lineterminator="\n"),
+        "bounds.csv": csv_text(rows),
+        "bounds_ranks.csv": csv_text(order),
     }
     return [write_text(Path(out) / name, text) for name, text in files.items()]
 

@@ -8,6 +8,7 @@ import pandas as pd
 from benchmark.errors import UserError
 from benchmark.report import names
 from benchmark.report.frame import CELL, Summary, summarise, tidy
+from benchmark.report.render import csv_value
 
 # metric -> (kind, tolerance). A form of a metric (psnr_db_per_image) has its base's; None is not judged: a
 # time is its device's. "absolute" is in the metric's own unit, "relative" a fraction of the reference.
@@ -39,7 +40,7 @@ def read_reference(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pandas' parser and decoding errors are ValueErrors
         message = " ".join(str(error).split())
         raise UserError(f"cannot read the reference {file}: {message}; give a results.csv") from error
-    frame = tidy(frame, source=str(file))
+    frame = tidy(frame.map(csv_value), source=str(file))
     if frame.empty:
         raise UserError(f"the reference {file} has no rows; write it again with the report command")
     return frame

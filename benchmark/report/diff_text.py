@@ -4,11 +4,11 @@ import math
 import os
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
+from benchmark.output import Console, say_lines
 from benchmark.report import names
 from benchmark.report.diff import BAD, attack, excess, method, summary
 from benchmark.report.render import escape_markdown
@@ -28,7 +28,7 @@ def show(result: pd.DataFrame) -> None:
     """Print a diff: in colour on a terminal, else (and where NO_COLOR is set) as plain text."""
     console = Console(highlight=False)
     if not console.is_terminal or os.environ.get("NO_COLOR"):
-        print(to_text(result), end="")
+        say_lines(to_text(result).removesuffix("\n"))
         return
     for line in _reductions(result):
         console.print(Text(line, style="yellow"))

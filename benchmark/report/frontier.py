@@ -10,11 +10,12 @@ from tabulate import tabulate
 from benchmark.data import DATASETS
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
-from benchmark.report import names
+from benchmark.report import keep, names
 from benchmark.report.aggregate import tidy_frame
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.drawing import drawing, write_figure
+from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.runner.store import Store
-from benchmark.speed.plot import BLUE, GREEN, MARKS, ORANGE, PURPLE, figure_class
+from benchmark.speed.plot import BLUE, GREEN, MARKS, ORANGE, PURPLE
 from benchmark.statistics.frontier import LINE, front, gain, points
 
 ROW = ["dataset", "protocol", "defense", "split"]
@@ -30,15 +31,17 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
         raise UserError(
             f"the suite '{cells[0].suite}' has no sweep; give it one in the matrix: sweep: {{path: [values]}}"
         )
-    found = points(tidy_frame(cells, Store(results)), strengths)
+    frame = tidy_frame(cells, Store(results))
+    found = points(frame, strengths)
     if found.empty:
         raise UserError("no setting of the sweep has both an accuracy and an attack yet; run the suite first")
+    keep.set_aside_richer(frame, out)
     averaged = _averaged(found)
     gains = _gains(found)
     labels = names.changes(cell.label for cell in cells)
     files = {
-        "frontier.csv": averaged.to_csv(index=False, lineterminator="\n"),
-        "frontier_gains.csv": gains.to_csv(index=False, lineterminator="\n"),
+        "frontier.csv": csv_text(averaged),
+        "frontier_gains.csv": csv_text(gains),
         "frontier.md": _markdown(averaged, gains, [label for label in labels if not _swept(label, strengths)]),
     }
     paths = [write_text(out / name, text) for name, text in files.items()]
@@ -144,7 +147,14 @@ def _table(rows: list[list[str]], headings: list[str]) -> str:
 def _plot(part: pd.DataFrame, key: tuple[str, str, str], path: Path) -> Path:
     """One panel a defence: every setting as a mark, each frontier as a line."""
     defenses = list(dict.fromkeys(part["defense"]))
-    figure = figure_class()(figsize=(3.6 * len(defenses), 3.4), layout="constrained")
+    with drawing() as figure_class:
+        figure = figure_class(figsize=(3.6 * len(defenses), 3.4), layout="constrained")
+        _panels(figure, part, defenses)
+        figure.suptitle(f"{names.dataset_title(key[0])}, protocol {key[1]}, split {key[2]}")
+        return write_figure(figure, path, metadata={"Date": None})
+
+
+def _panels(figure, part: pd.DataFrame, defenses: list[str]) -> None:
     for panel, defense in zip(figure.subplots(1, len(defenses), squeeze=False).flat, defenses, strict=True):
         for number, (cem, side) in enumerate(part[part["defense"] == defense].groupby("cem", sort=True)):
             colour, best = (BLUE, ORANGE, GREEN, PURPLE)[number % 4], front(side[["accuracy", "mse"]].to_numpy())
@@ -154,6 +164,3 @@ def _plot(part: pd.DataFrame, key: tuple[str, str, str], path: Path) -> Path:
         panel.set_ylabel("strongest attacker's MSE")
         panel.legend(frameon=False, fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{names.dataset_title(key[0])}, protocol {key[1]}, split {key[2]}")
-    figure.savefig(path, metadata={"Date": None})
-    return path

@@ -10,8 +10,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from benchmark.errors import UserError
+from benchmark.files import whole
 from benchmark.report.frame import tidy
 from benchmark.report.tables import build_tables
+from benchmark.text import plain
 
 _MARKDOWN = str.maketrans(
     {char: "\\" + char for char in "\\`*_[]|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -33,6 +35,8 @@ _LATEX = {
     "λ": r"$\lambda$",
     "σ": r"$\sigma$",
 } | {char: "\\" + char for char in "&%$#_{}"}
+
+_FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes a cell for a formula by
 
 
 def escape_markdown(item) -> str:
@@ -88,7 +92,7 @@ def write_tables(
         texts[f"{table.name}.tex"] = environment("tex").get_template("table.tex.j2").render(table=table)
     texts["all_tables.tex"] = environment("tex").get_template("all_tables.tex.j2").render(tables=tables)
     texts["README.md"] = environment("md").get_template("index.md.j2").render(tables=tables)
-    texts["results.csv"] = frame.to_csv(index=False, lineterminator="\n")
+    texts["results.csv"] = csv_text(frame)
     texts["tables.json"] = (
         json.dumps(
             [{"title": table.title} | asdict(table) for table in tables],
@@ -101,11 +105,42 @@ def write_tables(
     return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
 
 
+def csv_text(frame: pd.DataFrame, **options) -> str:
+    """The frame as CSV, without an index. Text is on one line, and has an apostrophe in front where a spreadsheet would
+    take it for a formula, as one types it there; `csv_value` takes it off. options: of DataFrame.to_csv."""
+    text = frame.rename(columns=_cell)
+    for place, kind in enumerate(frame.dtypes):
+        if not pd.api.types.is_numeric_dtype(kind):
+            text.isetitem(place, [_cell(item) for item in frame.iloc[:, place]])
+    return text.to_csv(index=False, lineterminator="\n", **options)
+
+
+def csv_value(text: str) -> str:
+    """What `csv_text` was given for a cell that is now `text`."""
+    return text[1:] if text[:1] == "'" and text[1:].lstrip().startswith(_FORMULA) else text
+
+
+def _cell(item):
+    if not isinstance(item, str):
+        return item
+    text = plain(item)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a file and the folders above it; returns the path. UserError where that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        with whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     return path

@@ -7,7 +7,7 @@ import pandas as pd
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
-from benchmark.report import diff, diff_text, published
+from benchmark.report import diff, diff_text, keep, published
 from benchmark.report.aggregate import ATTACK, epochs, tidy_frame
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
@@ -24,16 +24,20 @@ def write(
 
     compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
     whether plots/ is wanted.
-    UserError for a damaged result, an unknown metric or an unwritable folder.
+    Where tables with more values are there already, their folder is moved aside first, and that is told (keep.py).
+    UserError for a damaged result, an unknown metric, an unwritable folder, and where nothing is done yet.
     """
     store = Store(results)
     for name in metrics:
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
     frame = tidy_frame(cells, store)
+    keep.require_some(frame, cells[0].suite, results)
+    page = build_page(cells, store, metrics)  # whatever is damaged is told before any file is written
+    keep.set_aside_richer(frame, out)
     paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
     paths += write_attacks(cells, store, out)
-    paths.append(write_text(out / "report.html", build_page(cells, store, metrics)))
+    paths.append(write_text(out / "report.html", page))
     return [*paths, *(plots.write(cells, store, frame, out / "plots") if figures else [])]
 
 

@@ -133,7 +133,18 @@ def _bring(store: Store, new: Path, final: Path) -> str:
     except Lost:
         if not new.is_dir() or not final.is_dir():
             raise UserError(f"what was unpacked for {final} was removed meanwhile (store gc?); import again") from None
-        return "same" if _metrics(new) == _metrics(final) else "differing"
+        return "same" if _agree(_metrics(new), _metrics(final)) else "differing"
+
+
+def _agree(one, other) -> bool:
+    """Whether two results are the same in all that both record: another version may record more."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return False
+    values, others = one.get("values"), other.get("values")
+    if not (isinstance(values, dict) and isinstance(others, dict)) or one.get("status") != other.get("status"):
+        return one == other
+    shared = values.keys() & others.keys()
+    return (bool(shared) or values == others) and all(values[name] == others[name] for name in shared)
 
 
 def _metrics(folder: Path):

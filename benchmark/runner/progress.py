@@ -4,10 +4,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.live import Live
 
 from benchmark.matrix.expand import Job
+from benchmark.output import Console
 from benchmark.runner.heartbeat import Heartbeat
 from benchmark.runner.view import Snapshot, clock, picture, told
 

@@ -5,10 +5,10 @@ The folder stands in the environment variable VARIABLE, so that worker processes
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 from benchmark.matrix.expand import Job
+from benchmark.output import tell
 
 VARIABLE = "BENCHMARK_TENSORBOARD"
 
@@ -17,7 +17,7 @@ def write_to(folder: Path) -> None:
     """Let the jobs of this process and of its workers write scalars below `folder`; a sentence where they cannot."""
     if importlib.util.find_spec("tensorboard") is None:
         os.environ.pop(VARIABLE, None)
-        print("TensorBoard is not installed: no scalars; pip install tensorboard brings it", file=sys.stderr)
+        tell("TensorBoard is not installed: no scalars; pip install tensorboard brings it")
     else:
         os.environ[VARIABLE] = str(folder.absolute())
 

@@ -2,6 +2,7 @@
 sentence, and never opened, followed, packed or deleted."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFREG: "a file where a folder belongs",
 }
+
+# links to its own scripts that submitit leaves in .work/slurm: nothing here opens them, or deletes anything there
+_SUBMITTED = re.compile(r"\.submission_file_[0-9a-f]+\.sh")
 
 
 class Irregular(Unreadable):
@@ -64,6 +68,8 @@ def _entries(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise Unreadable(f"cannot read {folder} ({error}); see to its rights or the disk, then try again") from None
     for entry in entries:
+        if _SUBMITTED.fullmatch(entry.name) and folder.parts[-2:] == (".work", "slurm"):
+            continue
         if entry.is_dir(follow_symlinks=False):
             yield folder / entry.name
         elif not entry.is_file(follow_symlinks=False) and (mode := _mode(folder / entry.name)) is not None:

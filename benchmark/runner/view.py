@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.text import Text
 
+from benchmark.output import Console
 from benchmark.runner.heartbeat import Heartbeat
 
 BAR = 24  # characters

@@ -3,10 +3,10 @@
 import math
 import time
 
-from rich.console import Console
 from rich.live import Live
 
 from benchmark.matrix.expand import Job
+from benchmark.output import Console, say_lines
 from benchmark.runner import heartbeat
 from benchmark.runner.store import Store
 from benchmark.runner.view import Snapshot, lines, picture
@@ -62,7 +62,7 @@ class Watcher:
                     live.refresh()
                 elif time.monotonic() - spoken >= SPEAK:
                     spoken = time.monotonic()
-                    print(*lines(snapshot), sep="\n", flush=True)
+                    say_lines("\n".join(lines(snapshot)))
                 if sum(snapshot.counts[state] for state in OVER) == len(self.jobs):
                     return
                 time.sleep(LOOK)

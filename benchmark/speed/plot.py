@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.report.drawing import drawing, write_figure
 from benchmark.speed import cases
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; marks and hatches differ as well
@@ -10,29 +10,21 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A
 MARKS = "osD^vP*X"
 
 
-def figure_class():
-    """matplotlib's Figure, imported when it is wanted. UserError where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("the plot needs matplotlib; install it (pip install matplotlib) and run again") from None
-    return Figure
-
-
 def draw(found, out: Path) -> list[Path]:
     """Write speed.svg and speed.png below `out`; returns the paths."""
-    figure = figure_class()(figsize=(13, 9.5), layout="constrained")
-    panels = figure.subplots(2, 2)
-    for panel, part in zip(panels.flat, (_rates, _features, _roofline, _growth), strict=True):
-        part(panel, found)
-        panel.spines[["top", "right"]].set_visible(False)
-    quick = " (quick run: the times say nothing)" if found.quick else ""
-    figure.suptitle(f"{found.record['device']}, {found.plan.precision}, torch {found.record['torch']}{quick}")
-    paths = [out / "speed.svg", out / "speed.png"]
-    for path in paths:
+    with drawing() as figure_class:
+        figure = figure_class(figsize=(13, 9.5), layout="constrained")
+        panels = figure.subplots(2, 2)
+        for panel, part in zip(panels.flat, (_rates, _features, _roofline, _growth), strict=True):
+            part(panel, found)
+            panel.spines[["top", "right"]].set_visible(False)
+        quick = " (quick run: the times say nothing)" if found.quick else ""
+        figure.suptitle(f"{found.record['device']}, {found.plan.precision}, torch {found.record['torch']}{quick}")
         # no date and fixed names, so that the same findings give the same file
-        figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+        return [
+            write_figure(figure, out / f"speed.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None)
+            for kind in ("svg", "png")
+        ]
 
 
 def _rates(panel, found) -> None:

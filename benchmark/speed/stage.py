@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from rich.console import Console
 
 from benchmark.errors import UserError
-from benchmark.report.render import write_text
+from benchmark.output import Console
+from benchmark.report.drawing import drawing
+from benchmark.report.render import csv_text, write_text
 from benchmark.runner.concurrency import on_cpu
 from benchmark.runner.progress import PLAIN_EVERY, clock
 from benchmark.runner.provenance import provenance
@@ -100,7 +101,8 @@ class Progress:
 
 def check(out: Path) -> None:
     """UserError, before anything is measured, where the findings could not be written or drawn afterwards."""
-    plot.figure_class()
+    with drawing():
+        pass
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -209,6 +211,6 @@ def frame(found: Findings) -> pd.DataFrame:
 
 def write(found: Findings, out: Path) -> list[Path]:
     """speed.md, speed.csv, speed.svg and speed.png below `out`."""
-    csv = frame(found).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    csv = csv_text(frame(found), float_format="%.6g")
     paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", table.markdown(found))]
     return paths + plot.draw(found, out)

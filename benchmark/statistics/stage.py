@@ -9,12 +9,20 @@ from tabulate import tabulate
 
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
-from benchmark.report import names
+from benchmark.report import keep, names
 from benchmark.report.aggregate import tidy_frame
-from benchmark.report.render import escape_latex, escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_latex, escape_markdown, write_text
 from benchmark.runner.store import PER_IMAGE, Store
 from benchmark.statistics.ablation import BASE, ablation
-from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, Images, aggregate, verdicts
+from benchmark.statistics.verdicts import (
+    NOT_SUPPORTED,
+    OVER_IMAGES,
+    SUPPORTED,
+    UNDECIDED,
+    Images,
+    aggregate,
+    verdicts,
+)
 from benchmark.training import checkpoint
 
 HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
@@ -29,30 +37,35 @@ def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]
     """
     store = Store(results)
     frame = tidy_frame(cells, store)
+    keep.require_some(frame, cells[0].suite, results)
     lines, gains = verdicts(frame, per_image_reader(cells, store)), aggregate(frame)
     if lines.empty:
         raise UserError("the chosen cells hold no row both with and without CEM; choose cem=off and a form of it")
+    keep.set_aside_richer(frame, out)
+    lines = keep.completed(lines, out / "verdicts.csv", OVER_IMAGES)
     text = summary(lines)
     labels = names.changes(cell.label for cell in cells)
     files = {
         "verdicts.md": _markdown(lines, gains, text, labels),
         "verdicts.tex": _latex(lines),
-        "verdicts.csv": lines.to_csv(index=False, lineterminator="\n"),
-        "gains.csv": gains.to_csv(index=False, lineterminator="\n"),
+        "verdicts.csv": csv_text(lines),
+        "gains.csv": csv_text(gains),
     }
     return [write_text(out / name, content) for name, content in files.items()], text
 
 
 def write_ablation(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     """Write ablation.md and ablation.csv below `out`. UserError where no other protocol stands beside `published`."""
-    lines = ablation(tidy_frame(cells, Store(results)))
+    frame = tidy_frame(cells, Store(results))
+    lines = ablation(frame)
     if lines.empty:
         raise UserError(
             f"the chosen cells hold no finished row under both the protocol '{BASE}' and another; "
             "choose a suite with several protocols, such as ablation, and run it first"
         )
+    keep.set_aside_richer(frame, out)
     labels = names.changes(cell.label for cell in cells)
-    files = {"ablation.md": _ablation(lines, labels), "ablation.csv": lines.to_csv(index=False, lineterminator="\n")}
+    files = {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)}
     return [write_text(out / name, content) for name, content in files.items()]
 
 

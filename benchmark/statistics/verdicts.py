@@ -33,7 +33,8 @@ UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", 1.0)}
 
 COLUMNS = ["claim", "suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric", "seeds"]
 COLUMNS += ["off", "on", "change", "low", "high", "p", "p_holm", "effect_size"]
-COLUMNS += ["image_low", "image_high", "images_harder_percent", "verdict", "reason"]
+OVER_IMAGES = ["image_low", "image_high", "images_harder_percent"]  # from per-image values, which are not shared
+COLUMNS += [*OVER_IMAGES, "verdict", "reason"]
 
 # (job key without CEM, with CEM, metric) -> the per-image values of both, or None where they were not kept
 Images = Callable[[str, str, str], tuple[np.ndarray, np.ndarray] | None]

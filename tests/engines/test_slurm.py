@@ -1,12 +1,16 @@
 """The Slurm engine on a real Slurm of one node: the same tables, requeueing, what is submitted when."""
 
 import json
+import shutil
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ENVIRONMENT, LONGER
 
+import benchmark
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
 
@@ -141,3 +145,15 @@ def test_only_what_is_missing_is_submitted_again(slurm, place):
 def test_a_refusal_is_one_sentence(slurm, place):
     text = place.run("run", "--engine", "slurm", "--device", "cpu", "--partition", "nowhere", code=2)
     assert text.splitlines()[-1].startswith("error: Slurm refused the jobs: ") and "partition" in text
+
+
+def test_a_clone_with_a_shell_in_its_name(slurm, place, tmp_path):
+    """The nodes run the code of the submitter's checkout, wherever that lies."""
+    clone = tmp_path / "it's '$(touch pwned)' clone"
+    shutil.copytree(Path(benchmark.__file__).parent, clone / "benchmark", ignore=shutil.ignore_patterns("__pycache__"))
+    words = place.words("run", *LONGER[:2], "--engine", "slurm", "--device", "cpu", "--wait")
+    words.remove("--cells-per-gpu"), words.remove(1)
+    command = [sys.executable, "-m", "benchmark", *map(str, words)]
+    done = subprocess.run(command, cwd=clone, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.rglob("pwned")) and not (Path.home() / "pwned").exists()

@@ -3,12 +3,11 @@
 import pandas as pd
 
 from benchmark.matrix.expand import Cell
+from benchmark.metrics.reconstruction import QUANTILES, quantile_names
 from benchmark.report import names
-from benchmark.report.attacks import QUANTILES
 from benchmark.report.diff import diff
 from benchmark.report.frame import summarise
-from benchmark.runner.store import PER_IMAGE, Store
-from benchmark.training import checkpoint
+from benchmark.runner.store import Store
 
 ATTACKED = ["attacker", "split", "defense", "cem"]
 
@@ -59,17 +58,16 @@ def histories(cells: list[Cell], store: Store) -> pd.DataFrame:
 
 
 def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
-    """Quantiles of the MSE of single images, all seeds together, of every attack whose per-image values are stored."""
-    values: dict[tuple, list[float]] = {}
+    """Quantiles of the MSE of single images, means over seeds, of every finished attack that recorded them."""
+    found: dict[tuple, list[dict]] = {}
     for cell in cells:
-        file = store.path(cell.job) / PER_IMAGE
-        if cell.job.kind == "attack" and store.done(cell.job) and file.is_file():
-            key = (cell.attacker, cell.split, cell.defense, cell.cem)
-            values.setdefault(key, []).extend(checkpoint.load(file)["mse"].tolist())
-    rows = [
-        [*key, len(found), *pd.Series(found, dtype=float).quantile([percent / 100 for percent in QUANTILES])]
-        for key, found in values.items()
-    ]
+        values = store.metrics(cell.job)["values"] if cell.job.kind == "attack" and store.done(cell.job) else {}
+        if all(values.get(name) is not None for name in quantile_names("mse")):
+            found.setdefault((cell.attacker, cell.split, cell.defense, cell.cem), []).append(values)
+    rows = []
+    for key, seeds in found.items():
+        means = [sum(values[name] for values in seeds) / len(seeds) for name in quantile_names("mse")]
+        rows.append([*key, sum(values.get("scored_on") or 0 for values in seeds), *means])
     return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, "images", *(f"p{percent}" for percent in QUANTILES)]))
 
 

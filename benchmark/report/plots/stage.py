@@ -6,9 +6,10 @@ import pandas as pd
 
 from benchmark.matrix.expand import Cell
 from benchmark.report import names, published
+from benchmark.report.drawing import drawing
 from benchmark.report.frame import tidy
 from benchmark.report.plots import data, figures, style
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import csv_text, escape_markdown, write_text
 from benchmark.report.tables import EFFICIENCY_SPLITS, slug
 from benchmark.runner.store import Store
 
@@ -28,16 +29,14 @@ FIGURES = {
 def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> list[Path]:
     """Write to the folder `out`, for each protocol and data set of `frame` (tidy), and each point of a sweep, every
     figure that has something to show, as SVG, PDF and CSV, and README.md, which says what each shows; the paths."""
-    import matplotlib
-
     frame, paths, index = tidy(frame), [], []
     several = frame["suite"].nunique() > 1  # a sweep has a suite for each of its points
     for (suite, protocol, dataset), part in frame.groupby(["suite", "protocol", "dataset"], sort=True):
         some = [cell for cell in cells if (cell.suite, cell.protocol, cell.dataset) == (suite, protocol, dataset)]
         for name, shown in _shown(some, store, part).items():
             stem = slug(name, dataset, "" if protocol == "published" else protocol, suite if several else "")
-            paths.append(write_text(out / f"{stem}.csv", shown.to_csv(index=False, lineterminator="\n")))
-            with matplotlib.rc_context(style.RC):
+            paths.append(write_text(out / f"{stem}.csv", csv_text(shown)))
+            with drawing(style.RC):
                 figure = FIGURES[name][0](shown)
                 if _changes(part):  # a figure travels without its caption
                     figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")

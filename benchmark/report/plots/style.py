@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from benchmark.errors import UserError
 from benchmark.report import names
+from benchmark.report.drawing import write_figure
 
 WIDTH = 3.4  # inches: a column of a two-column paper
 # Okabe and Ito's palette, which people with any form of colour blindness can tell apart (jfly.uni-koeln.de/color)
@@ -73,9 +73,6 @@ def save(figure, stem: Path) -> list[Path]:
     """Write STEM.svg and STEM.pdf without a date. UserError where that is not possible."""
     paths = []
     for kind, dates in (("svg", ("Date",)), ("pdf", ("CreationDate",))):
-        paths.append(stem.with_name(f"{stem.name}.{kind}"))
-        try:
-            figure.savefig(paths[-1], metadata=dict.fromkeys(dates))
-        except OSError as error:
-            raise UserError(f"cannot write {paths[-1]}: {error}; choose another folder") from None
+        path = stem.with_name(f"{stem.name}.{kind}")
+        paths.append(write_figure(figure, path, metadata=dict.fromkeys(dates)))
     return paths

@@ -5,9 +5,9 @@ or when it is preempted, Slurm signals it: it saves its jobs' states and puts it
 has to stay alive: the process that submits may end.
 """
 
+import shlex
 import shutil
 import signal
-import sys
 import time as clocks
 from collections import defaultdict
 from contextlib import suppress
@@ -22,6 +22,7 @@ from submitit.helpers import DelayedSubmission
 import benchmark
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
+from benchmark.output import tell
 from benchmark.runner import heartbeat
 from benchmark.runner.attempt import record_failure, summary
 from benchmark.runner.engines import local, slurm_queue
@@ -73,7 +74,11 @@ def run(
     if shutil.which("sbatch") is None:
         raise UserError("--engine slurm: there is no sbatch here; run this on a machine that submits to the cluster")
     extra = dict(map(_option, sbatch or []))
-    mend(jobs, store, _say)
+    _require_plain("--partition", partition or "")
+    _require_plain("--results", str(store.root.resolve()))
+    if "%" in str(store.root.resolve()):
+        raise UserError(f"--results {store.root}: Slurm gives a % in a path a meaning of its own; choose another")
+    mend(jobs, store, tell)
     queued = slurm_queue.queued(store)
     missing = [job for job in jobs if not store.done(job) and job.key not in queued]
     taken = len({entry.task for entry in queued.values()})
@@ -83,9 +88,9 @@ def run(
     for array in arrays:
         ids.append(submitter(array, work, None if array.after is None else ids[array.after]))
     tasks = sum(len(array.parts) for array in arrays)
-    _say(f"submitted {len(missing)} jobs in {tasks} Slurm jobs: {', '.join(ids) or 'none'}")
+    tell(f"submitted {len(missing)} jobs in {tasks} Slurm jobs: {', '.join(ids) or 'none'}")
     if queued:
-        _say(f"{sum(job.key in queued for job in jobs)} jobs are in the queue already, in {taken} Slurm jobs")
+        tell(f"{sum(job.key in queued for job in jobs)} jobs are in the queue already, in {taken} Slurm jobs")
     return _follow(jobs, work, store) if wait else []
 
 
@@ -177,7 +182,7 @@ class Allocation:
             failed = [parent for parent in older if store.status(parent)[0] == "failed"]
             if failed:
                 record_failure(store, job, f"needs {failed[0].title}, which failed")
-                _say(f"{job.title}: FAILED: needs {failed[0].title}, which failed")
+                tell(f"{job.title}: FAILED: needs {failed[0].title}, which failed")
             else:
                 jobs |= {parent.key: parent for parent in reversed(older)} | {job.key: job}
         return list(jobs.values())
@@ -218,7 +223,7 @@ class _Submitter:
         more = {"requeue": True, "kill-on-invalid-dep": "yes"} | self.extra
         if after:  # each task after the one of the same index; a lone one is no array
             more["dependency"] = f"{'aftercorr' if len(array.parts) > 1 else 'afterok'}:{after}"
-        package = Path(benchmark.__file__).parents[1]
+        package = Path(benchmark.__file__).resolve().parents[1]
         parameters = {
             "job_name": "benchmark",
             "time": self.minutes,
@@ -230,7 +235,11 @@ class _Submitter:
             # from Slurm 22.05 on, srun does not take over this one; it would give its task a single CPU
             "srun_args": [f"--cpus-per-task={cpus}"],
             # sums are split among threads: every engine's jobs have as many as this machine's local ones
-            "setup": [f"export OMP_NUM_THREADS={threads()} PYTHONPATH='{package}'${{PYTHONPATH:+:$PYTHONPATH}}"],
+            # PYTHONSAFEPATH: no module is looked for in the folder in which the job was submitted
+            "setup": [
+                f"export OMP_NUM_THREADS={threads()} PYTHONSAFEPATH=1",
+                f"export PYTHONPATH={shlex.quote(str(package))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            ],
         }
         if self.device != "cpu":
             parameters["gpus_per_node"] = 1
@@ -288,15 +297,18 @@ def _at_once(job: Job, device: str, cells: int | None) -> int:
 
 def _option(text: str) -> tuple[str, str | bool]:
     """`account=abc` -> (`account`, `abc`); `exclusive` -> (`exclusive`, True)."""
+    _require_plain("--sbatch", text)
     key, equals, value = text.partition("=")
     if not key.strip() or (equals and not value):
         raise UserError(f"--sbatch {text}: write it as OPTION=VALUE, for example account=NAME")
     return key.strip().lstrip("-"), value if equals else True
 
 
+def _require_plain(option: str, text: str) -> None:
+    """UserError for what a line of a batch script cannot hold as it is."""
+    if not text.isprintable():
+        raise UserError(f"{option} {text}: with --engine slurm it must be plain text on one line; choose another")
+
+
 def _ancestors(job: Job) -> list[Job]:
     return [older for parent in job.parents.values() for older in (parent, *_ancestors(parent))]
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

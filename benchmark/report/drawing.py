@@ -1,0 +1,36 @@
+"""Figures as matplotlib makes them by itself, whatever settings the user keeps for other work, and written whole."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.files import whole
+
+
+@contextlib.contextmanager
+def drawing(settings: dict | None = None):
+    """While the block runs, matplotlib has its own defaults and `settings`, and no matplotlibrc of the user's.
+
+    Yields the class of figures, which are made and written in the block. UserError where matplotlib cannot be loaded.
+    """
+    os.environ.pop("MPLBACKEND", None)  # none is needed to write files, and an unknown one stops the import
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except Exception as error:  # not installed, or a matplotlibrc that cannot be read
+        raise UserError(f"matplotlib cannot be loaded ({error}); mend its matplotlibrc or install it anew") from None
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(settings or {})
+        yield Figure
+
+
+def write_figure(figure, path: Path, **options) -> Path:
+    """Write the figure, by the kind in its name; the path. options: of Figure.savefig. UserError where that fails."""
+    try:
+        with whole(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], **options)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}; choose another folder") from None
+    return path

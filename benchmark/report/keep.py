@@ -1,0 +1,74 @@
+"""Tables that are there already: none is replaced by one that says less without a word, and nothing of it is lost."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.errors import UserError
+from benchmark.output import tell
+from benchmark.report.frame import IDENTITY, tidy
+from benchmark.report.render import csv_text, csv_value
+
+
+def require_some(frame: pd.DataFrame, suite: str, results: Path) -> None:
+    """UserError, before anything is written, where no cell of a tidy frame has a result."""
+    if not (frame["status"] == "done").any() and not (frame["status"] == "diverged").any():
+        raise UserError(
+            f"no result of the chosen cells of '{suite}' is in {results}, so there is nothing to write; run the suite "
+            "first, or choose another --results"
+        )
+
+
+def set_aside_richer(frame: pd.DataFrame, out: Path) -> None:
+    """Where the results.csv in the folder `out` has values that `frame` (tidy) lacks, move it out of the way and
+    say so: it may be all there is of them."""
+    try:
+        earlier = tidy(pd.read_csv(out / "results.csv", dtype=str, keep_default_na=False).map(csv_value))
+    except (OSError, ValueError, UserError):  # none there, or not one of ours
+        return
+    lost = len(_measured(earlier) - _measured(tidy(frame)))
+    if lost:
+        number = next(number for number in range(1, 10_000) if not _aside(out, number).exists())
+        try:
+            os.rename(out, _aside(out, number))
+        except OSError as error:
+            raise UserError(f"{out} has {lost} values that are not in the results here, and stays: {error}") from None
+        tell(f"{out} had {lost} values that are not in the results here: kept as {_aside(out, number)}")
+
+
+def _measured(frame: pd.DataFrame) -> set[tuple]:
+    return set(frame[frame["status"] == "done"][IDENTITY].itertuples(index=False, name=None))
+
+
+def _aside(out: Path, number: int) -> Path:
+    return out.with_name(f"{out.name}.replaced-{number}")
+
+
+def completed(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """`frame`, about to be written as the CSV `path`, with what its `columns` lack taken from the file that is there.
+
+    They rest on values that are not shared with results (one for each image). A line is the same line where all other
+    columns are equal to the last digit; the same results then give the same values.
+    """
+    try:
+        earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        return frame
+    now = pd.read_csv(io.StringIO(csv_text(frame)), dtype=str, keep_default_na=False)
+    if list(earlier.columns) != list(now.columns):
+        return frame
+    others = [name for name in now.columns if name not in columns]
+    known = {tuple(row[name] for name in others): row for row in earlier.to_dict("records")}
+    found, taken = frame.copy(), 0
+    for place, row in enumerate(now.to_dict("records")):
+        there = known.get(tuple(row[name] for name in others), {})
+        for name in columns:
+            if row[name] == "" and there.get(name, "") != "":
+                found.iloc[place, found.columns.get_loc(name)] = float(there[name])
+                taken += 1
+    if taken:
+        tell(f"{path}: {taken} values that cannot be made from the results here are those of the file that was there")
+    return found
