@@ -40,7 +40,7 @@ def test_plan_lists_every_job_with_its_state_and_time(finished):  # noqa: F811
     departs = next(line for line in outcome.out.splitlines() if line.startswith("Departs"))
     changes = departs.split(": ", 1)[1].split("; ")
     assert all(change.count("(published") == 1 for change in changes), changes
-    assert "train.milestones 0.75 (published 0.25/0.5/0.75/0.875)" in changes
+    assert "train.milestones none (published 0.25/0.5/0.75/0.875)" in changes
     assert "attacks.gan.penalty 9.0 (published 10.0)" in changes
 
 

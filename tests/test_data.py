@@ -412,6 +412,22 @@ def test_tinyimagenet_class_count(tiny, tmp_path):
 # ---------------------------------------------------------------- FaceScrub
 
 
+def test_pictures_are_resized_between_pixel_centres_without_antialiasing():
+    """Against the formula: of a large picture only the four pixels around a point count."""
+    pixels = np.random.default_rng(0).integers(0, 256, (31, 17, 3), dtype=np.uint8)
+    for size in (5, 48):
+        rows, columns = ((np.arange(size) + 0.5) * side / size - 0.5 for side in (31, 17))
+        expected = np.zeros((size, size, 3))
+        for place in np.ndindex(size, size):
+            y, x = max(rows[place[0]], 0.0), max(columns[place[1]], 0.0)
+            top, left = int(y), int(x)
+            for dy, dx in np.ndindex(2, 2):
+                weight = abs(1 - dy - (y - top)) * abs(1 - dx - (x - left))
+                expected[place] += weight * pixels[min(top + dy, 30), min(left + dx, 16)]
+        found = files.resized(pixels, size)
+        assert found.dtype == np.uint8 and np.abs(found - expected).max() <= 0.5 + 1e-6
+
+
 def test_facescrub_with_its_own_split(tmp_path):
     source = tmp_path / "faces"
     for person, grey in (("B", 100), ("A", 50)):

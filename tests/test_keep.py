@@ -93,7 +93,7 @@ def test_fewer_results_do_not_replace_more(copied):  # noqa: F811
     assert ask(copied, "report").err == ""  # the same again loses nothing
 
 
-@pytest.mark.parametrize("command", ["report", "verdict", "ablation", "precision", "frontier"])
+@pytest.mark.parametrize("command", ["report", "verdict", "ablation", "frontier"])
 def test_nothing_is_written_of_nothing(place, command):  # noqa: F811
     outcome = ask(place, command)
     assert outcome.code == 2 and outcome.err.count("\n") == 1, outcome

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmark.data import archives
 from benchmark.data.base import DATASETS, Parts, Source
-from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures, spelt
+from benchmark.data.files import channels_first, folders_in, pictures_in, read_pictures, resized, spelt
 from benchmark.data.tensors import ImageSet
 from benchmark.errors import UserError
 
 
 @DATASETS.register("facescrub")
 class FaceScrub(Source):
-    """Pictures are resized to 48 x 48 (bilinear); classes are the people by name; order: person, then file
-    name.
+    """Pictures are resized to 48 x 48 (bilinear, without antialiasing); classes are the people by name; order: person,
+    then file name.
 
     Layouts: train/PERSON/*.jpg with validate/PERSON/*.jpg (or val/); PERSON/*.jpg; or an .npz file with the
     arrays images (uint8 [N, H, W, 3]), labels (int [N]) and people (names [P]). The last two have no split of
@@ -89,10 +88,8 @@ class FaceScrub(Source):
         if len(pixels) > most:
             raise UserError(f"{source} holds {len(pixels)} pictures; at most {most} are read: give a copy of FaceScrub")
         test = torch.tensor([_is_test(picture.tobytes()) for picture in pixels])
-        size = (self.image_size, self.image_size)
-        resized = [Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR) for picture in pixels]
         whole = ImageSet(
-            channels_first(np.stack([np.asarray(picture) for picture in resized])),
+            channels_first(np.stack([resized(picture, self.image_size) for picture in pixels])),
             torch.from_numpy(labels.astype(np.int64)),
         )
         return _parted(whole, test, [unicodedata.normalize("NFC", str(person)) for person in people])

@@ -417,7 +417,7 @@ def _changed(section: str, ours, theirs, word: str = "published") -> str:
 
     def show(value) -> str:
         if isinstance(value, list):  # no commas: they part one change from the next
-            return "/".join(str(item) for item in value)
+            return "/".join(str(item) for item in value) or "none"
         return "all" if value is None else str(value)
 
     texts = [f"{section}.{key} {show(new[key])} ({word} {show(old[key])})" for key in new if new[key] != old[key]]
