@@ -465,8 +465,8 @@ def test_facescrub_arrays(tmp_path):
     loaded = data.prepare("facescrub", tmp_path / "root", source)
     test = [i for i in range(60) if int(hashlib.sha256(pixels[i].tobytes()).hexdigest(), 16) % 10 == 0]
     assert loaded.test.labels.tolist() == [i % 3 for i in test] and len(loaded.train) == 60 - len(test)
-    resized = np.array(Image.fromarray(pixels[test[0]]).resize((48, 48), Image.Resampling.BILINEAR))
-    assert torch.equal(loaded.test.images[0], torch.from_numpy(resized).permute(2, 0, 1))
+    resized = torch.from_numpy(files.resized(pixels[test[0]], 48))
+    assert torch.equal(loaded.test.images[0], resized.permute(2, 0, 1))
     assert "data.classes 3 (published 530)" in data.note("facescrub", tmp_path / "root")
     np.savez(source, images=pixels, labels=np.full(60, 7), people=np.array(["a", "b", "c"]))
     with pytest.raises(UserError, match=r"label outside 0\.\.2"):
