@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,7 @@ from tabulate import tabulate
 from typer.core import TyperGroup
 
 from benchmark.errors import UserError
-from benchmark.output import say, say_lines, tell
+from benchmark.output import ReaderGone, say, say_lines, standing_streams, tell
 from benchmark.text import named
 
 
@@ -604,11 +605,14 @@ def _prepared(suite, where, set_, matrix, data) -> list[str]:
 def main() -> None:
     """Entry point: a UserError, or what the system refuses (a folder that may not be read), is one sentence and exit
     status 2."""
-    try:
-        app()
-    except (UserError, OSError) as error:
-        tell(f"error: {error}")
-        sys.exit(2)
+    with standing_streams():
+        try:
+            app()
+        except (UserError, OSError) as error:
+            tell(f"error: {error}")
+            sys.exit(2)
+        except ReaderGone:
+            sys.exit(128 + signal.SIGPIPE)  # as programs end that do not ask
 
 
 if __name__ == "__main__":

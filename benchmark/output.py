@@ -3,6 +3,8 @@
 Nothing else in this project prints (a test looks).
 """
 
+import contextlib
+import os
 import sys
 from collections.abc import Iterable
 
@@ -12,19 +14,79 @@ from rich.segment import Segment
 from benchmark.text import plain
 
 
+class ReaderGone(Exception):
+    """Nobody reads stdout any more, as behind `| head -1`: no reason to say anything."""
+
+
 def say(text: object) -> None:
     """A line on stdout."""
-    print(plain(text))
+    say_lines(plain(text))
 
 
 def say_lines(text: str) -> None:
-    """Several lines on stdout, such as a table."""
-    print("\n".join(map(plain, text.split("\n"))))
+    """Several lines on stdout, such as a table. ReaderGone; OSError where they cannot be written (a full disk)."""
+    try:
+        print("\n".join(map(plain, text.split("\n"))), flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
 
 
 def tell(text: object) -> None:
-    """A line on stderr."""
+    """A line on stderr, as far as that goes."""
     print(plain(text), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def standing_streams():
+    """While the block runs, there are standard streams, whatever was closed before, that take every character; and
+    stderr never fails: what a run tells there is not its work, which a lost terminal or a full disk shall not end."""
+    for number in range(3):  # a closed one would be the number of the next file opened: of a result
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before, sink = (sys.stdout, sys.stderr), open(os.devnull, "w")  # noqa: SIM115 (closed below)
+    sys.stdout, sys.stderr = before[0] or sink, _Unfailing(before[1] or sink)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # an ASCII locale has no word for an en dash
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        _drop_unwritten(before[0], 1)
+        _drop_unwritten(before[1], 2)
+        sys.stdout, sys.stderr = before
+        sink.close()
+
+
+class _Unfailing:
+    """A stream whose writes fail silently."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
+def _drop_unwritten(stream, number: int) -> None:
+    """What cannot be written now would fail once more when Python ends, with an exit status of its own."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            if stream.fileno() == number:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 class Console(rich.console.Console):

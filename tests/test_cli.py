@@ -184,6 +184,16 @@ def test_words_the_command_line_does_not_know():
         assert outcome.code == 2 and "Usage" in outcome.err and "Traceback" not in outcome.err
 
 
+def test_a_network_beyond_all_memory(place):  # noqa: F811
+    """An estimate needs none of it; each job of it fails with that reason, the others are tried."""
+    huge = ("--where", "attacker=decoder,split=infer,cem=off", "--set", "model.bottleneck=100000000")
+    outcome = place.call("plan", *huge)
+    assert outcome.code == 0 and " h " in outcome.out, outcome
+    outcome = place.call("run", *huge)
+    assert outcome.code == 1 and "Traceback" not in outcome.err, outcome
+    assert outcome.err.count("train: the memory of cpu does not suffice for it (RuntimeError") == 2, outcome.err
+
+
 def test_a_full_disk_stops_the_run_with_a_sentence(copied, monkeypatch):  # noqa: F811
     from benchmark.runner import execute
 

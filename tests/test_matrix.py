@@ -209,6 +209,36 @@ def test_a_suite_may_not_include_itself(matrix, tmp_path):
         expand(matrix(loop), "all", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ("seed", [125, 1, 125]),
+        ("dataset", ["cifar10", "cifar10"]),
+        ("defense", ["patrol", "patrol"]),
+        ("cem", ["on", "on"]),
+        ("attacker", ["gan", "gan"]),
+        ("split", ["infer", "infer"]),
+        ("protocol", ["published", "published"]),
+        ("efficiency", ["cifar10", "cifar10"]),
+        ("sweep", {"train.lr": [0.1, 0.1]}),
+    ],
+)
+def test_a_value_of_an_axis_stands_once(matrix, axis, values):
+    """Or every row of its tables would be there twice."""
+    with pytest.raises(UserError, match=rf"matrix.yaml, line \d+: suites.cifar10.{axis}.* stands twice; keep one"):
+        matrix(lambda value: value["suites"]["cifar10"].update({axis: values}))
+
+
+def test_suites_that_hold_the_same_cells(matrix, tmp_path):
+    def both(value):
+        value["suites"]["both"] = {"include": ["cifar10", "copy"]}
+        value["suites"]["copy"] = value["suites"]["cifar10"]
+
+    file = matrix(both)
+    whole, cells = expand(file, "cifar10", tmp_path), expand(file, "both", tmp_path)
+    assert [cell.job.key for cell in cells] == [cell.job.key for cell in whole]
+
+
 def test_overrides_change_the_matching_cells_only(matrix, tmp_path):
     def override(value):
         change = {"where": {"defense": ["patrol", "dropout"], "cem": "on"}, "set": {"train.lr": 0.01}}

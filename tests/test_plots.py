@@ -87,6 +87,22 @@ def every_figure(frame: pd.DataFrame) -> dict:
         }
 
 
+def test_many_forms_of_cem():
+    """More than anybody has: each is drawn, and looks otherwise than the ones beside it."""
+    forms = ["off", "on", *(f"form{n}" for n in range(10))]
+    values = {("bottleneck", form, "decoder", "infer", "mse"): [0.01 + n / 1000] for n, form in enumerate(forms)}
+    values |= {
+        ("bottleneck", form, "none", "validation", "accuracy_percent"): [80.0 + n] for n, form in enumerate(forms)
+    }
+    with matplotlib.rc_context(style.RC):
+        assert figures.tradeoff(data.attacks(made(values))) and figures.training(trainings(variants=forms))
+        for figure in (figures.bars(data.attacks(made(values))), figures.images(quantiles(made(values)))):
+            labels = [text.get_text() for text in figure.legends[0].get_texts()]
+            assert len(labels) == len(set(labels)) == len(forms)
+    looks = [(figures._variant_colour(form, n), figures._hatch(n)) for n, form in enumerate(forms)]
+    assert len(set(looks)) == len(forms)
+
+
 # -- what is drawn is the data
 
 

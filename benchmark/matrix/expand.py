@@ -117,6 +117,7 @@ def expand(
     for name in names:
         _require_few(file, name)
     cells = [cell for name in names for cell in expansion.cells(name)]
+    cells = list({_identity(cell): cell for cell in reversed(cells)}.values())[::-1]  # two suites may hold the same
     return select(cells, where or {}, suite)
 
 
@@ -161,6 +162,10 @@ def select(cells: list[Cell], where: dict[str, list[str]], suite: str) -> list[C
         return free or str(getattr(cell, axis)) in where[axis]
 
     return [cell for cell in cells if all(matches(cell, axis) for axis in where)]
+
+
+def _identity(cell: Cell) -> tuple:
+    return (cell.suite, cell.strength, *(getattr(cell, axis) for axis in AXES), cell.job.key, cell.label)
 
 
 def _included(file: MatrixFile, suite: str) -> list[str]:

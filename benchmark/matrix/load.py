@@ -164,6 +164,10 @@ class MatrixFile:
         axes = {axis: getattr(matrix, section) for axis, section in DECLARED.items()}
         axes |= {"efficiency": matrix.datasets, "include": matrix.suites}
         for suite, content in matrix.suites.items():
+            for axis in (*DECLARED, "split", "seed", "efficiency"):
+                self._once(getattr(content, axis), ("suites", suite, axis))
+            for path, values in content.sweep.items():
+                self._once(values, ("suites", suite, "sweep", path))
             conditions = [("exclude", index, item) for index, item in enumerate(content.exclude)]
             for part, index, condition in conditions:
                 for axis in condition:
@@ -185,6 +189,15 @@ class MatrixFile:
             self._known(registry.names(), name, (section, name))
             params[name] = self._checked(registry.get(name).Params, values, name, (section, name))
         return params
+
+    def _once(self, values: list, path: tuple) -> None:
+        """UserError for a value that a list has twice: its cells would be there twice as well."""
+        seen = []
+        for index, value in enumerate(values):
+            if (type(value), value) in seen:
+                where = self.where((*path, index))
+                raise UserError(f"{where}: {'.'.join(map(str, path))}: {shown(value)} stands twice; keep one")
+            seen.append((type(value), value))
 
     def _known(self, known, name: str, path: tuple) -> None:
         if name not in known:

@@ -158,7 +158,7 @@ def _panels(figure, part: pd.DataFrame, defenses: list[str]) -> None:
     for panel, defense in zip(figure.subplots(1, len(defenses), squeeze=False).flat, defenses, strict=True):
         for number, (cem, side) in enumerate(part[part["defense"] == defense].groupby("cem", sort=True)):
             colour, best = (BLUE, ORANGE, GREEN, PURPLE)[number % 4], front(side[["accuracy", "mse"]].to_numpy())
-            panel.plot(side["accuracy"], side["mse"], MARKS[number], color=colour, alpha=0.6)
+            panel.plot(side["accuracy"], side["mse"], MARKS[number % len(MARKS)], color=colour, alpha=0.6)
             panel.plot(best[:, 0], best[:, 1], color=colour, label=names.row_label(defense, cem))
         panel.set_xlabel("accuracy, %")
         panel.set_ylabel("strongest attacker's MSE")

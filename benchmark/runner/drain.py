@@ -24,7 +24,7 @@ from benchmark.runner.store import Store
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
 WAIT = 2.0  # seconds between looks at a job that another runner holds
-ASK = (signal.SIGINT, signal.SIGTERM)
+ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=ASK) -> list[tuple[Job, str, str]]:
@@ -88,15 +88,19 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
 @contextlib.contextmanager
 def _graceful_stop(display: Display, signals):
     """While the block runs, the first signal (Ctrl-C, say) puts its number into the byte that this yields; the second
-    one breaks in."""
+    one breaks in. A terminal that goes may send several SIGHUPs: they ask, and under nohup they do not."""
     stop = SPAWN.RawValue("b", 0)  # without a lock, which a worker might die with
 
     def ask(number, frame) -> None:
+        if stop.value and number == signal.SIGHUP:
+            return
         if stop.value:
             raise KeyboardInterrupt
         stop.value = number
         display.line("stopping after this step; what is done is saved (once more to stop at once)")
 
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signals = [number for number in signals if number != signal.SIGHUP]
     try:
         before = {number: signal.signal(number, ask) for number in signals}
     except ValueError:  # not in the main thread: signals are its affair

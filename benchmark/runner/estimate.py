@@ -112,8 +112,8 @@ def _arguments(job: Job) -> tuple:
 
 @functools.cache
 def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
-    model = models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)).eval()
-    with torch.no_grad():
+    with torch.device("meta"), torch.no_grad():  # sizes alone: a network of any size costs nothing
+        model = models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)).eval()
         encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
         server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
     return encoder, server, tuple(model.feature_shape)
@@ -122,6 +122,6 @@ def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tu
 @functools.cache
 def _decoder_macs(feature: tuple[int, int, int], size: int, blocks: int, *more: int) -> int:
     """more: width and tail of the larger decoder."""
-    decoder = LargeDecoder(feature, size, blocks, *more) if more else Decoder(feature, size, blocks=blocks)
-    with torch.no_grad():
+    with torch.device("meta"), torch.no_grad():
+        decoder = LargeDecoder(feature, size, blocks, *more) if more else Decoder(feature, size, blocks=blocks)
         return macs.count(decoder.eval(), torch.zeros(1, *feature))["macs_conv"]

@@ -197,7 +197,7 @@ def _held_back(number: int):
 
 def work(link: connection.Connection, stop, results: Path, data_root: Path, device: torch.device) -> None:
     """A worker's life: jobs as they come through `link`, until it is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides, through `stop`
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides, through `stop`
         signal.signal(number, signal.SIG_IGN)
     machine, teller = Machine(Store(results), data_root, device), _Teller(link, device)
     with suppress(EOFError, OSError):  # the parent is gone, or needs no more

@@ -95,7 +95,7 @@ def _growth(panel, found) -> None:
     for number, (what, points) in enumerate(series.items()):
         (size, time), *_ = points
         panel.plot(
-            [x / size for x, _ in points], [y / time for _, y in points], marker=MARKS[number],
+            [x / size for x, _ in points], [y / time for _, y in points], marker=MARKS[number % len(MARKS)],
             color=colours[number % len(colours)], label=what,
         )  # fmt: skip
     widest = max(points[-1][0] / points[0][0] for points in series.values())

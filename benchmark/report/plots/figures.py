@@ -9,7 +9,7 @@ from benchmark.report import names
 from benchmark.report.plots import style
 from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title
 
-HATCHES = ["", "////", "....", "xxxx"]
+HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 
 
 def tradeoff(frame: pd.DataFrame):
@@ -133,7 +133,7 @@ def bars(frame: pd.DataFrame):
                         thick,
                         xerr=_half(row["mse_half_width"]),
                         color=_variant_colour(cem, index),
-                        hatch=HATCHES[index % len(HATCHES)],
+                        hatch=_hatch(index),
                         edgecolor="black",
                         linewidth=0.4,
                         error_kw={"elinewidth": 0.6, "capsize": 1.5, "capthick": 0.6},
@@ -145,7 +145,7 @@ def bars(frame: pd.DataFrame):
     seeds = frame["seeds"].max()
     note = f"; 95 % interval, {seeds} seeds" if seeds > 1 else ""
     figure.supxlabel(f"reconstruction MSE (pixels in [0, 1]){note}")
-    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), HATCHES[i]) for i, cem in enumerate(variants)])
+    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)])
     return figure
 
 
@@ -201,7 +201,7 @@ def images(frame: pd.DataFrame):
                 boxprops={
                     "facecolor": _variant_colour(row["cem"], index),
                     "linewidth": 0.4,
-                    "hatch": HATCHES[index % len(HATCHES)],
+                    "hatch": _hatch(index),
                 },
                 medianprops={"color": "black", "linewidth": 1},
                 whiskerprops={"linewidth": 0.5},
@@ -215,7 +215,7 @@ def images(frame: pd.DataFrame):
         _plain_ticks(panel.xaxis, *panel.get_xlim())
     next(iter(axes.values())).set_ylim(len(rows_of) - 0.5, -0.5)
     figure.supxlabel("MSE of one image (pixels in [0, 1])")
-    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), HATCHES[i]) for i, cem in enumerate(variants)])
+    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)])
     return figure
 
 
@@ -250,6 +250,10 @@ def _variants(frame: pd.DataFrame) -> list[str]:
 def _variant_colour(cem: str, index: int) -> str:
     known = {"off": "#BBBBBB", "on": style.BLUE}
     return known.get(cem) or (style.ORANGE, style.GREEN, style.PURPLE)[index % 3]
+
+
+def _hatch(index: int) -> str:
+    return HATCHES[index % len(HATCHES)]
 
 
 def _cem_label(cem: str) -> str:
