@@ -212,7 +212,7 @@ def test_a_full_disk_stops_the_run_with_a_sentence(copied, monkeypatch):  # noqa
 
 
 def test_a_foreign_checkpoint_fails_the_attack_that_needs_it(copied):  # noqa: F811
-    (path,) = copied.results.glob("photos/bottleneck/train-*/checkpoint.safetensors")
+    (path,) = copied.results.glob("photos/bottleneck/train-*/encoder.safetensors")
     path.write_bytes(b"not a checkpoint")
     path.with_name("SHA256SUMS").unlink()  # as results from before there were checksums; else it is made again
     outcome = copied.call("run", "--set", "attacks.decoder.lr=0.004", "--where", "cem=off,attacker=decoder,split=infer")

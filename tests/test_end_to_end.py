@@ -130,6 +130,7 @@ def test_provenance_and_history_lie_with_every_result(finished):  # noqa: F811
         assert {"commit", "device", "packages", "seconds", "peak_memory_mib", "finished"} <= set(record)
         kind = json.loads((folder / "job.json").read_text())["kind"]
         assert (folder / "checkpoint.safetensors").is_file() == (kind != "efficiency")
+        assert (folder / "encoder.safetensors").is_file() == (kind == "train")
         assert (folder / "history.csv").is_file() == (kind != "efficiency")
         assert not (folder / "lock.json").exists() and not (folder / "state.safetensors").exists()
         if kind != "efficiency":
@@ -161,8 +162,9 @@ def test_a_changed_strength_runs_exactly_what_depends_on_it(copied):  # noqa: F8
     assert "defense.rate 0.4 (published 0.2)" in copied.call("plan", *INFER, *change).out
 
 
-def test_results_without_weights_are_trained_again_where_an_attack_needs_them(copied):  # noqa: F811
-    """A results folder may be shared without its checkpoints; what is complete stays as it is."""
+def test_results_without_weights_are_attacked_by_their_encoders(copied):  # noqa: F811
+    """A results folder may be shared without its checkpoints: an encoder is small and comes along, so nothing is
+    trained again; an attack is run again where another starts from it."""
     for weights in copied.results.glob("*/*/*/checkpoint.safetensors"):
         weights.unlink()
     before = copied.finished()
@@ -170,9 +172,21 @@ def test_results_without_weights_are_trained_again_where_an_attack_needs_them(co
     (lost,) = copied.results.glob("photos/bottleneck/decoder-train-*")
     shutil.rmtree(lost)
     outcome = copied.call("run")
-    assert outcome.code == 0 and "has no checkpoint.safetensors: it runs again" in outcome.err
+    assert outcome.code == 0 and "runs again" not in outcome.err and "21 of 22 jobs are in the store" in outcome.err
     assert copied.finished() == before  # the same numbers, bit for bit
+    (lost,) = copied.results.glob("photos/bottleneck/gan-train-*")
+    shutil.rmtree(lost)
+    outcome = copied.call("run")
+    assert outcome.code == 0 and "decoder-infer has no checkpoint.safetensors: it runs again" in outcome.err
+    assert outcome.err.count("runs again") == 1 and copied.finished() == before
     assert list((copied.results / ".work").glob("replaced-*/metrics.json"))
+
+
+def test_a_training_without_its_encoder_runs_again_where_it_is_attacked(copied):  # noqa: F811
+    (encoder,) = copied.results.glob("photos/bottleneck/train-*/encoder.safetensors")
+    encoder.unlink()
+    outcome = copied.call("run")
+    assert outcome.code == 0 and f"{encoder} is missing: it runs again" in outcome.err
 
 
 def test_the_corrected_protocol_runs(place):  # noqa: F811

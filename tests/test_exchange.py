@@ -76,7 +76,8 @@ def test_two_labs_exchange_and_compare(copied, finished, tmp_path):  # noqa: F81
     assert archive.read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
     with tarfile.open(archive) as listed:
         names = listed.getnames()
-    assert names and not any(name.endswith(".safetensors") for name in names)
+    weights = {name.rpartition("/")[2] for name in names if name.endswith(".safetensors")}
+    assert weights == {"encoder.safetensors"}
 
     lab = tmp_path / "lab"
     outcome = call("store", "import", archive, "--results", lab)

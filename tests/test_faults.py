@@ -78,7 +78,7 @@ def test_damaged_results_are_noticed_set_aside_and_computed_again(copied, finish
 
 def test_weights_damaged_in_the_course_of_a_run_are_noticed_as_they_are_read(copied):  # noqa: F811
     """What is looked at before a run cannot show it."""
-    (weights,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
+    (weights,) = copied.results.glob("photos/dropout/train-*/encoder.safetensors")
     cells = copied.cells("defense=dropout,cem=off,attacker=decoder,split=infer")
     (job,) = [cell.job for cell in cells if cell.job.kind == "attack"]
     machine = Machine(Store(copied.results), copied.data, torch.device("cpu"))
@@ -89,14 +89,14 @@ def test_weights_damaged_in_the_course_of_a_run_are_noticed_as_they_are_read(cop
 
 
 def test_damaged_weights_are_noticed_where_they_are_needed(copied, finished, tmp_path):  # noqa: F811
-    """A flipped bit, and a whole checkpoint of another training: only the job's own checksums can tell that one."""
-    (flipped,) = copied.results.glob("photos/dropout/train-*/checkpoint.safetensors")
-    (foreign,) = copied.results.glob("photos/bottleneck/train-*/checkpoint.safetensors")
+    """A flipped bit, and a whole checkpoint of another attack: only the job's own checksums can tell that one."""
+    (flipped,) = copied.results.glob("photos/dropout/decoder-infer-*/checkpoint.safetensors")
+    (foreign,) = copied.results.glob("photos/bottleneck/decoder-infer-*/checkpoint.safetensors")
     foreign.write_bytes(flipped.read_bytes())
     flip(flipped)
     assert "runs again" not in copied.call("run").err  # nothing reads them
     for row in ("dropout", "bottleneck"):
-        (needs,) = copied.results.glob(f"photos/{row}/decoder-train-*/metrics.json")
+        (needs,) = copied.results.glob(f"photos/{row}/gan-train-*/metrics.json")  # it starts from them
         needs.unlink()
     outcome = copied.call("run")
     assert outcome.code == 0, outcome.err

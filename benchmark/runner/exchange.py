@@ -62,7 +62,7 @@ def _contents(folder: Path, tensors: bool):
         text = (folder / sums.NAME).read_text()
     yield sums.NAME, text.encode()
     for name in sorted(sums.parse(text, folder)):
-        shared = tensors or not name.endswith(sums.NOT_SHARED)
+        shared = tensors or not sums.spared(name)
         if _FILE.fullmatch(name) and shared and (folder / name).exists():
             yield name, (folder / name).read_bytes()
 

@@ -29,7 +29,7 @@ from benchmark.report.pictures import save_pictures
 from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance
 from benchmark.runner.stages import Stages
-from benchmark.runner.store import CHECKPOINT, PER_IMAGE, Store
+from benchmark.runner.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
 from benchmark.text import told
 from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
@@ -132,6 +132,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
     with stages("save"):
         _write_history(folder, history)
         checkpoint.save(folder / CHECKPOINT, task.best)
+        checkpoint.save(folder / ENCODER, encoder_of(task.best))
     return values, {
         "precision": precision,
         "cuda_graphs": task.captured.used,
@@ -296,11 +297,21 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     return values, {"precision": precision, "fingerprint": images.fingerprint, "reason": reason}
 
 
+def encoder_of(best: dict) -> dict:
+    """Of a training's checkpoint what an attacker needs, as small as it is: the encoder's weights, and its widths."""
+    prefix = "encoder."
+    weights = {name.removeprefix(prefix): value for name, value in best["weights"].items() if name.startswith(prefix)}
+    return {"weights": weights, "widths": best["widths"]}
+
+
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
-    """(network in evaluation mode, defence) of a finished training."""
-    model = trained_model(machine.store.checkpoint(parent), machine, recipe, images)
+    """(network in evaluation mode, defence) of a finished training; of the network, the encoder alone is there."""
+    best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
+    model = build_model(recipe, images, machine.device, best["widths"])
+    model.encoder.load_state_dict(best["weights"])
+    model.server = None
     autocast = _autocast(_precision_of(parent, machine), machine)
-    return model, build_defense(recipe, images, model, machine.device, autocast)
+    return model.eval().requires_grad_(False), build_defense(recipe, images, model, machine.device, autocast)
 
 
 def _autocast(precision: str, machine: Machine) -> dict:

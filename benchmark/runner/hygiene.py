@@ -70,7 +70,7 @@ def _look(folder: Path, root: Path) -> Finding:
 def _checked(folder: Path) -> Finding:
     problems = sums.problems(folder)
     listed = None if problems else sums.read(folder)
-    lacking = [name for name in listed or () if name.endswith(sums.NOT_SHARED) and not (folder / name).exists()]
+    lacking = [name for name in listed or () if sums.spared(name) and not (folder / name).exists()]
     if not problems:
         problems = list(filter(None, [foreign(folder)]))
     state = "damaged" if problems else "intact" if listed else "no checksums"

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 from benchmark.matrix.expand import Job
-from benchmark.runner.store import CHECKPOINT, PER_IMAGE, Store
+from benchmark.runner.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
+
+# what a job reads of a parent, by the parent's role; of the members of a selection, the values of each image
+READS = {"train": ENCODER, "warm_start": CHECKPOINT, "start": CHECKPOINT, "fit": CHECKPOINT}
 
 
 def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
@@ -20,7 +23,7 @@ def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
         for role, parent in waiting.pop().parents.items():
             if store.done(parent) and store.metrics(parent)["status"] == "done":
                 found = store.damage(parent, tensors=True)
-                name = CHECKPOINT if role in ("train", "warm_start", "start", "fit") else PER_IMAGE
+                name = READS.get(role, PER_IMAGE)
                 if not (store.path(parent) / name).is_file():
                     found = [f"{parent.title} has no {name}"]
                 if _set_aside(parent, found, store, say):

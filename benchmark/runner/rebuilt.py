@@ -12,7 +12,7 @@ from benchmark.data import DataSet, ImageSet
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.runner.execute import Machine, rebuilt_attack, score_images
-from benchmark.runner.store import CHECKPOINT
+from benchmark.runner.store import CHECKPOINT, ENCODER
 
 TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
 
@@ -33,8 +33,7 @@ def obstacle(cell: Cell, machine: Machine) -> str:
         return "it rebuilds no images of its own"
     if not store.done(job) or store.metrics(job)["status"] != "done":
         return f"the attack is not done ({store.status(job)[1] or 'diverged'})"
-    folders = {"attack": store.path(job), "encoder": store.path(job.parents["train"])}
-    files = {what: folder / CHECKPOINT for what, folder in folders.items()}
+    files = {"attack": store.path(job) / CHECKPOINT, "training": store.path(job.parents["train"]) / ENCODER}
     return "; ".join(f"the {what} has no {file}" for what, file in files.items() if not file.is_file())
 
 

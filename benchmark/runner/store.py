@@ -1,7 +1,7 @@
 """The store of results: one folder for each finished job, named by what it is and its key.
 
     RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt SHA256SUMS
-                                              checkpoint.safetensors per_image.safetensors
+                                              checkpoint.safetensors per_image.safetensors encoder.safetensors
                                               reconstructions.png extremes.png pictures.json
                                               recognition.json lpips.json (measured later)
     RESULTS/.work/KEY[.N]/                    a job under way or failed: its lock, log, heartbeat and mid-job state
@@ -27,6 +27,7 @@ from benchmark.runner.lock import LOCK, Locks, Lost
 from benchmark.text import plain
 
 CHECKPOINT = "checkpoint.safetensors"
+ENCODER = sums.ENCODER  # of a training: what attacks read of its checkpoint
 METRICS = "metrics.json"
 PER_IMAGE = "per_image.safetensors"
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)

@@ -1,7 +1,8 @@
 """The checksums of a finished job's files: SHA256SUMS in its folder, as `sha256sum -c` reads it.
 
-Weights and other tensors (*.safetensors) may be left out when results are shared, and what was added later can be
-measured again; every other listed file must be there. Results from before there were checksums have none.
+Weights and other tensors (*.safetensors, but for an encoder's) may be left out when results are shared, and what was
+added later can be measured again; every other listed file must be there. Results from before there were checksums have
+none.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from benchmark.data.files import digest
 from benchmark.errors import UserError
 
 NAME = "SHA256SUMS"
-NOT_SHARED = ".safetensors"
+ENCODER = "encoder.safetensors"  # small, and needed by whoever attacks it: shared like the numbers
 RECOGNITION, LPIPS = "recognition.json", "lpips.json"
 ADDED = {RECOGNITION, LPIPS}  # to a finished attack, by the commands `recognise` and `lpips`: no part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
@@ -26,6 +27,11 @@ class Damaged(UserError):
 
 class Unreadable(UserError):
     """A file is there but cannot be read (rights, the disk, a file server): nobody knows whether it is damaged."""
+
+
+def spared(name: str) -> bool:
+    """Whether a file may be left out where results are shared: tensors, but for an encoder."""
+    return name.endswith(".safetensors") and name != ENCODER
 
 
 def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
@@ -109,7 +115,7 @@ def problems(folder: Path, tensors: bool = True) -> list[str]:
         return [str(error)]
     found = []
     for name in sorted(set(listed) - ADDED):
-        path, tensor = folder / name, name.endswith(NOT_SHARED)
+        path, tensor = folder / name, spared(name)
         if tensor and not tensors:
             continue
         try:
