@@ -49,7 +49,20 @@ Where = Annotated[list[str], typer.Option("--where", help="keep matching cells: 
 Set = Annotated[list[str], typer.Option("--set", help="change a value: train.epochs=2; or @FILE of `calibrate`")]
 MatrixPath = Annotated[Path | None, typer.Option("--matrix", help="another matrix file")]
 DataRoot = Annotated[Path, typer.Option("--data", envvar="BENCHMARK_DATA", help="folder of the prepared data sets")]
-Results = Annotated[Path, typer.Option("--results", envvar="BENCHMARK_RESULTS", help="folder of the results")]
+
+
+def _received(results: Path) -> Path:
+    """What is shipped with the results is in the store before any command looks."""
+    from benchmark.runner import shipped
+
+    shipped.receive(results, tell)
+    return results
+
+
+Results = Annotated[
+    Path,
+    typer.Option("--results", envvar="BENCHMARK_RESULTS", help="folder of the results", callback=_received),
+]
 Tables = Annotated[Path, typer.Option("--tables", envvar="BENCHMARK_TABLES", help="folder of the tables")]
 Device = Annotated[str, typer.Option("--device", envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
 Cells = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the device, GPU or CPU: auto, 1, 2, ...")]
@@ -550,6 +563,26 @@ def _out(tables: Path, suite: str, where: list[str]) -> Path:
         return tables / suite
     chosen = "_".join(sorted(part.strip() for text in where for part in text.split(",")))
     return tables / f"{suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
+
+
+@store_app.command("ship")
+def store_ship(
+    suite: Suite,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+):
+    """Write a suite's finished results, with their encoders, into RESULTS/shipped: one archive a row, for git."""
+    from benchmark.runner import hygiene, shipped
+    from benchmark.runner.store import Store
+
+    written = shipped.ship(Store(results), hygiene.known(_expand(suite, where, set_, matrix, data)[1]))
+    if not written:
+        raise UserError(f"no job of the suite '{suite}' is finished in {results}; run it first")
+    for path in written:
+        say(f"{path}: {path.stat().st_size / 2**20:.2f} MiB")
 
 
 def _expand(suite, where, set_, matrix, data):
