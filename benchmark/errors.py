@@ -17,6 +17,10 @@ class TooLarge(UserError, MemoryError):
     """What was asked for does not fit into the memory that is free now; it may once fewer jobs run beside it."""
 
 
+class Unreadable(UserError):
+    """A file is there but cannot be read (rights, the disk, a file server): nobody knows whether it is damaged."""
+
+
 class Diverged(Exception):
     """A training or an attack whose loss is no longer finite; recorded as such and never averaged in."""
 
@@ -27,13 +31,28 @@ class CannotWrite(OSError):
 
 @contextlib.contextmanager
 def writing(path: Path):
-    """Around our own writing of results: CannotWrite for an OSError, to tell it from one that a plug-in raises."""
+    """Around our own writing of results: CannotWrite for an OSError, to tell it from one that a plug-in raises.
+
+    FileNotFoundError stays: a job's folder is gone once another runner has taken the job over.
+    """
     try:
         yield
-    except CannotWrite:
+    except (CannotWrite, FileNotFoundError):
         raise
     except OSError as error:
         raise CannotWrite(f"cannot write {path}: {named(error)}") from error
+
+
+@contextlib.contextmanager
+def reading(path: Path):
+    """Around the reading of a file: any trouble but that there is no such file becomes Unreadable."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        remedy = "nothing was changed there; see to the file's rights or the disk, then try again"
+        raise Unreadable(f"cannot read {path} ({named(error)}); {remedy}") from None
 
 
 @contextlib.contextmanager

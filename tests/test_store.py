@@ -11,7 +11,7 @@ import time
 import pytest
 from command_line import break_disk, copied, finished, place  # noqa: F401 (fixtures)
 
-from benchmark.errors import UserError
+from benchmark.errors import Unreadable, UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner import hygiene, sums
 from benchmark.runner import store as module
@@ -153,7 +153,7 @@ def test_what_cannot_be_read_is_not_damaged(store, name, monkeypatch):
     finish(store)
     path = store.path(TRAIN) / name
     break_disk(monkeypatch, path)
-    with pytest.raises(sums.Unreadable, match=f"cannot read {path} .*nothing was changed") as error:
+    with pytest.raises(Unreadable, match=f"cannot read {path} .*nothing was changed") as error:
         store.damage(TRAIN, tensors=False)
     assert not isinstance(error.value, sums.Damaged) and isinstance(error.value, UserError)
     (finding,) = hygiene.verify(store)
@@ -165,7 +165,7 @@ def test_weights_that_cannot_be_read_are_not_damaged(store, monkeypatch):
     break_disk(monkeypatch, store.path(TRAIN) / "checkpoint.safetensors")
     assert store.damage(TRAIN, tensors=False) == []
     for look in (store.checkpoint, lambda job: store.damage(job, tensors=True)):
-        with pytest.raises(sums.Unreadable):
+        with pytest.raises(Unreadable):
             look(TRAIN)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from benchmark.data import archives, files
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
-from benchmark.errors import UserError, foreign
+from benchmark.errors import UserError, foreign, reading
 from benchmark.output import tell
 from benchmark.text import plain
 
@@ -132,6 +132,8 @@ def _load(data_set: Source, root: Path) -> DataSet | None:
     meta, path = _read_meta(data_set, root), _tensor_path(data_set, root)
     if meta is None:
         return None
+    with reading(path), open(path, "rb"):  # safetensors says of any file that it cannot open that there is none
+        pass
     try:
         tensors = load_file(path)
         train, test = (ImageSet(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test"))
@@ -212,7 +214,8 @@ def _read_meta(data_set: Source, root: Path) -> dict | None:
     if not path.is_file() or not _tensor_path(data_set, root).is_file():
         return None
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        with reading(path):
+            meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise _damaged(data_set, path) from error
     if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in _META.items()):

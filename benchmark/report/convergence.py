@@ -11,7 +11,7 @@ import csv
 import math
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, reading
 
 METRIC = "converged"  # in the tidy frame: 1 for yes, 0 for no and for too short
 FEWEST, LIMIT = 5, 2.0
@@ -35,9 +35,9 @@ def verdict(decrease: float | None) -> str:
 def read_losses(path: Path) -> list[float] | None:
     """The loss of each epoch in a history.csv; None where there is none. UserError for a damaged one."""
     try:
-        with open(path, newline="") as file:
+        with reading(path), open(path, newline="", encoding="utf-8") as file:
             return [float(row["loss"]) for row in csv.DictReader(file)]
     except FileNotFoundError:
         return None
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read {path} ({error}); delete its folder and run again") from None

@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from benchmark.data import archives
 from benchmark.errors import UserError
+from benchmark.files import whole
 from benchmark.runner import hygiene, solid, sums
 from benchmark.runner.lock import LOCK, Lost
 from benchmark.runner.store import METRICS, Store
@@ -27,9 +27,9 @@ def export(store: Store, folders: list[Path], file: Path, tensors: bool) -> None
 
     UserError for a damaged job, and where the file cannot be written.
     """
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with (
+            whole(file) as temporary,
             open(temporary, "wb") as raw,
             gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
@@ -40,11 +40,8 @@ def export(store: Store, folders: list[Path], file: Path, tensors: bool) -> None
                     member = tarfile.TarInfo(f"{folder.relative_to(store.root).as_posix()}/{name}")
                     member.size, member.mode = len(content), 0o644
                     archive.addfile(member, io.BytesIO(content))
-        os.replace(temporary, file)
     except OSError as error:
         raise UserError(f"cannot write {file} ({error}); choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _require_whole(folder: Path) -> None:

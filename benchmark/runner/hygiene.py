@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from benchmark.errors import UserError
+from benchmark.errors import Unreadable, UserError
 from benchmark.matrix.expand import Job
 from benchmark.runner import solid, sums
 from benchmark.runner.store import METRICS, Store
@@ -63,7 +63,7 @@ def _look(folder: Path, root: Path) -> Finding:
     try:
         solid.require(folder, root)
         return _checked(folder)
-    except sums.Unreadable as error:
+    except Unreadable as error:
         return Finding(folder, "unreadable", [str(error)], False)
 
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmark.runner.sums import Unreadable
+from benchmark.errors import Unreadable
 
 _KINDS = {
     stat.S_IFLNK: "a link",

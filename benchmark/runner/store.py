@@ -18,9 +18,11 @@ import math
 import os
 import sys
 import time
+import uuid
 from pathlib import Path
 
 from benchmark.errors import UserError, writing
+from benchmark.files import whole
 from benchmark.matrix.expand import Job
 from benchmark.runner import solid, sums
 from benchmark.runner.lock import LOCK, Locks, Lost
@@ -50,9 +52,9 @@ class Store:
         """Make the folder. UserError where that, or writing there, fails: told before a run rather than in it."""
         try:
             self.work.mkdir(parents=True, exist_ok=True)
-            probe = self.work / f".probe-{os.getpid()}"
+            probe = self.work / f".probe-{uuid.uuid4().hex}"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"cannot write the results folder {self.root}: {error}; choose another --results") from None
 
@@ -240,9 +242,8 @@ def _is_number(value) -> bool:
 
 def write_json(path: Path, value) -> None:
     """Write `value` as JSON by an atomic rename. NaN and infinities become null."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value):

@@ -5,14 +5,13 @@ added later can be measured again; every other listed file must be there. Result
 none.
 """
 
-import contextlib
 import hashlib
-import os
 import re
 from pathlib import Path
 
 from benchmark.data.files import digest
-from benchmark.errors import UserError
+from benchmark.errors import UserError, reading
+from benchmark.files import whole
 
 NAME = "SHA256SUMS"
 ENCODER = "encoder.safetensors"  # small, and needed by whoever attacks it: shared like the numbers
@@ -23,10 +22,6 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
 class Damaged(UserError):
     """A finished job's files are not what was written."""
-
-
-class Unreadable(UserError):
-    """A file is there but cannot be read (rights, the disk, a file server): nobody knows whether it is damaged."""
 
 
 def spared(name: str) -> bool:
@@ -49,9 +44,8 @@ def add(folder: Path, name: str) -> None:
     listed = read(folder)
     if listed is not None:
         listed[name] = digest(folder / name, "sha256")
-        new = folder / f".{NAME}.{os.getpid()}.tmp"
-        new.write_text("".join(f"{listed[name]}  {name}\n" for name in sorted(listed)))
-        os.replace(new, folder / NAME)
+        with whole(folder / NAME) as new:
+            new.write_text("".join(f"{listed[name]}  {name}\n" for name in sorted(listed)))
 
 
 def read(folder: Path) -> dict[str, str] | None:
@@ -81,27 +75,15 @@ def verified(path: Path) -> bytes:
 
 def verify(path: Path) -> None:
     """Damaged unless the file (of any size) is what was written; FileNotFoundError; Unreadable."""
-    with _reading(path):
+    with reading(path):
         found = digest(path, "sha256")
     _compare(path, found)
 
 
 def content(path: Path) -> bytes:
     """The file's content, whatever it is. FileNotFoundError; Unreadable."""
-    with _reading(path):
+    with reading(path):
         return path.read_bytes()
-
-
-@contextlib.contextmanager
-def _reading(path: Path):
-    """Any trouble but that there is no such file becomes Unreadable."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        remedy = "nothing was changed there; see to the file's rights or the disk, then try again"
-        raise Unreadable(f"cannot read {path} ({error}); {remedy}") from None
 
 
 def problems(folder: Path, tensors: bool = True) -> list[str]:
@@ -119,7 +101,7 @@ def problems(folder: Path, tensors: bool = True) -> list[str]:
         if tensor and not tensors:
             continue
         try:
-            with _reading(path):
+            with reading(path):
                 if digest(path, "sha256") != listed[name]:
                     found.append(f"{path} was altered since it was written")
         except FileNotFoundError:

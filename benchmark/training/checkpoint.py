@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -10,7 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.errors import UserError, writing
+from benchmark.errors import UserError, reading, writing
+from benchmark.files import whole
 
 FORMAT = "benchmark-checkpoint-2"
 
@@ -24,20 +24,18 @@ def save(path: Path, state: dict) -> None:
     tensors: dict[str, Tensor] = {}
     structure = json.dumps(_flatten(state, tensors))
     metadata = {"format": FORMAT, "structure": structure, "sha256": _digest(structure, tensors)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
+    with writing(path), whole(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
-            os.replace(temporary, path)
         except SafetensorError as error:  # how the library tells of a full or read-only disk
             raise OSError(str(error)) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict:
-    """The state that `save` wrote, on the CPU. UserError for a missing, truncated, altered or foreign file."""
+    """The state that `save` wrote, on the CPU. UserError for a missing, truncated, altered or foreign file; Unreadable,
+    which is one, for a file that may well be whole."""
     remedy = "delete it and run again: it will be computed anew"
+    _require_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -47,10 +45,17 @@ def load(path: Path) -> dict:
         if _digest(metadata["structure"], tensors) != metadata["sha256"]:
             raise UserError(f"the checkpoint {path} was altered since it was written; {remedy}")
         return _restore(json.loads(metadata["structure"]), tensors)
-    except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}; run the training that makes it again") from None
     except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"the checkpoint {path} is damaged ({error}); {remedy}") from error
+
+
+def _require_readable(path: Path) -> None:
+    """safetensors says that there is no file for whatever keeps it from opening one."""
+    try:
+        with reading(path), open(path, "rb"):
+            pass
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}; run the training that makes it again") from None
 
 
 def _flatten(value, tensors: dict[str, Tensor]):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmark.errors import Diverged, UserError
+from benchmark.errors import Diverged, Unreadable, UserError
 from benchmark.training import checkpoint
 from benchmark.training.graph import Captured
 
@@ -136,6 +136,8 @@ def _read(path: Path | None, task: Task, monitor) -> dict | None:
         if state["where"] == task.where:
             return state
         reason = f"the saved state is of {state['where']}, this run is on {task.where}"
+    except Unreadable:  # it may be whole: the job fails and leaves it alone
+        raise
     except (UserError, KeyError, TypeError) as error:
         reason = str(error)
     monitor.note(f"{reason}; set aside as {_set_aside(path).name}, starting this job over")

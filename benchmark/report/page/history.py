@@ -4,7 +4,7 @@ import csv
 import math
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, reading
 from benchmark.matrix.expand import Cell
 from benchmark.report.page.charts import Curve
 from benchmark.runner.store import Store
@@ -35,12 +35,12 @@ def curves(cells: list[Cell], store: Store, kind: str, column: str) -> list[Curv
 def _read(path: Path, column: str) -> tuple[list[float], list[float]]:
     """(epochs, values), without the epochs whose value is not a finite number."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with reading(path), open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         if not lines or column not in lines[0]:
             return [], []
         pairs = [(float(line["epoch"]), float(line[column])) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"cannot read {path} ({error!r}); delete the folder {path.parent} and run again") from None
     pairs = [pair for pair in pairs if math.isfinite(pair[0]) and math.isfinite(pair[1])]
     return [epoch for epoch, _ in pairs], [value for _, value in pairs]
