@@ -74,7 +74,7 @@ class _Spec:
 class Cluster:
     """Jobs as tasks of a Ray cluster; a place in the sense of drain."""
 
-    several = ahead = True
+    ahead = True
 
     def __init__(self, store: Store, data_root: Path, device: str, cells: int | None, address, display, stop):
         self.store, self.device, self.cells, self.address = store, device, cells, address
