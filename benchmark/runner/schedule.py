@@ -70,7 +70,7 @@ def _timed(job: Job) -> bool:
 
 
 def by_rows(jobs: list[Job]) -> list[Job]:
-    """The jobs with each training's own (attacks, bounds) right behind it; rows, and jobs in them, in the order given."""
+    """The jobs with each training's own (attacks, bounds) right behind it; otherwise in the order given."""
     rows: dict[str, list[Job]] = {}
     for job in jobs:
         rows.setdefault(job.parents.get("train", job).key, []).append(job)

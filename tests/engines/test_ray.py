@@ -125,7 +125,11 @@ def wait_until(true, what: str, seconds: float = 300) -> None:
 
 
 def wait_for_node(address: str, resource: str) -> None:
-    look = "import ray, sys, time\nray.init(sys.argv[1])\nwhile sys.argv[2] not in ray.cluster_resources(): time.sleep(0.2)"
+    """Until the cluster has some of the resource."""
+    look = (
+        "import ray, sys, time\nray.init(sys.argv[1])\n"
+        "while sys.argv[2] not in ray.cluster_resources(): time.sleep(0.2)"
+    )
     subprocess.run([sys.executable, "-c", look, address, resource], env=ENVIRONMENT, check=True, timeout=300)
 
 

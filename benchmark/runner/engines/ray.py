@@ -112,8 +112,8 @@ class Cluster:
             ray.shutdown()
 
     def free(self) -> bool:
-        """Whether all that could run has begun. Of what waits for room Ray takes trainings first (a worker that has done
-        one takes the next), so that a training is given out only where no attack of an earlier row waits."""
+        """Whether all that could run has begun. Of what waits for room Ray takes trainings first (a worker that has
+        done one takes the next), so that a training is given out only where no attack of an earlier row waits."""
         return all(any(parent.key in self.outcomes for parent in job.parents.values()) for job in self.held.values())
 
     def start(self, job: Job) -> None:
@@ -172,7 +172,7 @@ class Cluster:
         return request | {"num_gpus": share}, share
 
     def _possible(self, request: dict) -> bool:
-        """Whether a node there is could fulfil a request, ever; told, once, where none. UserError where none can join."""
+        """Whether some node could ever fulfil a request; told, once, where none. UserError where none can join."""
         wanted = {"CPU": request["num_cpus"], "memory": request["memory"], "GPU": request.get("num_gpus", 0)}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
