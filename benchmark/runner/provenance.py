@@ -1,6 +1,7 @@
-"""Where a result came from: versions, commit, device, time."""
+"""Where a result came from: version, commit, packages, device, time."""
 
 import functools
+import os
 import platform
 import subprocess
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import benchmark
 from benchmark.training.device import describe
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", "safetensors", "pydantic")
@@ -17,6 +19,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", 
 def provenance(device: torch.device) -> dict:
     """The record of a job that ends now; JSON values."""
     return {
+        "version": benchmark.__version__,
         "commit": _commit(),
         "device": describe(device),
         "device_type": device.type,
@@ -30,15 +33,22 @@ def provenance(device: torch.device) -> dict:
 
 @functools.cache
 def _commit() -> str:
-    """The git commit of the code, with `+changes` where tracked files differ from it; empty outside a checkout."""
-    here = Path(__file__).resolve().parent
+    """The git commit of the code, with `+changes` where tracked files differ from it; empty unless this very file is
+    tracked: an installed copy may lie inside a checkout of something else."""
+    here = Path(__file__).resolve()
+    # GIT_DIR and its like speak of the user's own repository; a stranger's may name a program to be run as its monitor
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=20).stdout.strip()
+        command = ["git", "-c", "core.fsmonitor=false", *words]
+        options = {"cwd": here.parent, "env": environment, "timeout": 20, "check": True}
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", **options).stdout.strip()
 
     try:
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if commit and git("status", "--porcelain", "--", ".") else "")
+        git("ls-files", "--error-unmatch", "--", here.name)
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "..") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
 

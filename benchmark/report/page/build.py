@@ -33,7 +33,8 @@ AXES = {
     "split": "Split",
 }
 # provenance that the jobs of a run usually share, told once above their list: key -> heading
-SHARED = {"device": "Device", "precision": "Precision", "platform": "Platform", "python": "Python", "commit": "Commit"}
+SHARED = {"device": "Device", "precision": "Precision", "platform": "Platform", "python": "Python"}
+SHARED |= {"version": "Version", "commit": "Commit"}
 JOB = {"seconds": "Seconds", "peak_memory_mib": "Peak memory (MiB)", "finished": "Finished"}
 
 

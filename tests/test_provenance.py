@@ -1,0 +1,85 @@
+"""Which code a result came from: its own commit or none, whatever repositories lie around it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import benchmark
+
+ASK = (
+    "import json, torch; from benchmark.runner.provenance import provenance; "
+    "print(json.dumps(provenance(torch.device('cpu'))))"
+)
+
+
+def git(folder: Path, *words: str) -> str:
+    named = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", *named, *words]
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def repository(folder: Path) -> str:
+    """A repository of something else; its commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init", "--quiet")
+    (folder / "other.txt").write_text("something else")
+    git(folder, "add", "other.txt")
+    git(folder, "commit", "--quiet", "--message", "x")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def recorded(lies: Path, **environment) -> dict:
+    """The provenance that the copy of the package below `lies` records, in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(lies)} | environment
+    done = subprocess.run([sys.executable, "-c", ASK], cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """A folder that holds a copy of the package, and its surroundings."""
+    place = tmp_path / "around" / "venv" / "site-packages"
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(benchmark.__file__).parent, place / "benchmark", ignore=ignore)
+    return place
+
+
+def test_an_installed_copy_inside_another_repository(copy, tmp_path):
+    other = repository(tmp_path / "around")
+    found = recorded(copy)
+    assert found["commit"] == "" and found["version"] == benchmark.__version__
+    git_dir = {"GIT_DIR": str(tmp_path / "around" / ".git"), "GIT_WORK_TREE": str(tmp_path / "around")}
+    assert recorded(copy, **git_dir)["commit"] == "" != other
+
+
+def test_a_checkout_and_its_changes(copy, tmp_path):
+    git(copy, "init", "--quiet")
+    git(copy, "add", ".")
+    git(copy, "commit", "--quiet", "--message", "x")
+    other, own = repository(tmp_path / "other"), git(copy, "rev-parse", "HEAD")
+    assert recorded(copy)["commit"] == own != other
+    assert recorded(copy, GIT_DIR=str(tmp_path / "other" / ".git"))["commit"] == own
+    (copy / "benchmark" / "text.py").write_text((copy / "benchmark" / "text.py").read_text() + "\n")
+    assert recorded(copy)["commit"] == f"{own}+changes"
+
+
+def test_a_repository_runs_nothing(copy, tmp_path):
+    """Its configuration may name a program that watches the files for git."""
+    repository(tmp_path / "around")
+    git(tmp_path / "around", "config", "core.fsmonitor", f"touch {tmp_path}/pwned; false")
+    recorded(copy)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_without_git(copy, tmp_path):
+    found = recorded(copy, PATH=str(tmp_path))
+    assert found["commit"] == "" and found["version"] == benchmark.__version__
