@@ -8,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import benchmark
+from benchmark.errors import UserError
+from benchmark.runner.execute import Machine
+from benchmark.runner.store import Store
 
 ASK = (
     "import json, torch; from benchmark.runner.provenance import provenance; "
@@ -83,3 +87,20 @@ def test_a_repository_runs_nothing(copy, tmp_path):
 def test_without_git(copy, tmp_path):
     found = recorded(copy, PATH=str(tmp_path))
     assert found["commit"] == "" and found["version"] == benchmark.__version__
+
+
+def test_a_copy_is_told_its_commit(copy, tmp_path):
+    """By BENCHMARK_COMMIT, where it has none of its own."""
+    told = "0123456789" * 4
+    assert recorded(copy, BENCHMARK_COMMIT=told)["commit"] == told
+    git(copy, "init", "--quiet")
+    git(copy, "add", ".")
+    git(copy, "commit", "--quiet", "--message", "x")
+    assert recorded(copy, BENCHMARK_COMMIT=told)["commit"] == git(copy, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("told", ["HEAD", "0123456", "g" * 40, "a" * 41, "a" * 40 + "\n"])
+def test_what_is_no_commit_is_refused_before_any_job(told, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCHMARK_COMMIT", told)
+    with pytest.raises(UserError, match="^the environment variable BENCHMARK_COMMIT is .* or not at all$"):
+        Machine(Store(tmp_path), tmp_path, torch.device("cpu"))

@@ -11,7 +11,7 @@ from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.runner import estimate
 from benchmark.runner.attempt import Outcome
 from benchmark.runner.drain import drain
-from benchmark.runner.schedule import Schedule, longest_first
+from benchmark.runner.schedule import Schedule
 from benchmark.runner.store import Store
 
 GPUS, SHARES = 8, 4  # jobs a GPU, as the matrix's share of 0.25 makes it
@@ -58,11 +58,13 @@ def thousand(tmp_path_factory) -> list:
 
 
 def test_eight_gpus_are_kept_busy(thousand, tmp_path, capsys):
+    """Row by row costs a little at the end, when the last trainings have fewer attacks beside them than slots (with
+    the longest chains first it was 1.0006 of the bound, with no row whole before the last training had ended)."""
     work = {job.key: estimate.work(job) for job in thousand}
     place = Simulated(Store(tmp_path), GPUS * SHARES, work)
-    schedule = Schedule(longest_first(thousand, work), place.store)
+    schedule = Schedule(thousand, place.store)
     drain(schedule, place, Quiet(), SimpleNamespace(value=0))
     ratio = place.now / bound(thousand, work, place.slots)
     with capsys.disabled():
         print(f"\n{len(thousand)} jobs: {ratio:.5f} of the lower bound")
-    assert not schedule.failures and 1 <= ratio < 1.01
+    assert not schedule.failures and 1 <= ratio < 1.05

@@ -152,6 +152,35 @@ def test_parents_come_first_and_timed_jobs_alone(tmp_path):
     assert not schedule.failures
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 8])
+def test_rows_are_finished_one_after_the_other(tmp_path, limit):
+    """Five rows with an attack, one that starts from it and one more, given in the order of two suites that share the
+    trainings. A training begins only where all that its forerunners' rows have left waits for something under way."""
+    trainings = [train(seed) for seed in range(5)]
+    first = {job.key: attack(job) for job in trainings}
+    jobs = [job for parent in trainings for job in (parent, first[parent.key])]
+    for parent in trainings:
+        warm = {"train": parent, "warm_start": first[parent.key]}
+        jobs += [Job("attack", {"attack": "gan", "split": "infer"}, warm)]
+        jobs += [Job("attack", {"attack": "decoder", "split": "train"}, {"train": parent})]
+    store, several = Store(tmp_path), Share(limit)
+    schedule, stub = Schedule(jobs, store), Stub(store, several)
+    begin, free_for_attack = stub.start, []
+
+    def start(job):
+        ready = [other for other in schedule.waiting if all(map(store.done, other.parents.values()))]
+        free_for_attack.extend(other for other in ready if job.kind == "train" and other.kind == "attack")
+        begin(job)
+
+    stub.start = start
+    drain(schedule, stub, Quiet(), SimpleNamespace(value=0))
+    assert len(stub.begun) == 20 and stub.most == min(limit, 8) and not free_for_attack
+    last = [max(n for n, job in enumerate(stub.begun) if job.parents.get("train", job) == row) for row in trainings]
+    assert last == sorted(last)
+    if limit == 1:
+        assert [job.parents.get("train", job) for job in stub.begun] == [row for row in trainings for _ in range(4)]
+
+
 def test_ahead_a_job_is_given_out_with_its_parents_and_comes_back_where_they_do_not_end(tmp_path):
     a, b = train(1), train(2)
     store, several = Store(tmp_path), Share(4)

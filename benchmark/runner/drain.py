@@ -6,7 +6,6 @@ A place is a context manager with
     start(job)      begin the job
     wait(seconds)   [(job, Outcome)] of those that ended, as soon as one has; nothing after `seconds`
     relieve(job)    what changes for a job that ran out of memory when it is tried again; "" where nothing can
-    several         whether it runs several jobs at once, so that their order matters for the time
     ahead           whether it takes a job whose parents still run there (and sees to it that it begins after them)
 """
 
@@ -19,7 +18,7 @@ from benchmark.matrix.expand import Job
 from benchmark.runner.attempt import Outcome
 from benchmark.runner.mend import mend
 from benchmark.runner.progress import Display
-from benchmark.runner.schedule import Schedule, longest_first
+from benchmark.runner.schedule import Schedule
 from benchmark.runner.store import Store
 
 SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
@@ -44,7 +43,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
         if len(missing) < len(jobs):
             display.line(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are in the store already")
         with opened(len(missing), display, stop) as place:
-            schedule = Schedule(longest_first(missing, work) if place.several else missing, store, place.ahead)
+            schedule = Schedule(missing, store, place.ahead)
             drain(schedule, place, display, stop)
     return schedule.failures
 

@@ -27,7 +27,7 @@ from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models import SplitModel
 from benchmark.report.pictures import save_pictures
 from benchmark.runner.efficiency import measure
-from benchmark.runner.provenance import provenance
+from benchmark.runner.provenance import provenance, told_commit
 from benchmark.runner.stages import Stages
 from benchmark.runner.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
 from benchmark.text import told
@@ -75,8 +75,9 @@ class Machine:
 
     def __post_init__(self):
         device.settle(self.device)
+        told_commit()  # a bad value is told before any job
         if self.device.type == "cuda":
-            graph.allowed()  # a bad value is told before any job
+            graph.allowed()
 
     def data(self, config: dict) -> DataSet:
         """The images of a training's configuration, on the device; the last data set used stays loaded."""

@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import re
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 import benchmark
+from benchmark.errors import UserError
 from benchmark.training.device import describe
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", "safetensors", "pydantic")
@@ -34,7 +36,7 @@ def provenance(device: torch.device) -> dict:
 @functools.cache
 def _commit() -> str:
     """The git commit of the code, with `+changes` where tracked files differ from it; empty unless this very file is
-    tracked: an installed copy may lie inside a checkout of something else."""
+    tracked: an installed copy may lie inside a checkout of something else. Then it is what `told_commit` says."""
     here = Path(__file__).resolve()
     # GIT_DIR and its like speak of the user's own repository; a stranger's may name a program to be run as its monitor
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -50,7 +52,19 @@ def _commit() -> str:
             "+changes" if git("status", "--porcelain", "--untracked-files=no", "--", "..") else ""
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return told_commit()
+
+
+def told_commit() -> str:
+    """The commit that BENCHMARK_COMMIT says: of a copy of the code that was brought without its repository. "" where it
+    is not set; UserError where it is not 40 hexadecimal digits."""
+    value = os.environ.get("BENCHMARK_COMMIT", "")
+    if value and not re.fullmatch("[0-9a-f]{40}", value):
+        raise UserError(
+            f"the environment variable BENCHMARK_COMMIT is {value!r}; set it to the 40 hexadecimal digits that "
+            "`git rev-parse HEAD` prints, or not at all"
+        )
+    return value
 
 
 @functools.cache

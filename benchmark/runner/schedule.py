@@ -5,14 +5,17 @@ from benchmark.runner.store import Store
 
 
 class Schedule:
-    """The jobs of a suite that are not in the store yet, in order, parents first.
+    """The jobs of a suite that are not in the store yet, row by row, parents first.
+
+    What is given out is the first that is ready: a free place takes what the rows begun have left before it begins
+    another one, so that a run which is stopped leaves as many whole rows as it can.
 
     failures: (job, reason, log path) of each that failed; `running`: those given out and not settled yet.
     ahead: give out a job as soon as its parents are given out.
     """
 
     def __init__(self, jobs: list[Job], store: Store, ahead: bool = False):
-        self.waiting, self.store, self.ahead = list(jobs), store, ahead
+        self.waiting, self.store, self.ahead = by_rows(jobs), store, ahead
         self.running: list[Job] = []
         self.failures: list[tuple[Job, str, str]] = []
         self.failed: set[str] = set()
@@ -66,11 +69,9 @@ def _timed(job: Job) -> bool:
     return job.kind == "efficiency"
 
 
-def longest_first(jobs: list[Job], work: dict[str, float]) -> list[Job]:
-    """The jobs in the order in which several at once end early: those with the longest chain to come first."""
-    chains: dict[str, float] = {}
-    for job in reversed(jobs):  # children come before their parents then
-        chains[job.key] = work[job.key] + chains.get(job.key, 0.0)
-        for parent in job.parents.values():
-            chains[parent.key] = max(chains.get(parent.key, 0.0), chains[job.key])
-    return sorted(jobs, key=lambda job: -chains[job.key])
+def by_rows(jobs: list[Job]) -> list[Job]:
+    """The jobs with each training's own (attacks, bounds) right behind it; otherwise in the order given."""
+    rows: dict[str, list[Job]] = {}
+    for job in jobs:
+        rows.setdefault(job.parents.get("train", job).key, []).append(job)
+    return [job for row in rows.values() for job in row]

@@ -24,7 +24,7 @@ GRACE = 60.0  # seconds that workers get to save their jobs when the run ends in
 class Here:
     """One job at a time, in this process."""
 
-    several = ahead = False
+    ahead = False
 
     def __init__(self, machine: Machine, display, stop):
         self.machine, self.display, self.stop = machine, display, stop
@@ -71,7 +71,7 @@ class Workers:
     display: told of the jobs' beginnings and progress; stop: a shared byte, set once the workers shall save and end.
     """
 
-    several, ahead = True, False
+    ahead = False
 
     def __init__(self, machine: Machine, display, stop, share: Share, target=None):
         self.machine, self.display, self.stop, self.share = machine, display, stop, share

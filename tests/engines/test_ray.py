@@ -124,6 +124,15 @@ def wait_until(true, what: str, seconds: float = 300) -> None:
         time.sleep(0.1)
 
 
+def wait_for_node(address: str, resource: str) -> None:
+    """Until the cluster has some of the resource."""
+    look = (
+        "import ray, sys, time\nray.init(sys.argv[1])\n"
+        "while sys.argv[2] not in ray.cluster_resources(): time.sleep(0.2)"
+    )
+    subprocess.run([sys.executable, "-c", look, address, resource], env=ENVIRONMENT, check=True, timeout=300)
+
+
 def test_a_lost_node_is_made_up_for(longer, place, tmp_path):
     with cluster(tmp_path) as (address, add):
         first = add("--num-cpus=1", "--node-name=first")
@@ -151,10 +160,7 @@ def test_a_gpu_is_shared_and_results_come_back_without_a_shared_disk(local, plac
     with cluster(tmp_path) as (address, add):
         add("--num-cpus=4", "--num-gpus=1", before=(*apart, "sh", "-c", hide, "sh"), TMPDIR=str(away))
         # where the device is not named, the engine asks for GPUs if the cluster has one when the run begins
-        look = (
-            "import ray, sys, time\nray.init(sys.argv[1])\nwhile 'GPU' not in ray.cluster_resources(): time.sleep(0.2)"
-        )
-        subprocess.run([sys.executable, "-c", look, address], env=ENVIRONMENT, check=True, timeout=300)
+        wait_for_node(address, "GPU")
         words = ("run", "--engine", "ray", "--address", address, "--cells-per-gpu", 2)
         with killed_at_end(place.start(*words, start_new_session=True)) as process:
             most, before = 0, set()
@@ -169,6 +175,22 @@ def test_a_gpu_is_shared_and_results_come_back_without_a_shared_disk(local, plac
     records = [json.loads(path.read_text()) for path in place.results.glob("*/*/*/provenance.json")]
     assert {record["cells_at_once"] for record in records} == {2}
     assert place.finished() == local.finished() and place.report() == local.report()
+
+
+def test_rows_are_finished_one_after_the_other(place, tmp_path):
+    """Where one job runs at a time, at most one training is begun before a row's attack that Ray could have taken."""
+    with cluster(tmp_path) as (address, add):
+        add("--num-cpus=1")
+        wait_for_node(address, "CPU")
+        place.run("run", "--engine", "ray", "--device", "cpu", "--address", address)
+    ended = sorted(place.results.glob("*/*/*/metrics.json"), key=lambda path: path.stat().st_mtime_ns)
+    kinds = [path.parent.name.partition("-")[0] for path in ended]
+    rows = [path.parents[1].name for path in ended]
+    assert sorted(kinds) == ["decoder"] * 4 + ["train"] * 4
+    for place_of_training, (kind, row) in enumerate(zip(kinds, rows, strict=True)):
+        if kind == "train":
+            attacked = next(n for n, other in enumerate(rows) if other == row and n > place_of_training)
+            assert kinds[place_of_training + 1 : attacked].count("train") <= 1, list(zip(rows, kinds, strict=True))
 
 
 def test_no_cluster_is_one_sentence(place):

@@ -105,6 +105,15 @@ def test_same_tables_from_packed_arrays_that_outlive_the_submitter(slurm, local,
     assert {record["cells_at_once"] for record in provenance} == {2}
 
 
+def test_rows_are_finished_one_after_the_other(slurm, place):
+    """An allocation at a time takes all the node's processors, so what begins next is Slurm's choice."""
+    options = ("--engine", "slurm", "--device", "cpu", "--cells-per-gpu", 1, "--sbatch", "exclusive", "--wait")
+    place.run("run", *options)
+    ended = sorted(place.results.glob("*/*/*/metrics.json"), key=lambda path: path.stat().st_mtime_ns)
+    rows = [path.parents[1].name for path in ended]
+    assert rows[::2] == rows[1::2] and len(rows) == 8, rows
+
+
 def slurm_records(place) -> list[dict]:
     return [json.loads(path.read_text()) for path in (place.results / ".work" / "slurm").glob("array-*.json")]
 

@@ -35,6 +35,7 @@ from benchmark.runner.store import Store
 from benchmark.training import device
 
 TELL = 0.5  # seconds between a task's messages of progress, and between the driver's looks at them
+SOON = 0.2  # seconds between its looks while what could run has not begun
 GRACE = 60.0  # seconds that tasks get to save their jobs when the run ends in an error
 RETRIES = 3  # times that a task is begun again after its worker or its node was lost
 SMALLEST = 1e-4  # part of a GPU that Ray counts in
@@ -74,7 +75,7 @@ class _Spec:
 class Cluster:
     """Jobs as tasks of a Ray cluster; a place in the sense of drain."""
 
-    several = ahead = True
+    ahead = True
 
     def __init__(self, store: Store, data_root: Path, device: str, cells: int | None, address, display, stop):
         self.store, self.device, self.cells, self.address = store, device, cells, address
@@ -85,7 +86,8 @@ class Cluster:
         self.begun: set[str] = set()
         self.shares: dict[str, float] = {}  # where memory ran out with less
         self.lost: set[str] = set()  # the jobs whose task Ray gave up
-        self.checked: list[dict] = []  # requests
+        self.checked: list[dict] = []  # requests that no node could fulfil
+        self.held: dict[str, Job] = {}  # jobs that have not begun, although a node could fulfil their requests
         self.asked = False
 
     def __enter__(self) -> "Cluster":
@@ -110,11 +112,14 @@ class Cluster:
             ray.shutdown()
 
     def free(self) -> bool:
-        return True  # what there is no room for waits in Ray
+        """Whether all that could run has begun. Of what waits for room Ray takes trainings first (a worker that has
+        done one takes the next), so that a training is given out only where no attack of an earlier row waits."""
+        return all(any(parent.key in self.outcomes for parent in job.parents.values()) for job in self.held.values())
 
     def start(self, job: Job) -> None:
         request, share = self._request(job)
-        self._check(request)
+        if self._possible(request):
+            self.held[job.key] = job
         self.lost.discard(job.key)
         parents = [self.outcomes[parent.key] for parent in job.parents.values() if parent.key in self.outcomes]
         task = self.task.options(name=job.title, max_retries=RETRIES, **request)
@@ -122,19 +127,22 @@ class Cluster:
         self.jobs[outcome], self.outcomes[job.key] = job, outcome
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        """The jobs that ended, as soon as one has; nothing after `seconds`. UserError where the cluster is gone."""
+        """The jobs that ended, as soon as one has; nothing after `seconds`, or once the next may start. UserError where
+        the cluster is gone."""
         try:
             return self._wait(seconds)
         except RayError as error:  # of the hub: tasks' own are outcomes
             raise UserError(f"the Ray cluster is gone ({' '.join(str(error).split())[:300]}); run again") from None
 
     def _wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        deadline = time.monotonic() + seconds
+        deadline, full = time.monotonic() + seconds, not self.free()
         while True:
             self._listen()
             if self.stop.value and not self.asked:
                 self._ask()
-            left = max(0.0, min(TELL, deadline - time.monotonic()))
+            if full and self.free():
+                return []
+            left = max(0.0, min(SOON if full else TELL, deadline - time.monotonic()))
             if not self.jobs:
                 time.sleep(left)
             elif ray.wait(list(self.jobs), timeout=left, fetch_local=False)[0]:
@@ -163,19 +171,20 @@ class Cluster:
         share = self.shares.get(job.key, share)
         return request | {"num_gpus": share}, share
 
-    def _check(self, request: dict) -> None:
-        """Say, once, where no node there is could ever fulfil a request. UserError where no node can join."""
-        if request in self.checked:
-            return
-        self.checked.append(request)
+    def _possible(self, request: dict) -> bool:
+        """Whether some node could ever fulfil a request; told, once, where none. UserError where none can join."""
         wanted = {"CPU": request["num_cpus"], "memory": request["memory"], "GPU": request.get("num_gpus", 0)}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
-            return
+            return True
+        if request in self.checked:
+            return False
+        self.checked.append(request)
         text = f"{wanted['CPU']} CPUs, {wanted['memory'] / GIB:g} GiB of memory and {wanted['GPU']:g} of a GPU"
         if self.address is None:
             raise UserError(f"this machine cannot give a job {text}; lower them with --set resources.KIND.memory=...")
         self.display.line(f"no node of the cluster has {text} now: waiting for one to join")
+        return False
 
     def _listen(self) -> None:
         """Pass on what the tasks have told since."""
@@ -191,6 +200,7 @@ class Cluster:
                     self.display.line(f"{job.title}: its worker was lost; it begins again")
                     self.display.drop(job)
                 self.begun.add(key)
+                self.held.pop(key, None)
                 self.display.begin(job)
 
     def _ask(self) -> None:
@@ -205,6 +215,7 @@ class Cluster:
         job = self.jobs.pop(outcome)
         self.outcomes.pop(job.key, None)
         self.begun.discard(job.key)
+        self.held.pop(job.key, None)
         try:
             return job, ray.get(outcome)
         except TaskCancelledError:

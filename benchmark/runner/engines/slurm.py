@@ -42,13 +42,15 @@ class Array:
     """A job array before it is submitted.
 
     parts: the jobs of each task; after: number of the array whose task of the same index comes first; at_once: how
-    many jobs of a task run at once; alone: on a node with nobody else, to time it.
+    many jobs of a task run at once; alone: on a node with nobody else, to time it; later: the number of arrays that
+    come after it, each after the one before.
     """
 
     parts: list[list[Job]]
     after: int | None
     at_once: int
     alone: bool
+    later: int
 
 
 def run(
@@ -135,9 +137,9 @@ def _arrays(jobs: list[Job], at_once, factor: int, merged: bool) -> list[Array]:
         size = several * factor
         tasks = [members[start : start + size] for start in range(0, len(members), size)]
         after = None
-        for number in levels:
+        for later, number in zip(reversed(range(len(levels))), levels, strict=True):
             parts = [[job for family in task for job in family if level(job) == number] for task in tasks]
-            arrays.append(Array(parts, after, several, alone))
+            arrays.append(Array(parts, after, several, alone, later))
             after = len(arrays) - 1
     return arrays
 
@@ -220,7 +222,8 @@ class _Submitter:
     def _parameters(self, array: Array, after: str | None) -> dict:
         cpus = array.at_once * (threads() if self.device == "cpu" else 1)
         memory = array.at_once * max(job.resources.memory for part in array.parts for job in part)
-        more = {"requeue": True, "kill-on-invalid-dep": "yes"} | self.extra
+        # of tasks that could begin, those that finish a row come first, as far as Slurm goes by their order alone
+        more = {"requeue": True, "kill-on-invalid-dep": "yes", "nice": 2 * array.later} | self.extra
         if after:  # each task after the one of the same index; a lone one is no array
             more["dependency"] = f"{'aftercorr' if len(array.parts) > 1 else 'afterok'}:{after}"
         package = Path(benchmark.__file__).resolve().parents[1]
