@@ -9,7 +9,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmark.output import Console, say_lines
-from benchmark.report import names
+from benchmark.report import names, transfer
 from benchmark.report.diff import BAD, attack, excess, method, summary
 from benchmark.report.render import escape_markdown
 
@@ -35,13 +35,20 @@ def show(result: pd.DataFrame) -> None:
     for (dataset, protocol), part in result.groupby(["dataset", "protocol"], sort=False):
         title = Text(f"{names.dataset_title(dataset)}, protocol {protocol}", style="bold")
         console.print(_coloured(part, title))
+    for title, headings, lines in _transfer(result):
+        console.print(Text(title, style="bold"))
+        say_lines(tabulate(lines, headers=headings, tablefmt="simple", disable_numparse=True) + "\n")
     console.print(Text(summary(result), style="bold green" if _fine(result) else "bold red"), soft_wrap=True)
 
 
 def to_text(result: pd.DataFrame) -> str:
     """The diff as plain text: what was reduced, one line a cell, the summary."""
     table = tabulate(_lines(result), headers=HEADINGS, tablefmt="simple", disable_numparse=True, colalign=ALIGN)
-    return "\n\n".join([*_reductions(result), table, summary(result)]) + "\n"
+    more = [
+        f"{title}\n{tabulate(lines, headers=headings, tablefmt='simple', disable_numparse=True)}"
+        for title, headings, lines in _transfer(result)
+    ]
+    return "\n\n".join([*_reductions(result), table, *more, summary(result)]) + "\n"
 
 
 def to_markdown(result: pd.DataFrame) -> str:
@@ -54,6 +61,13 @@ def to_markdown(result: pd.DataFrame) -> str:
     mark = "✅" if _fine(result) else "❌"
     text = [f"{mark} **{escape_markdown(summary(result))}**", *map(escape_markdown, _reductions(result))]
     room = COMMENT - len("\n\n".join(text)) - 1000  # for the words around the tables
+    for title, headings, lines in _transfer(result):
+        escaped = [[escape_markdown(item) for item in line] for line in lines]
+        table = tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
+        table = "\n".join(" ".join(line.split()) for line in table.splitlines())
+        if len(table) < room / 2:
+            room -= len(table)
+            text.append(f"<details>\n<summary>{title}</summary>\n\n{table}\n</details>")
     if len(bad):
         table, shown = _pipe(bad[:WORST], room)
         room -= len(table)
@@ -64,6 +78,18 @@ def to_markdown(result: pd.DataFrame) -> str:
         text.append(f"{len(result) - shown} more do not fit here: `python -m benchmark diff` prints them.\n")
     text.append("</details>")
     return "\n\n".join(text) + "\n"
+
+
+def _transfer(result: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, headings, lines) of what a run off the published setting can be held against; [] of one on it."""
+    if not _reductions(result):
+        return []
+    gains, ranks = transfer.lines(result)
+    tables = [
+        ("What CEM changes, which may transfer from another length", transfer.GAINS_HEADINGS, gains),
+        ("How alike the rows are ordered (+1: the same order)", transfer.RANKS_HEADINGS, ranks),
+    ]
+    return [table for table in tables if table[2]]
 
 
 def _fine(result: pd.DataFrame) -> bool:
