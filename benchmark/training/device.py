@@ -70,7 +70,7 @@ def threads() -> int:
 
 @contextmanager
 def tf32_convolutions(wanted: bool) -> Iterator[None]:
-    """Within it, fp32 convolutions on CUDA multiply with 10 bits of mantissa where `wanted`, else as they did; so do the
+    """Within it, fp32 convolutions on CUDA multiply with 10 bits of mantissa where `wanted`, else as before; so do the
     backward passes that are run within it."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = wanted or before
