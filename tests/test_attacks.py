@@ -265,6 +265,35 @@ def test_the_gans_rates_stop_half_way_down_the_cosine(images):
     assert rates[300] == rates[400] == pytest.approx([0, 0], abs=1e-12)
 
 
+@pytest.mark.parametrize(("bf16", "setting", "expected"), [(1, True, True), (1, False, False), (0, True, False)])
+def test_tf32_is_the_penaltys_alone(images, monkeypatch, bf16, setting, expected):
+    """In its forward and backward passes, and off again after a step that fails; never in the rest or in fp32."""
+    task = attack("gan", images, penalty_tf32=setting)
+    task.target.__dict__["autocast"] = FP32 | {"enabled": bool(bf16)}
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    seen = {"penalty": set(), "rest": set()}
+    allowed = lambda: torch.backends.cudnn.allow_tf32  # noqa: E731
+
+    def watch(module, given, result):
+        part = "rest" if torch.is_autocast_enabled("cpu") else "penalty"
+        seen[part].add(allowed())
+        if part == "penalty" and result.requires_grad:
+            result.register_hook(lambda gradient: seen["penalty"].add(allowed()))
+
+    for network in (task.generator, task.critic):
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_hook(watch)
+    real = images.images[:4] / 255
+    task._critic_step(task.reconstruct(task.target.features[:4]), real)
+    task._generator_step(task.target.features[:4], real)
+    assert seen["penalty"] == {expected} and seen["rest"] <= {False} and not allowed()
+    task.critic.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        task._critic_step(real, real)
+    assert not allowed()
+
+
 def test_the_critics_loss_with_its_gradient_penalty(images):
     """Against the same loss written out image by image, with the gradient taken from the input's side."""
     task = attack("gan", images)

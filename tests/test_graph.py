@@ -222,6 +222,17 @@ def test_a_learning_rate_is_exact_on_a_cpu():
         assert torch.equal(*pair)
 
 
+def test_all_jobs_of_a_process_share_the_side_stream(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    graph._side_stream.cache_clear()
+    first, second, other = (Captured(torch.device(name), []).backend for name in ("cuda:0", "cuda:0", "cuda:1"))
+    graph._side_stream.cache_clear()
+    assert first.stream is second.stream is not other.stream and first.pool is not second.pool
+    assert made == [torch.device("cuda:0"), torch.device("cuda:1")]
+
+
 # -- on a GPU
 
 

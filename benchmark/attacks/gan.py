@@ -24,6 +24,7 @@ from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
+from benchmark.training.device import tf32_convolutions
 from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
 
@@ -45,6 +46,7 @@ class GANAttack(Attack):
         penalty: Annotated[Number, Field(ge=0)] = Field(description="factor on the gradient penalty")
         generator_every: Count = Field(description="critic steps for one generator step")
         blocks: Count = Field(description="residual blocks of the generator")
+        penalty_tf32: bool = Field(description="whether the penalty's convs are in TF32, in bf16 jobs on CUDA alone")
 
     version = 2
     printed = True
@@ -159,12 +161,13 @@ class GANAttack(Attack):
         between = (real + mix * (fake - real)).requires_grad_()
         with torch.autocast(**self.target.autocast):
             scores = self.critic(torch.cat([fake, real])).float().flatten()
-        inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
-        (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
-        norm = gradient.float().flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
-        fakes, reals = scores.chunk(2)
-        loss = fakes.mean() - reals.mean() + self.params.penalty * (norm - 1).square().mean()
-        loss.backward()
+        with tf32_convolutions(self.params.penalty_tf32 and self.target.autocast["enabled"]):
+            inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
+            (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
+            norm = gradient.float().flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
+            fakes, reals = scores.chunk(2)
+            loss = fakes.mean() - reals.mean() + self.params.penalty * (norm - 1).square().mean()
+            loss.backward()
         self.optimizers[self.critic].step()
         return loss.detach()
 

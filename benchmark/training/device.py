@@ -5,6 +5,8 @@ import functools
 import math
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -64,6 +66,18 @@ def threads() -> int:
     into small pieces, and further cores do more for a second job than for the first.
     """
     return min(cores(), THREADS)
+
+
+@contextmanager
+def tf32_convolutions(wanted: bool) -> Iterator[None]:
+    """Within it, fp32 convolutions on CUDA multiply with 10 bits of mantissa where `wanted`, else as before; so do the
+    backward passes that are run within it."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = wanted or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 # mallopt's parameters, from malloc.h

@@ -4,6 +4,7 @@ A step function reads and writes tensors that stay at their addresses (and gener
 what Python decides between steps is filled into such tensors before the step (`Order`, `scalar`, `set_lr`).
 """
 
+import functools
 import os
 import warnings
 from collections import Counter
@@ -82,7 +83,7 @@ class _CUDA:
     """
 
     def __init__(self, device: torch.device):
-        self.device, self.stream, self.pool = device, torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        self.device, self.stream, self.pool = device, _side_stream(device), torch.cuda.graph_pool_handle()
 
     def warm_up(self, step: Callable[[], None]) -> None:
         """step() on the side stream, between what the current one did and will do."""
@@ -122,6 +123,12 @@ class _CUDA:
         torch.cuda.synchronize(self.device)
         replays.clear()
         torch.cuda.empty_cache()
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all jobs of this process: cuBLAS keeps its workspaces, 130 MiB, for every stream that was used."""
+    return torch.cuda.Stream(device)
 
 
 def allowed() -> bool:
