@@ -10,12 +10,13 @@ import re
 from pathlib import Path
 
 from benchmark.data.files import digest
-from benchmark.errors import UserError, reading
+from benchmark.errors import Unreadable, UserError, reading
 from benchmark.files import whole
 
 NAME = "SHA256SUMS"
 ENCODER = "encoder.safetensors"  # small, and needed by whoever attacks it: shared like the numbers
 RECOGNITION, LPIPS = "recognition.json", "lpips.json"
+_TEXT = (".json", ".csv", ".txt")  # what a checkout may take for text
 ADDED = {RECOGNITION, LPIPS}  # to a finished attack, by the commands `recognise` and `lpips`: no part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
@@ -27,6 +28,16 @@ class Damaged(UserError):
 def spared(name: str) -> bool:
     """Whether a file may be left out where results are shared: tensors, but for an encoder."""
     return name.endswith(".safetensors") and name != ENCODER
+
+
+class Converted(Unreadable):
+    """A file is what was written but for its line endings: no damage, and no reason to compute anything again."""
+
+    def __init__(self, path: Path):
+        super().__init__(
+            f"{path} has other line endings than it was written with (git's core.autocrlf, or an editor, made CRLF of "
+            "LF); check it out as it is: git config core.autocrlf false, delete the folder, git checkout it again"
+        )
 
 
 def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
@@ -89,7 +100,7 @@ def content(path: Path) -> bytes:
 def problems(folder: Path, tensors: bool = True) -> list[str]:
     """What is wrong with the folder's listed files, a line for each; tensors: look at those as well, where shared.
 
-    Unreadable where that cannot be told.
+    Unreadable where that cannot be told, Converted (which is that) for other line endings.
     """
     try:
         listed = read(folder) or {}
@@ -102,15 +113,24 @@ def problems(folder: Path, tensors: bool = True) -> list[str]:
             continue
         try:
             with reading(path):
-                if digest(path, "sha256") != listed[name]:
-                    found.append(f"{path} was altered since it was written")
+                same = digest(path, "sha256") == listed[name]
+            if not same:
+                _require_unconverted(path, listed[name])
+                found.append(f"{path} was altered since it was written")
         except FileNotFoundError:
             if not tensor:
                 found.append(f"{path} is missing")
     return found
 
 
+def _require_unconverted(path: Path, listed: str) -> None:
+    """Converted where the file's content has the listed sha256 once each of its CRLFs is an LF."""
+    if path.suffix in _TEXT and hashlib.sha256(content(path).replace(b"\r\n", b"\n")).hexdigest() == listed:
+        raise Converted(path)
+
+
 def _compare(path: Path, found: str) -> None:
     listed = read(path.parent)
     if listed is not None and listed.get(path.name) != found:
+        _require_unconverted(path, listed.get(path.name, ""))
         raise Damaged(f"{path} was altered since it was written")
