@@ -227,7 +227,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(finished, place):  # noqa: F811
     assert again.code == 0, again.err
     undisturbed = finished.finished()
     ours = place.finished()
-    assert len(ours) == 3 and all(undisturbed[name] == content for name, content in ours.items())
+    assert len(ours) == 4 and all(undisturbed[name] == content for name, content in ours.items())
     assert list((place.results / ".work").iterdir()) == []  # neither locks nor halves stay
 
 
