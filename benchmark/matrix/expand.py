@@ -351,13 +351,13 @@ def _attack_job(
         "version": attack.version,
         "params": settings.attacks[attacker].model_dump(),
         "split": split,
-        "quirks": _quirks(quirks, *_attack_quirks(attack, parent.config, split)),
+        "quirks": _quirks(quirks, *_attack_quirks(attack, parent.config, "train" if "fit" in parents else split)),
     }
     return Job("attack", config, parents, settings.resources["attack"])
 
 
 def _attack_quirks(attack, cell: dict, split: str) -> list[str]:
-    """The quirks that bear on an attack on a training of configuration `cell`."""
+    """The quirks that bear on an attack, with the images of `split`, on a training of configuration `cell`."""
     source = data.DATASETS.get(cell["dataset"])
     idle = {
         "q12": not source.by_class,

@@ -224,14 +224,15 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
     autocast = _autocast(precision, machine)
-    ordered = recipe.quirks.q5_ordered_split
     images_of = "train" if "fit" in job.parents else job.config["split"]
+    ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
     fit, score = split(images_of, images, ordered, recipe.seed)
 
     def features_of(role: str, part: ImageSet) -> Tensor:
         named = (role, images_of, ordered)
         return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
 
+    scored = features_of("score", score)
     params = attack.Params(**job.config["params"])
     send = attack.channel(params, lambda z, generator: defense.transform(z, generator, "attack"), defense.kept)
     target = Target(
@@ -245,10 +246,10 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         encode=_encoder(model, images, autocast),
         kept=defense.kept,
         misfit=defense.misfit,
-        received=send(features_of("score", score), seeded(machine.device, "score", recipe.seed)),
+        received=send(scored, seeded(machine.device, "score", recipe.seed)),
         split=job.config["split"],
         quirks=Quirks(**(ALL_OFF | job.config["quirks"])),
-        tested=(features_of("score", score), score.images),
+        tested=(scored, score.images),
     )
     return Scene(attack(params, target), fit, score, images, precision)
 
