@@ -118,7 +118,7 @@ def test_global_random_state_is_not_used():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_same_pixels_on_the_gpu_and_in_a_captured_graph():
     images, draws = pictures(64, 32, 32), draw(64, generator(), True)
     expected = apply(images, *draws, True)
