@@ -86,6 +86,7 @@ def test_floats_and_bytes_agree():
     images = pictures(16, 32, 32)
     from_bytes = augment(images, generator(), True)
     assert from_bytes.dtype == torch.float32 and from_bytes.shape == images.shape
+    assert from_bytes.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(from_bytes, augment(images.float() / 255, generator(), True))
 
 
