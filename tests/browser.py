@@ -1,5 +1,6 @@
 """Headless Chromium for the tests of the page."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -22,12 +23,14 @@ FLAGS = (
 
 
 def needed() -> tuple[str, str]:
-    """(chromium, chromedriver). Skips where they are missing, and fails where BENCHMARK_BROWSER=required."""
+    """(chromium, chromedriver). Skips where they or selenium are missing; fails where BENCHMARK_BROWSER=required."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
-    if browser and driver:
-        return browser, driver
     message = "no Chromium with its chromedriver is installed (Debian: apt-get install chromium chromium-driver)"
+    if importlib.util.find_spec("selenium") is None:
+        message = "the package selenium is not installed"
+    elif browser and driver:
+        return browser, driver
     if os.environ.get("BENCHMARK_BROWSER") == "required":
         pytest.fail(message)
     pytest.skip(message)
@@ -36,10 +39,10 @@ def needed() -> tuple[str, str]:
 @contextmanager
 def chromium(width: int = 1280, height: int = 900):
     """A browser with a fresh profile, which records its console and its network requests."""
+    browser, driver = needed()
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    browser, driver = needed()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

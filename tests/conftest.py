@@ -15,6 +15,11 @@ from benchmark.data import DataSet, ImageSet
 from benchmark.matrix.load import DEFAULT, MatrixFile
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def tiny_images() -> DataSet:
     """Three classes of 32 px colour gradients with noise: 48 training and 24 test images."""

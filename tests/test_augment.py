@@ -86,6 +86,7 @@ def test_floats_and_bytes_agree():
     images = pictures(16, 32, 32)
     from_bytes = augment(images, generator(), True)
     assert from_bytes.dtype == torch.float32 and from_bytes.shape == images.shape
+    assert from_bytes.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(from_bytes, augment(images.float() / 255, generator(), True))
 
 
@@ -118,7 +119,7 @@ def test_global_random_state_is_not_used():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_same_pixels_on_the_gpu_and_in_a_captured_graph():
     images, draws = pictures(64, 32, 32), draw(64, generator(), True)
     expected = apply(images, *draws, True)

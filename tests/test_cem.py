@@ -47,13 +47,17 @@ def value_and_gradient(module, clean, noisy, labels):
     return loss.detach().double(), torch.autograd.grad(loss, clean)[0].double()
 
 
-def assert_same(module, clean, noisy, labels, expected, leaf):
-    """Loss and gradient of the module against a float64 loss over the float64 copy `leaf` of its input."""
+def assert_same(module, clean, noisy, labels, expected, leaf, loss_within=1e-5, within=1e-4):
+    """Loss and gradient of the module against a float64 loss over the float64 copy `leaf` of its input.
+
+    loss_within: what the loss may be off by, beside 2e-5 of it; within: the gradient, of its norm. With torch 2.13 all
+    tests but one are within 4e-6.
+    """
     loss, gradient = value_and_gradient(module, clean, noisy, labels)
     reference = torch.autograd.grad(expected, leaf)[0]
-    torch.testing.assert_close(loss, expected.detach(), rtol=2e-5, atol=1e-5)
+    torch.testing.assert_close(loss, expected.detach(), rtol=2e-5, atol=loss_within)
     assert reference.norm() > 0
-    assert (gradient - reference).norm() < 1e-4 * reference.norm()
+    assert (gradient - reference).norm() < within * reference.norm()
 
 
 def nearest(module, z, labels):
@@ -187,9 +191,17 @@ def test_full_with_all_of_a_large_batch_in_one_component():
     assert_same(module, clean, noisy, y, eq7_by_loop(module, covariances(module, features, labels), z, y), z)
 
 
-def test_full_with_identical_members_and_strong_correlation():
-    """Covariances of condition number 1e5 and a batch that repeats one sample."""
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(4))
+def test_full_with_identical_members_and_strong_correlation(seed):
+    """Covariances of condition number 1e5 and a batch that repeats one sample.
+
+    The gradient is A^-1 u, of a float32 copy of A^-1 that was inverted in float64. Rounding an element takes half of
+    epsilon, the sums of the product, whose order is the library's, about as much; where u lies along A's largest
+    eigenvalue, both weigh up to the condition number of A (noise included: 4e3 to 7e3) times as much in the result, and
+    so in the logarithm that the loss has of u A^-1 u. torch 2.13 is off by 0.2 to 0.4 of that bound; 1e-4, which is 0.2
+    of it, held there for seed 0 alone, by luck: a version that sums in another order (2.11) need not be within it.
+    """
+    torch.manual_seed(seed)
     features = torch.randn(300, 1) @ torch.randn(1, 16) + 0.01 * torch.randn(300, 16)
     labels = torch.zeros(300, dtype=torch.long)
     module = ConditionalEntropy("full", 16, 1, SIGMA, components=1)
@@ -197,7 +209,10 @@ def test_full_with_identical_members_and_strong_correlation():
     clean = features[:1].repeat(32, 1).requires_grad_()
     z = clean.detach().double().requires_grad_()
     sigma = covariances(module, features, labels)
-    assert_same(module, clean, clean * 1, labels[:32], eq7_by_loop(module, sigma, z, labels[:32]), z)
+    condition = torch.linalg.cond(sigma[0] + SIGMA**2 * torch.eye(16, dtype=torch.float64)).item()
+    within = condition * torch.finfo(torch.float32).eps
+    assert within < 1e-3
+    assert_same(module, clean, clean * 1, labels[:32], eq7_by_loop(module, sigma, z, labels[:32]), z, within, within)
 
 
 @pytest.mark.parametrize("estimator", ["diagonal", "full"])
@@ -315,7 +330,7 @@ def test_forward_and_backward_need_no_value_of_a_tensor(estimator):
         assert z.grad.shape == z.shape
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_captured_graph_repeats_the_eager_step(estimator):
     module, features, labels = fitted(estimator)

@@ -17,7 +17,6 @@ from benchmark.training.loop import Silent
 from benchmark.training.train import Training
 
 CPU = torch.device("cpu")
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 class Notes(Silent):
@@ -236,7 +235,7 @@ def test_all_jobs_of_a_process_share_the_side_stream(monkeypatch):
 # -- on a GPU
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("cem", ["off", "on", "diagonal", "full"])
 @pytest.mark.parametrize("defense", DEFENSES.names())
 def test_a_training_by_graphs_is_the_eager_one(tiny_images, monkeypatch, defense, cem):
@@ -270,7 +269,7 @@ def attack_on_gpu(name, images):
     return ATTACKS.get(name)(small.params.model_copy(update={"epochs": 5} | extra), Target(**values))
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["decoder", "gan"])
 def test_an_attack_by_graphs_is_the_eager_one(tiny_images, monkeypatch, name):
     images = tiny_images.train.take(torch.arange(16))
@@ -284,7 +283,7 @@ def test_an_attack_by_graphs_is_the_eager_one(tiny_images, monkeypatch, name):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05)
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_stopped_training_by_graphs_goes_on_to_the_same_end(tiny_images, tmp_path):
     device, path = torch.device("cuda"), tmp_path / "state.safetensors"
     make = lambda: training(tiny_images, "dropout", "on", device, "train.lr=0.001")  # noqa: E731
@@ -300,7 +299,7 @@ def test_a_stopped_training_by_graphs_goes_on_to_the_same_end(tiny_images, tmp_p
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_wait_in_a_captured_step_falls_back_to_eager_steps():
     device = torch.device("cuda")
     total, draws = torch.zeros((), device=device), torch.Generator(device).manual_seed(1)
@@ -317,7 +316,7 @@ def test_a_wait_in_a_captured_step_falls_back_to_eager_steps():
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@gpu
+@pytest.mark.gpu
 def test_the_memory_of_dropped_graphs_is_free_again():
     device = torch.device("cuda")
     x = torch.zeros((), device=device)

@@ -46,6 +46,7 @@ def features(x: torch.Tensor, state: dict) -> list[np.ndarray]:
 @pytest.mark.parametrize("size", [32, 64])
 def test_it_is_the_weighted_squared_distance_of_unit_features(weights, size):
     """Zhang et al. 2018, Eq 1, with the linear weights that the package brings."""
+    pytest.importorskip("lpips")
     a, b = torch.rand(2, 3, 3, size, size, generator=torch.Generator().manual_seed(1))
     network = Lpips(weights, CPU)
     state = torch.load(weights)
@@ -71,6 +72,7 @@ def test_without_the_weights_it_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_what_is_not_alexnet_is_told(tmp_path):
+    pytest.importorskip("lpips")
     contents = (b"", b".", b"not a network", [1], torch.ones(3), {"a": torch.ones(1)}, {"features.0.weight": 3})
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.pth"

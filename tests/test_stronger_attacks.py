@@ -289,6 +289,8 @@ def test_those_that_see_more_than_one_feature_are_kept_from_the_bounds():
 
 
 def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F811
+    pytest.importorskip("lpips")
+
     def change(value, smoke):
         smoke["attacker"] = ["decoder", "informed", "queries4", "whitebox", "ensemble"]
         smoke |= {"defense": ["none", "dropout"], "cem": ["off"], "protocol": ["corrected"], "split": ["infer"]}

@@ -11,10 +11,11 @@ every device, with no tolerance for pixels whose source lies on the border betwe
 tensor version rounds such pixels by floating point and differs from its PIL version there.)
 """
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import torch
 from torch import Tensor
-
-from benchmark.data.tensors import to_unit
 
 MAX_DEGREES = 15.0
 PADDING = 4
@@ -22,7 +23,8 @@ _ONE = 1 << 16  # 1.0 in 16.16 fixed point
 
 
 def augment(images: Tensor, generator: torch.Generator, crop: bool) -> Tensor:
-    """Randomly augmented copies: [B, 3, H, W] uint8 or float in [0, 1] -> float32 [B, 3, H, W] in [0, 1].
+    """Randomly augmented copies: [B, 3, H, W] uint8 or float in [0, 1] -> the same shape, float32 in [0, 1], in
+    channels_last.
 
     Per image and independently: with `crop`, a random H x W window of the image padded by 4 black pixels; a
     horizontal flip with probability 1/2; a rotation uniform in [-15, 15] degrees (as the released training).
@@ -59,59 +61,71 @@ def apply(images: Tensor, angle: Tensor, flip: Tensor, top: Tensor, left: Tensor
     shape = (batch, channels, height * width)
     picked = images.reshape(shape).gather(2, index.view(batch, 1, -1).expand(shape))
     picked.mul_(inside.view(batch, 1, -1))  # black where the rotation or the window leaves the image
-    return to_unit(picked).view(images.shape)
+    picked = picked.view(images.shape)
+    if picked.is_floating_point():
+        return picked.contiguous(memory_format=torch.channels_last)
+    return picked.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def _source_pixels(height: int, width: int, angle: Tensor, flip: Tensor, top: Tensor, left: Tensor):
     """For each output pixel: the source pixel's flat index, int64 [B, H, W] (0 if outside), and whether it is
     inside.
 
-    All coordinates are 16.16 fixed point in int32. The window's offset and the flip are folded into the few
-    numbers per image, so that the work per pixel is two additions, two shifts and the comparisons.
+    All coordinates are 16.16 fixed point in int32, columns and rows in one tensor [2, ...], so that few kernels do it.
+    The window's offset and the flip are folded into the few numbers per image, so that the work per pixel is two
+    additions, two shifts and the comparisons.
     """
-    (xx, xy, x0), (yx, yy, y0) = _rotation(height, width, angle)
+    grid = _grid(height, width, angle.device)
+    radians = torch.deg2rad(angle.double() % 360)
+    rotation = torch.addcmul(grid.constant, grid.by_cos, torch.cos(radians)).addcmul_(grid.by_sin, torch.sin(radians))
+    rotation = rotation.floor_().int()  # [2, 3, B]
     # A flip maps column floor(v) to width - 1 - floor(v), which in fixed point is floor(width - 1ulp - v).
-    sign = 1 - 2 * flip.int()
-    xx, xy = xx * sign, xy * sign
-    x0 = torch.where(flip, width * _ONE - 1 - x0, x0)
-    shift_x, shift_y = (left - PADDING).int(), (top - PADDING).int()
-    column = _affine(height, width, xx, xy, x0 + shift_x * _ONE)
-    row = _affine(height, width, yx, yy, y0 + shift_y * _ONE)
-    inside = _within(column, shift_x, width) & _within(row, shift_y, height)
-    return (row.mul_(width).add_(column).mul_(inside)).long(), inside
+    torch.where(flip, grid.flipped - rotation[0], rotation[0], out=rotation[0])
+    per_column, per_row, start = rotation.unsqueeze(3).unbind(1)  # [2, B, 1] each
+    shift = torch.stack([left, top]).sub_(PADDING).int().unsqueeze(2)
+    along_x = torch.addcmul(torch.add(start, shift, alpha=_ONE), per_column, grid.x)
+    position = (along_x.unsqueeze(2) + (per_row * grid.y).unsqueeze(3)).bitwise_right_shift_(16)  # [2, B, H, W]
+    # inside both the window (which the rotation sees) and the image
+    low, high = shift.clamp(min=0), torch.minimum(shift + grid.size, grid.size)
+    within = (position >= low.unsqueeze(3)).logical_and_(position < high.unsqueeze(3))
+    inside = within[0].logical_and_(within[1])
+    column, row = position
+    return column.add_(row, alpha=width).mul_(inside).long(), inside
 
 
-def _rotation(height: int, width: int, angle: Tensor):
-    """Two rows of the map output -> input position, as PIL's fixed-point numbers: int32 [B] each.
+@dataclass(frozen=True)
+class _Grid:
+    """What the map of every image of a size has in common.
 
-    The third number of a row is the position of the first output pixel's centre.
+    constant + by_cos * cos + by_sin * sin, rounded down: two rows of the map output -> input position in PIL's fixed
+    point, that is what a column and what a row of the output add, and the first pixel's centre; float64 [2, 3, 1].
+    flipped [3, 1], size [2, 1, 1], x [W] and y [H]: int32.
     """
-    radians = -torch.deg2rad(angle.double() % 360)
-    cos, sin = torch.cos(radians), torch.sin(radians)
-    centre_x, centre_y = width / 2, height / 2
-    x0 = centre_x - cos * centre_x - sin * centre_y
-    y0 = centre_y + sin * centre_x - cos * centre_y
-    return (
-        (_fixed(cos), _fixed(sin), _fixed(x0 + cos * 0.5 + sin * 0.5)),
-        (_fixed(-sin), _fixed(cos), _fixed(y0 - sin * 0.5 + cos * 0.5)),
-    )
+
+    constant: Tensor
+    by_cos: Tensor
+    by_sin: Tensor
+    flipped: Tensor
+    size: Tensor
+    x: Tensor
+    y: Tensor
 
 
-def _fixed(value: Tensor) -> Tensor:
-    return torch.floor(value * _ONE + 0.5).int()
+@lru_cache(maxsize=32)
+def _grid(height: int, width: int, device: torch.device) -> _Grid:
+    """Kept, because a copy from the host is not allowed while a CUDA graph is captured (a warm-up step fills it)."""
+    x, y = width / 2 - 0.5, height / 2 - 0.5  # from the centre to the first pixel's
 
+    def rows(*values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=device).mul_(_ONE).unsqueeze(2)
 
-def _affine(height: int, width: int, per_column: Tensor, per_row: Tensor, start: Tensor) -> Tensor:
-    """Whole-pixel positions floor(per_column * x + per_row * y + start): int32 [B, H, W]."""
-    x = torch.arange(width, dtype=torch.int32, device=start.device)
-    y = torch.arange(height, dtype=torch.int32, device=start.device)
-    along_x = per_column[:, None] * x + start[:, None]
-    along_y = per_row[:, None] * y
-    return (along_x[:, None, :] + along_y[:, :, None]).bitwise_right_shift_(16)
-
-
-def _within(position: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Inside both the window (which the rotation sees) and the image: bool [B, H, W]."""
-    low = shift.clamp(min=0)[:, None, None]
-    high = (shift + size).clamp(max=size)[:, None, None]
-    return (position >= low) & (position < high)
+    with torch.inference_mode(False):
+        return _Grid(
+            constant=rows([0, 0, width / 2], [0, 0, height / 2]) + 0.5,
+            by_cos=rows([1, 0, -x], [0, 1, -y]),
+            by_sin=rows([0, -1, y], [1, 0, -x]),
+            flipped=torch.tensor([[0], [0], [width * _ONE - 1]], dtype=torch.int32, device=device),
+            size=torch.tensor([[[width]], [[height]]], dtype=torch.int32, device=device),
+            x=torch.arange(width, dtype=torch.int32, device=device),
+            y=torch.arange(height, dtype=torch.int32, device=device),
+        )

@@ -146,8 +146,7 @@ class Training(Task):
 
     def augmented(self, images: Tensor) -> Tensor:
         """uint8 images [B, 3, H, W] -> augmented ones in [0, 1], in channels_last."""
-        x01 = augment(images, self.augmentation, self.data.crop)
-        return x01.contiguous(memory_format=torch.channels_last)
+        return augment(images, self.augmentation, self.data.crop)
 
     def _set_strengths(self, epoch: int, index: int) -> None:
         """The learning rate and the CEM term's weight in step `index` of epoch `epoch`, both from 0."""
