@@ -8,6 +8,9 @@
 # Works from any directory and may be run again at any time: what is installed, prepared or computed is kept.
 # BENCHMARK_DATA, BENCHMARK_RESULTS, BENCHMARK_TABLES and BENCHMARK_DEVICE (auto, cpu, cuda) override the defaults.
 set -euo pipefail
+# what the user's environment says of other work: where a relative cd leads, where pip installs, which Python's library
+unset CDPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
+export PIP_USER=0 # against a pip.conf
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { printf '== %s\n' "$*" >&2; }

@@ -44,11 +44,19 @@ app.add_typer(data_app, name="data")
 store_app = typer.Typer(no_args_is_help=True, help="Check, tidy and exchange results.")
 app.add_typer(store_app, name="store")
 
+
+def path(text: str) -> Path:
+    """The value of a path option or its environment variable: no shell writes out the ~ in --results=~/x for us."""
+    return Path(os.path.expanduser(text))
+
+
 Suite = Annotated[str, typer.Argument(help="a suite of the matrix: smoke, cifar10, cifar100, tinyimagenet, ...")]
 Where = Annotated[list[str], typer.Option("--where", help="keep matching cells: defense=patrol,cem=on")]
 Set = Annotated[list[str], typer.Option("--set", help="change a value: train.epochs=2; or @FILE of `calibrate`")]
-MatrixPath = Annotated[Path | None, typer.Option("--matrix", help="another matrix file")]
-DataRoot = Annotated[Path, typer.Option("--data", envvar="BENCHMARK_DATA", help="folder of the prepared data sets")]
+MatrixPath = Annotated[Path | None, typer.Option("--matrix", parser=path, help="another matrix file")]
+DataRoot = Annotated[
+    Path, typer.Option("--data", parser=path, envvar="BENCHMARK_DATA", help="folder of the prepared data sets")
+]
 
 
 def _received(results: Path) -> Path:
@@ -61,9 +69,11 @@ def _received(results: Path) -> Path:
 
 Results = Annotated[
     Path,
-    typer.Option("--results", envvar="BENCHMARK_RESULTS", help="folder of the results", callback=_received),
+    typer.Option(
+        "--results", parser=path, envvar="BENCHMARK_RESULTS", help="folder of the results", callback=_received
+    ),
 ]
-Tables = Annotated[Path, typer.Option("--tables", envvar="BENCHMARK_TABLES", help="folder of the tables")]
+Tables = Annotated[Path, typer.Option("--tables", parser=path, envvar="BENCHMARK_TABLES", help="folder of the tables")]
 Device = Annotated[str, typer.Option("--device", envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
 Cells = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the device, GPU or CPU: auto, 1, 2, ...")]
 
@@ -75,17 +85,15 @@ DATA, RESULTS, TABLES = Path("data"), Path("results"), Path("tables")
 @app.callback()
 def plugins(
     plugin: Annotated[
-        list[Path], typer.Option("--plugin", help="load a defence, attack or data set from a .py file")
+        list[Path], typer.Option("--plugin", parser=path, help="load a defence, attack or data set from a .py file")
     ] = [],  # noqa: B006
 ):
     """Reproducibility benchmark for defences against model inversion in split inference."""
-    from benchmark.registry import FILES, load_file
+    from benchmark.registry import load_file, remember
 
-    for path in plugin:
-        load_file(path)
-    if plugin:  # for the worker processes
-        known = filter(None, [os.environ.get(FILES)])
-        os.environ[FILES] = os.pathsep.join([*known, *(str(path.resolve()) for path in plugin)])
+    for file in plugin:
+        load_file(file)
+    remember(plugin)
 
 
 @app.command()
@@ -141,7 +149,8 @@ def run(
     sbatch: Annotated[list[str], typer.Option(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")] = [],  # noqa: B006
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
     tensorboard: Annotated[
-        Path | None, typer.Option(envvar="BENCHMARK_TENSORBOARD", help="folder for each epoch's metrics as scalars")
+        Path | None,
+        typer.Option(parser=path, envvar="BENCHMARK_TENSORBOARD", help="folder for each epoch's metrics as scalars"),
     ] = None,
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
@@ -227,15 +236,21 @@ def report(
 @app.command()
 def diff(
     suite: Annotated[str, typer.Argument(metavar="SUITE|RUN_A", help="a suite, or the earlier of two runs")],
-    run_b: Annotated[Path | None, typer.Argument(help="the later of two runs: its results.csv, or the folder")] = None,
+    run_b: Annotated[
+        Path | None, typer.Argument(parser=path, help="the later of two runs: its results.csv, or the folder")
+    ] = None,
     where: Where = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
     matrix: MatrixPath = None,
     data: DataRoot = DATA,
     results: Results = RESULTS,
-    against: Annotated[Path | None, typer.Option(help="results.csv of an earlier run, or its folder")] = None,
+    against: Annotated[
+        Path | None, typer.Option(parser=path, help="results.csv of an earlier run, or its folder")
+    ] = None,
     tolerance: Annotated[list[str], typer.Option(help="metric=value, for example mse=0.1")] = [],  # noqa: B006
-    markdown: Annotated[Path | None, typer.Option(help="also write it, fit for a comment, to this file")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(parser=path, help="also write it, fit for a comment, to this file")
+    ] = None,
 ):
     """Compare every cell of a suite with the published value or an earlier run, or two runs with each other.
 
@@ -246,7 +261,7 @@ def diff(
     if run_b is not None:
         if where or set_ or against:
             raise UserError("diff RUN_A RUN_B compares two files as they are; leave --where, --set and --against out")
-        raise typer.Exit(compare_runs(Path(suite), run_b, tolerance, markdown))
+        raise typer.Exit(compare_runs(path(suite), run_b, tolerance, markdown))
     cells, _ = _expand(suite, where, set_, matrix, data)
     raise typer.Exit(compare_with(cells, results, against, tolerance, markdown))
 
@@ -318,7 +333,9 @@ def calibrate(
     tables: Tables = TABLES,
     device: Device = "auto",
     cells: Cells = "auto",
-    against: Annotated[Path | None, typer.Option(help="targets from a results.csv, not the printed ones")] = None,
+    against: Annotated[
+        Path | None, typer.Option(parser=path, help="targets from a results.csv, not the printed ones")
+    ] = None,
 ):
     """Search the strengths of a suite's rows, so that without CEM they meet the printed accuracy and MSE.
 
@@ -364,7 +381,9 @@ def recognise(
     data: DataRoot = DATA,
     results: Results = RESULTS,
     device: Device = "auto",
-    classifier: Annotated[Path | None, typer.Option(help="folder of a finished training, not the row `none`")] = None,
+    classifier: Annotated[
+        Path | None, typer.Option(parser=path, help="folder of a finished training, not the row `none`")
+    ] = None,
 ):
     """Ask an undefended classifier for the class of every rebuilt image of a suite's finished attacks."""
     from benchmark.runner.recognise import recognise
@@ -383,7 +402,9 @@ def lpips(
     data: DataRoot = DATA,
     results: Results = RESULTS,
     device: Device = "auto",
-    weights: Annotated[Path | None, typer.Option(help="AlexNet's weights, not where torch keeps its own")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(parser=path, help="AlexNet's weights, not where torch keeps its own")
+    ] = None,
 ):
     """Measure LPIPS of every rebuilt image of a suite's finished attacks, where a network's weights are at hand."""
     from benchmark.runner.lpips import measure
@@ -439,7 +460,9 @@ def schema():
 @data_app.command("prepare")
 def data_prepare(
     names: Annotated[list[str], typer.Argument(help="data sets, or suites, whose data sets are meant")],
-    source: Annotated[Path | None, typer.Option("--from", help="folder or archive that is already on disk")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", parser=path, help="folder or archive that is already on disk")
+    ] = None,
     where: Where = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
     matrix: MatrixPath = None,
@@ -515,7 +538,7 @@ def store_gc(
 
 @store_app.command("export")
 def store_export(
-    file: Annotated[Path, typer.Argument(help="the archive to write: NAME.tar.gz")],
+    file: Annotated[Path, typer.Argument(parser=path, help="the archive to write: NAME.tar.gz")],
     suite: Annotated[str | None, typer.Option(help="the results of this suite alone")] = None,
     where: Where = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
@@ -541,7 +564,7 @@ def store_export(
 
 @store_app.command("import")
 def store_import(
-    file: Annotated[Path, typer.Argument(help="an archive that `store export` wrote")],
+    file: Annotated[Path, typer.Argument(parser=path, help="an archive that `store export` wrote")],
     results: Results = RESULTS,
 ):
     """Bring in the results of an archive. Those that are here already stay; exit status 1 where any differs."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from benchmark.errors import UserError, foreign
 from benchmark.text import NAME
 
-FILES = "BENCHMARK_PLUGINS"  # the named files, joined by os.pathsep: worker processes inherit the environment
+# the named files, with os.pathsep between them, or each on a line, as paths may hold that; worker processes inherit it
+FILES = "BENCHMARK_PLUGINS"
 _LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
 
 
@@ -81,8 +82,21 @@ class Registry:
         for point in entry_points(group=self.group):
             with _loading(f"the plug-in '{point.name}' ({point.value}) of the group {self.group}"):
                 point.load()
-        for path in filter(None, os.environ.get(FILES, "").split(os.pathsep)):
-            load_file(Path(path))
+        for path in _named():
+            load_file(path)
+
+
+def _named() -> list[Path]:
+    """The files that the environment names."""
+    text = os.environ.get(FILES, "")
+    parts = text.split("\n") if "\n" in text else text.split(os.pathsep)
+    return [Path(os.path.expanduser(part)) for part in parts if part]
+
+
+def remember(paths: list[Path]) -> None:
+    """Name more files in the environment, for the worker processes."""
+    if paths:
+        os.environ[FILES] = "".join(f"{path.resolve()}\n" for path in dict.fromkeys([*_named(), *paths]))
 
 
 def load_file(path: Path) -> None:

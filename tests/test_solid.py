@@ -152,7 +152,7 @@ def test_the_root_may_be_a_link(copied):  # noqa: F811
 
 def test_links_of_submitit_are_left_alone(copied, outside):  # noqa: F811
     """It leaves one to each of its scripts; the place and the name are what tells it from another link."""
-    folder = copied.results / ".work" / "slurm"
+    folder = copied.results / ".work" / "slurm" / "benchmark-0123456789abcdef"
     folder.mkdir(parents=True)
     (folder / f".submission_file_{'0' * 32}.sh").symlink_to(outside / "precious" / "log.txt")
     for words in COMMANDS:

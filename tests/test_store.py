@@ -199,10 +199,15 @@ def test_gc_keeps_what_was_set_aside_until_it_is_done_again(store):
 
 
 def test_stray_files_beside_the_records_of_slurm(store):
-    slurm_queue.record(store, {"9_0": ["a", "b"]})
-    slurm_queue.record(store, {"10_0": ["b"]})
+    names = [f"benchmark-{number:016x}" for number in range(2)]
+    slurm_queue.record(store, names[1], {"9_0": ["a", "b"]}, "")
+    slurm_queue.record(store, names[0], {"9_0": ["b"]}, "east")  # the same id, after Slurm was installed anew
     (store.work / "slurm" / "array-copy.json").write_text('{"7_0": ["a"]}')
-    assert slurm_queue.submitted(store) == {"a": "9_0", "b": "10_0"}
+    found = slurm_queue.submitted(store)
+    assert found == {
+        "a": slurm_queue.Submitted("9_0", names[1], ""),
+        "b": slurm_queue.Submitted("9_0", names[0], "east"),
+    }
 
 
 # -- a whole run

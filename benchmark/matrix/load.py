@@ -1,5 +1,6 @@
 """From the matrix file to checked values: defaults, then a data set's, a suite's and the command line's changes."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +210,7 @@ def parse_set(texts: list[str]) -> list[Change]:
     changes = []
     for text in texts:
         if text.startswith("@"):
-            changes += read_strengths(Path(text[1:]))
+            changes += read_strengths(Path(os.path.expanduser(text[1:])))
             continue
         path, equals, value = text.partition("=")
         if not equals or not path.strip():

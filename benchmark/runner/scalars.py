@@ -30,7 +30,7 @@ class Scalars:
         if folder := os.environ.get(VARIABLE):
             from torch.utils.tensorboard import SummaryWriter  # takes seconds
 
-            self.writer = SummaryWriter(str(Path(folder) / job.folder), flush_secs=10)
+            self.writer = SummaryWriter(os.path.join(os.path.expanduser(folder), job.folder), flush_secs=10)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.writer:

@@ -18,7 +18,7 @@ _KINDS = {
     stat.S_IFREG: "a file where a folder belongs",
 }
 
-# links to its own scripts that submitit leaves in .work/slurm: nothing here opens them, or deletes anything there
+# links to its own scripts that submitit leaves below .work/slurm: nothing here opens them, or deletes anything there
 _SUBMITTED = re.compile(r"\.submission_file_[0-9a-f]+\.sh")
 
 
@@ -68,7 +68,7 @@ def _entries(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise Unreadable(f"cannot read {folder} ({error}); see to its rights or the disk, then try again") from None
     for entry in entries:
-        if _SUBMITTED.fullmatch(entry.name) and folder.parts[-2:] == (".work", "slurm"):
+        if _SUBMITTED.fullmatch(entry.name) and folder.parts[-3:-1] == (".work", "slurm"):
             continue
         if entry.is_dir(follow_symlinks=False):
             yield folder / entry.name

@@ -115,7 +115,9 @@ def test_rows_are_finished_one_after_the_other(slurm, place):
 
 
 def slurm_records(place) -> list[dict]:
-    return [json.loads(path.read_text()) for path in (place.results / ".work" / "slurm").glob("array-*.json")]
+    """Slurm id of each task -> keys of its jobs, for each array."""
+    paths = (place.results / ".work" / "slurm").glob("array-*.json")
+    return [json.loads(path.read_text())["tasks"] for path in paths]
 
 
 def test_at_the_signal_it_saves_and_comes_back(slurm, longer, place):
@@ -149,6 +151,30 @@ def test_only_what_is_missing_is_submitted_again(slurm, place):
     slurm_says("scancel", "--me")
     out, err = following.communicate(timeout=300)
     assert following.returncode == 1 and err.count("its Slurm job ended without a result") == 4, err
+
+
+def test_the_users_wishes_of_squeue_change_no_answer(slurm, place, monkeypatch):
+    options = (*LONGER, "--engine", "slurm", "--device", "cpu", "--sbatch", "hold")
+    place.run("run", *options)
+    monkeypatch.setitem(ENVIRONMENT, "SQUEUE_STATES", "COMPLETED")
+    monkeypatch.setitem(ENVIRONMENT, "SQUEUE_PARTITION", "nowhere")
+    assert counts(place.run("status", *LONGER))["queued"] == 2
+    assert "submitted 0 jobs" in place.run("run", *options)
+    slurm_says("scancel", "--me")
+
+
+def test_a_foreign_job_of_the_same_id(slurm, place):
+    """As after a reinstallation of Slurm, whose ids begin anew: what the records name is somebody else's job now."""
+    options = (*LONGER, "--engine", "slurm", "--device", "cpu", "--sbatch", "hold")
+    place.run("run", *options)
+    slurm_says("scancel", "--me")
+    foreign = slurm_says("sbatch", "--parsable", "--hold", "--job-name=foreign", "--wrap=true").strip()
+    for path in (place.results / ".work" / "slurm").glob("array-*.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | {"tasks": {foreign: sum(content["tasks"].values(), [])}}))
+    assert counts(place.run("status", *LONGER))["waiting"] == 2
+    assert "submitted 2 jobs in 2 Slurm jobs" in place.run("run", *options)
+    slurm_says("scancel", "--me")
 
 
 def test_a_refusal_is_one_sentence(slurm, place):

@@ -5,12 +5,14 @@ or when it is preempted, Slurm signals it: it saves its jobs' states and puts it
 has to stay alive: the process that submits may end.
 """
 
+import os
 import shlex
 import shutil
 import signal
 import time as clocks
+import uuid
 from collections import defaultdict
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -80,12 +82,14 @@ def run(
     _require_plain("--results", str(store.root.resolve()))
     if "%" in str(store.root.resolve()):
         raise UserError(f"--results {store.root}: Slurm gives a % in a path a meaning of its own; choose another")
+    clusters = str(extra.get("clusters") or os.environ.get("SBATCH_CLUSTERS") or os.environ.get("SLURM_CLUSTERS") or "")
     mend(jobs, store, tell)
     queued = slurm_queue.queued(store)
     missing = [job for job in jobs if not store.done(job) and job.key not in queued]
-    taken = len({entry.task for entry in queued.values()})
+    ours = slurm_queue.submitted(store)
+    taken = len({ours[key] for key in queued})
     arrays = pack(missing, lambda job: _at_once(job, device, cells), max_jobs and max_jobs - taken)
-    submitter = _Submitter(store, data_root, device, partition, time or MINUTES, extra)
+    submitter = _Submitter(store, data_root, device, partition, time or MINUTES, extra, clusters)
     ids: list[str] = []
     for array in arrays:
         ids.append(submitter(array, work, None if array.after is None else ids[array.after]))
@@ -198,14 +202,16 @@ class _Submitter:
     partition: str | None
     minutes: int
     extra: dict[str, str]
+    clusters: str = ""
 
     def __call__(self, array: Array, work: dict[str, float], after: str | None) -> str:
         """Submit an array, after the one of Slurm id `after`; returns its id. UserError where Slurm refuses."""
         folders = (self.store.root.resolve(), self.data_root.resolve())
-        executor = SlurmExecutor(slurm_queue.folder(self.store).resolve(), max_num_timeout=REQUEUES)
-        executor.update_parameters(**self._parameters(array, after))
+        name = f"benchmark-{uuid.uuid4().hex[:16]}"  # of its own, and its folder: ids, which name files, may begin anew
+        executor = SlurmExecutor(slurm_queue.folder(self.store, name).resolve(), max_num_timeout=REQUEUES)
+        executor.update_parameters(**self._parameters(array, after, name))
         try:
-            with executor.batch():
+            with _no_clusters_of_the_environment(), executor.batch():
                 submitted = [
                     executor.submit(
                         Allocation(part, {job.key: work[job.key] for job in part}, *folders, self.device, array.at_once)
@@ -216,19 +222,20 @@ class _Submitter:
             raise UserError(f"Slurm refused the jobs: {' '.join(str(error).split())[:300]}") from None
         tasks = [job.job_id for job in submitted]
         keys = [[job.key for job in part] for part in array.parts]
-        slurm_queue.record(self.store, dict(zip(tasks, keys, strict=True)))
+        slurm_queue.record(self.store, name, dict(zip(tasks, keys, strict=True)), self.clusters)
         return tasks[0].partition("_")[0]
 
-    def _parameters(self, array: Array, after: str | None) -> dict:
+    def _parameters(self, array: Array, after: str | None, name: str) -> dict:
         cpus = array.at_once * (threads() if self.device == "cpu" else 1)
         memory = array.at_once * max(job.resources.memory for part in array.parts for job in part)
         # of tasks that could begin, those that finish a row come first, as far as Slurm goes by their order alone
         more = {"requeue": True, "kill-on-invalid-dep": "yes", "nice": 2 * array.later} | self.extra
+        more |= {"clusters": self.clusters} if self.clusters else {}
         if after:  # each task after the one of the same index; a lone one is no array
             more["dependency"] = f"{'aftercorr' if len(array.parts) > 1 else 'afterok'}:{after}"
         package = Path(benchmark.__file__).resolve().parents[1]
         parameters = {
-            "job_name": "benchmark",
+            "job_name": name,
             "time": self.minutes,
             "cpus_per_task": cpus,
             "mem": f"{round(memory * 1024)}M",
@@ -249,6 +256,16 @@ class _Submitter:
         if array.alone:
             parameters["exclusive"] = True
         return parameters | ({"partition": self.partition} if self.partition else {})
+
+
+@contextmanager
+def _no_clusters_of_the_environment():
+    """sbatch would follow it rather than the script, in which the clusters stand."""
+    before = {name: os.environ.pop(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
 
 
 def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple[Job, str, str]]:
@@ -288,8 +305,8 @@ def _ended(store: Store, job: Job, state: str, reason: str) -> tuple[str, str]:
     """(reason, log) of a job that left the queue without a result."""
     if state == "failed":
         return reason, str(store.workdir(job) / "log.txt")
-    task = slurm_queue.submitted(store).get(job.key)
-    return "its Slurm job ended without a result", str(slurm_queue.log(store, task)) if task else ""
+    ours = slurm_queue.submitted(store).get(job.key)
+    return "its Slurm job ended without a result", str(slurm_queue.log(store, ours)) if ours else ""
 
 
 def _at_once(job: Job, device: str, cells: int | None) -> int:

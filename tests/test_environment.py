@@ -1,0 +1,131 @@
+"""What a user's environment says of other work changes nothing here; what it says of ours is understood."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from test_faults import PLUGIN
+
+from benchmark.matrix.load import parse_set
+
+PROJECT = Path(__file__).parents[1]
+ONE = ("--where", "attacker=decoder,split=infer,cem=off")
+
+
+# -- figures
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings"),
+    [
+        ("nonsense", ""),
+        ("TkAgg", "text.usetex: True\nfont.family: serif\nfont.serif: Nowhere\n"),
+        (
+            "",
+            "savefig.bbox: tight\nfigure.facecolor: red\nsavefig.transparent: True\naxes.grid: False\nfont.size: 30\n",
+        ),
+        ("", "no such key: 1\nfont.size: many\n"),
+    ],
+)
+def test_figures_are_ours(finished, tmp_path, backend, settings):  # noqa: F811
+    """A matrix of settings, in its own file and in the folder one stands in."""
+    (tmp_path / "matplotlibrc").write_text(settings)
+    variables = {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path)} if settings or backend else {}
+    made = []
+    for environment in ({}, variables):
+        words = [*finished.words("report", *ONE, "--plots"), "--tables", tmp_path / f"t{len(made)}"]
+        words.remove("--no-plots")
+        command = [sys.executable, "-m", "benchmark", *map(str, words)]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
+        place = tmp_path if environment else None  # noqa: F811
+        done = subprocess.run(command, env=plain | environment, cwd=place, capture_output=True, text=True)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        folder = tmp_path / f"t{len(made)}"
+        made.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("plots/*")})
+    assert made[0] == made[1] and any(name.endswith(".pdf") for name in made[0])
+
+
+# -- paths
+
+
+def test_the_home_in_every_path(copied, monkeypatch, tmp_path):  # noqa: F811
+    """In options, arguments and variables."""
+    monkeypatch.setenv("HOME", str(copied.folder))
+    monkeypatch.chdir(tmp_path / "elsewhere") if (tmp_path / "elsewhere").mkdir() is None else None
+    monkeypatch.setenv("BENCHMARK_RESULTS", "~/results")
+    monkeypatch.setenv("BENCHMARK_TABLES", "~/tables")
+    monkeypatch.setenv("BENCHMARK_DATA", str(copied.data))
+    assert "done        22" in call("status", "smoke", "--matrix=~/matrix.yaml").out
+    assert call("report", "smoke", "--matrix", "~/matrix.yaml", "--no-plots").code == 0
+    assert call("diff", "~/tables/smoke", "~/tables/smoke/results.csv", "--markdown=~/x.md").code == 0
+    assert call("diff", "smoke", "--matrix=~/matrix.yaml", "--against=~/tables/smoke").code == 0
+    assert call("store", "export", "~/x.tar.gz", "--results=~/results").code == 0
+    assert call("store", "import", "~/x.tar.gz", "--results=~/other").code == 0
+    assert (copied.folder / "x.md").is_file() and (copied.folder / "other" / "photos").is_dir()
+    (copied.folder / "s.yaml").write_text(yaml.safe_dump({"strengths": [{"where": {}, "set": {"train.epochs": 3}}]}))
+    assert parse_set(["@~/s.yaml"])[0].value == 3
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("way", ["option", "variable", "lines"])
+def test_a_plug_in_path_with_a_colon(place, tmp_path, way):  # noqa: F811
+    """Known in worker processes as well."""
+    file = tmp_path / "a:b" / "fault.py"
+    file.parent.mkdir()
+    file.write_text(PLUGIN.format(body="return None"))
+
+    def change(matrix, smoke):
+        matrix["defenses"]["fault"] = {"noise_std": 0.025}
+        smoke |= {"defense": ["fault"], "cem": ["off"], "efficiency": []}
+
+    place.edit(change)
+    words = [*place.words("run", *ONE), "--cells-per-gpu", "2"]
+    environment = {name: value for name, value in os.environ.items() if name != "BENCHMARK_PLUGINS"} | {
+        "HOME": str(tmp_path)
+    }
+    if way == "option":
+        words = ["--plugin", file, *words]
+    elif way == "lines":
+        environment["BENCHMARK_PLUGINS"] = f"{file}\n"
+    else:  # no path with a colon can be told from two
+        (tmp_path / "fault.py").write_bytes(file.read_bytes())
+        environment["BENCHMARK_PLUGINS"] = "~/fault.py"
+    command = [sys.executable, "-m", "benchmark", *map(str, words)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and len(place.finished()) == 2, done.stderr
+
+
+# -- reproduce.sh
+
+
+@pytest.fixture
+def script(tmp_path) -> Path:
+    """A copy of it, beside an environment whose python only tells how it was called."""
+    folder = tmp_path / "project"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("reproduce.sh", "environment.yml", "pyproject.toml"):
+        shutil.copy(PROJECT / name, folder)
+    if (PROJECT / "requirements.lock").exists():
+        shutil.copy(PROJECT / "requirements.lock", folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$PWD user=$PIP_USER target=$PIP_TARGET $@" >> {tmp_path}/called\n')
+    python.chmod(0o755)
+    return folder / "reproduce.sh"
+
+
+def test_reproduce_goes_where_it_lies_and_installs_there(script, tmp_path):
+    """From a relative path, where CDPATH knows another folder of that name, and with pip told to install elsewhere."""
+    (tmp_path / "other" / "project").mkdir(parents=True)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CDPATH": str(tmp_path / "other")}
+    environment |= {"PIP_USER": "1", "PIP_TARGET": str(tmp_path / "target"), "PYTHONHOME": "/nowhere"}
+    command = ["bash", "project/reproduce.sh", "test"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    called = (tmp_path / "called").read_text().splitlines()
+    assert len(called) >= 4 and all(line.startswith(f"{script.parent} user=0 target= ") for line in called), called
+    assert any("-m pip install" in line for line in called) and "-m pytest" in called[-1]
