@@ -1,0 +1,7 @@
+"""A reproducibility benchmark for defences against model inversion in split inference."""
+
+import os
+
+# Threads that wait for others sleep, instead of spinning: beside another busy process on the same cores, spinning takes
+# the core from the thread that is waited for (docs/SPEED.md). OpenMP reads it when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.models import convolution
 from benchmark.training.device import describe
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", "safetensors", "pydantic")
@@ -20,6 +21,7 @@ def provenance(device: torch.device) -> dict:
         "commit": _commit(),
         "device": describe(device),
         "device_type": device.type,
+        "convolutions": convolution.described(device),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
