@@ -167,7 +167,7 @@ class GANAttack(Attack):
             norm = gradient.float().flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
             fakes, reals = scores.chunk(2)
             loss = fakes.mean() - reals.mean() + self.params.penalty * (norm - 1).square().mean()
-            loss.backward()
+            loss.backward(inputs=list(self.critic.parameters()))  # and none for `between`
         self.optimizers[self.critic].step()
         return loss.detach()
 

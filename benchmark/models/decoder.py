@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d
 
 from benchmark.errors import UserError
+from benchmark.models.convolution import Conv, Transposed
 from benchmark.models.split import conv3x3
 
 WIDTH = 64
@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         )  # fmt: skip
         self.shortcut = nn.Identity()
         if inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(Conv(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + self.shortcut(x)
@@ -104,16 +104,8 @@ def _doublings(feature_shape: tuple[int, int, int], image_size: int) -> int:
     return doublings
 
 
-class Doubling(nn.ConvTranspose2d):
-    """Transposed 3x3 conv of stride 2: [B, WIDTH, H, W] -> [B, WIDTH, 2H, 2W].
-
-    The bias is added by itself, because torch's own operator is slow on a CPU at the gradient of its bias
-    (docs/SPEED.md). On CUDA it adds the bias by itself, too.
-    """
+class Doubling(Transposed):
+    """Transposed 3x3 conv of stride 2: [B, WIDTH, H, W] -> [B, WIDTH, 2H, 2W]."""
 
     def __init__(self):
         super().__init__(WIDTH, WIDTH, 3, stride=2, padding=1, output_padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
-        return x + self.bias.to(x.dtype).view(-1, 1, 1)

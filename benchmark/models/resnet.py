@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.models.convolution import Conv
 from benchmark.models.split import Encoder, SplitModel, bottleneck_pair
 
 # (inputs, outputs, stride) of the nine blocks
@@ -37,9 +38,9 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, inner: int | None = None):
         super().__init__()
         inner = inner or outputs
-        self.conv1 = nn.Conv2d(inputs, inner, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv(inputs, inner, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, outputs, 3, padding=1, bias=False)
+        self.conv2 = Conv(inner, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
         self.stride, self.added = stride, outputs - inputs
@@ -77,9 +78,9 @@ def build(
     front: a 3x3 conv without bias, BatchNorm or ReLU after the stem (released code).
     """
     left, right = list(BLOCKS[: CUTS[cut]]), BLOCKS[CUTS[cut] :]
-    stem = [nn.Conv2d(3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    stem = [Conv(3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     if front is not None:
-        stem.append(nn.Conv2d(16, front, 3, padding=1, bias=False))
+        stem.append(Conv(16, front, 3, padding=1, bias=False))
         left[0] = (front, *left[0][1:])
     inner = widths[1 + (front is not None) :: 2]  # a block's first conv
     channels = left[-1][1]

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from benchmark.models.convolution import Conv
+
 
 class Encoder(nn.Sequential):
     """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w]."""
@@ -33,7 +35,7 @@ class SplitModel(nn.Module):
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, padding=1)
+    return Conv(inputs, outputs, 3, padding=1)
 
 
 def conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:

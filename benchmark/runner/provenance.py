@@ -13,6 +13,7 @@ import torch
 
 import benchmark
 from benchmark.errors import UserError
+from benchmark.models import convolution
 from benchmark.training.device import describe
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", "safetensors", "pydantic")
@@ -25,6 +26,7 @@ def provenance(device: torch.device) -> dict:
         "commit": _commit(),
         "device": describe(device),
         "device_type": device.type,
+        "convolutions": convolution.described(device),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

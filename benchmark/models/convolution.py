@@ -1,0 +1,287 @@
+"""Convolutions on a CPU: as matrix products where oneDNN's are slow, and gradients of weights without its barrier.
+
+The modules hold the same state as torch's own, and off the CPU they are torch's own. Which way a convolution goes is a
+function of the hardware and of shapes and arithmetic alone (`way`), so that results do not depend on a clock;
+docs/SPEED.md has the measurements. A job's provenance names it (`described`).
+"""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DENSE, PATCHES = 2, 4  # sides of the largest maps that go as one dense product, and as products of patches
+NARROW = 4  # outputs of the widest convolution that goes tap by tap
+WIDE = 32  # and inputs of the narrowest
+
+
+class Conv(nn.Conv2d):
+    """torch's Conv2d of zero padding; [B, C, H, W] -> [B, O, H', W']. It cannot be differentiated twice on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return _Convolution.apply(x, self.weight, self.bias, way(x, self))
+
+
+class Transposed(nn.ConvTranspose2d):
+    """torch's ConvTranspose2d; [B, C, H, W] -> [B, O, H', W']. It cannot be differentiated twice on a CPU.
+
+    The bias is added by itself, because torch's own operator is slow on a CPU at the gradient of its bias
+    (docs/SPEED.md). On CUDA it adds the bias by itself, too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            x = _Convolution.apply(x, self.weight, None, OneDNN(self))
+        else:
+            x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
+        return x + self.bias.to(x.dtype).view(-1, 1, 1)
+
+
+def way(x: Tensor, conv: nn.Conv2d) -> "OneDNN | Products":
+    """How the convolution of x [B, C, H, W] is computed on this CPU."""
+    same = conv.stride == (1, 1) and conv.padding == tuple(side // 2 for side in conv.kernel_size)
+    low = _arithmetic(x) == torch.bfloat16
+    if same and conv.kernel_size == (3, 3):
+        if max(x.shape[2:]) <= DENSE:
+            return Dense()
+        if max(x.shape[2:]) <= PATCHES and low and amx():
+            return Patches()
+    if same and low and conv.out_channels <= NARROW and conv.in_channels >= WIDE:
+        return Taps()
+    return OneDNN(conv)
+
+
+@functools.cache
+def amx() -> bool:
+    """Whether this CPU multiplies matrices in bf16 by AMX."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return any(line.startswith("flags") and "amx_bf16" in line.split() for line in file)
+    except OSError:
+        return False
+
+
+def described(device: torch.device) -> str:
+    """How a job on `device` convolves, for its provenance."""
+    if device.type != "cpu":
+        return "torch"
+    return f"products of maps up to {PATCHES if amx() else DENSE}x{PATCHES if amx() else DENSE}, else oneDNN"
+
+
+def _arithmetic(x: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution by one of the ways below, in the arithmetic of autocast; a gradient is in that of what it is of."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, by) -> Tensor:
+        dtype = _arithmetic(x)
+        ctx.by, ctx.given, ctx.held = by, x.dtype, weight.dtype
+        low, kernel = x.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(low, kernel)
+        with torch.autocast("cpu", enabled=False):
+            return by.forward(low, kernel, bias if bias is None else bias.to(dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, kernel = ctx.saved_tensors
+        to_x, *to_held = ctx.by.backward(gradient, x, kernel, list(ctx.needs_input_grad[:3]))
+        return _to(to_x, ctx.given), *(_to(found, ctx.held) for found in to_held), None
+
+
+def _to(found: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if found is None else found.to(dtype)
+
+
+class OneDNN:
+    """torch's own operator; the gradient of the weights from as many pieces of the batch as there are threads.
+
+    Given threads, oneDNN computes that gradient with barriers in which they spin: with another process on the same
+    cores most of the time goes into that. Here each piece is one thread's, which waits for nobody.
+    """
+
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d):
+        shape = conv.stride, conv.padding, conv.dilation, conv.transposed, conv.output_padding, conv.groups
+        self.shape = [list(item) if isinstance(item, tuple) else item for item in shape]
+
+    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.ops.aten.convolution(x, kernel, bias, *self.shape)
+
+    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        """The gradients of x, of the kernel and of the bias, those that are wanted."""
+        threads, (to_x, *to_held) = torch.get_num_threads(), wanted
+        if threads == 1 or not any(to_held):
+            return self._backward(gradient, x, kernel, wanted)
+        pieces = zip(gradient.chunk(threads), x.chunk(threads), strict=True)
+        working = [_pool(threads).submit(self._backward, *piece, kernel, [False, *to_held]) for piece in pieces]
+        first, *others = (piece.result()[1:] for piece in working)
+        total = [_to(found, _wide(gradient.dtype)) for found in first]
+        for other in others:
+            for place, found in enumerate(other):
+                if found is not None:
+                    total[place] += found
+        return [self._backward(gradient, x, kernel, [to_x, False, False])[0] if to_x else None, *total]
+
+    @torch.no_grad()
+    def _backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        width = gradient.shape[1]
+        return list(torch.ops.aten.convolution_backward(gradient, x, kernel, [width], *self.shape, wanted))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose operators are theirs alone."""
+    return ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
+
+
+class Products:
+    """Base of what computes with matrix products."""
+
+    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        """The gradients of x, of the kernel and of the bias, those that are wanted."""
+        return [
+            self.to_input(gradient, x, kernel) if wanted[0] else None,
+            self.to_weight(gradient, x, kernel) if wanted[1] else None,
+            gradient.sum((0, 2, 3), dtype=_wide(gradient.dtype)) if wanted[2] else None,
+        ]
+
+
+class Dense(Products):
+    """3x3 on a map of 1x1 to 2x2, where each output sees each input: one product with a matrix of all pairs."""
+
+    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = x.shape[2:]
+        matrix = self._matrix(kernel, height, width)
+        y = F.linear(_rows(x).flatten(1), matrix, None if bias is None else bias.repeat(height * width))
+        return _map(y, x)
+
+    def to_input(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        return _map(_rows(gradient).flatten(1) @ self._matrix(kernel, height, width), x)
+
+    def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        (height, width), (outputs, inputs) = x.shape[2:], kernel.shape[:2]
+        pairs = _rows(gradient).flatten(1).mT @ _rows(x).flatten(1)
+        blocks = pairs.view(height * width, outputs, height * width, inputs)
+        found = pairs.new_zeros(outputs, 3, 3, inputs, dtype=_wide(pairs.dtype))
+        for place, row, source, column in _pairs(height, width):
+            found[:, row, column] += blocks[place, :, source]
+        return found.permute(0, 3, 1, 2)
+
+    def _matrix(self, kernel: Tensor, height: int, width: int) -> Tensor:
+        """[H W O, H W C]: weights from each place and input to each place and output."""
+        (outputs, inputs), places = kernel.shape[:2], height * width
+        matrix = kernel.new_empty(places, outputs, places, inputs)
+        for place, row, source, column in _pairs(height, width):
+            matrix[place, :, source] = kernel[:, :, row, column]
+        return matrix.view(places * outputs, places * inputs)
+
+
+def _pairs(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """(place of the output, kernel's row, place of the input, kernel's column) of all pairs of places."""
+    places = [divmod(place, width) for place in range(height * width)]
+    return [
+        (place, up - down + 1, source, left - right + 1)
+        for place, (down, right) in enumerate(places)
+        for source, (up, left) in enumerate(places)
+    ]
+
+
+class Patches(Products):
+    """3x3 as products with the 3x3 patches, gathered. Weights in channels_last are the product's matrix as they lie."""
+
+    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        matrix = kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1)
+        return _map(F.linear(_patches(x), matrix, bias), x)
+
+    def to_input(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        flipped = kernel.permute(2, 3, 0, 1).flatten(0, 1).flip(0).flatten(0, 1)  # [9 O, C]
+        return _map(_patches(gradient) @ flipped, x)
+
+    def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        found = _rows(gradient).flatten(0, 2).mT @ _patches(x)
+        return found.view(len(kernel), 3, 3, -1).permute(0, 3, 1, 2)
+
+
+def _patches(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B H W, 9 C], rows of the kernel first, then columns, then channels."""
+    batch, channels, height, width = x.shape
+    padded = F.pad(_rows(x), (0, 0, 1, 1, 1, 1))
+    image, row, column, _ = padded.stride()
+    patches = padded.as_strided((batch, height, width, 3, 3, channels), (image, row, column, row, column, 1))
+    return patches.reshape(batch * height * width, 9 * channels)
+
+
+class Taps(Products):
+    """k x k with few outputs: a product for all taps at once, whose results are then shifted and added.
+
+    oneDNN computes a vector of outputs at a time, of which three would be used.
+    """
+
+    def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        batch, _, height, width = x.shape
+        taps = self._matrix(kernel) @ _rows(x).flatten(0, 2).mT
+        side, outputs = kernel.shape[2], len(kernel)
+        taps = taps.view(side, side, outputs, batch, height, width)
+        total = taps[side // 2, side // 2].to(_wide(x.dtype))
+        for row, column, there, here in _shifts(side, height, width):
+            total[(..., *here)] += taps[(row, column, ..., *there)]
+        if bias is not None:
+            total += bias.view(-1, 1, 1, 1)
+        return total.permute(1, 0, 2, 3).to(x.dtype, memory_format=torch.channels_last)
+
+    def to_input(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        return _map(self._spread(gradient, kernel.shape[2]).mT @ self._matrix(kernel), x)
+
+    def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        found = self._spread(gradient, kernel.shape[2]) @ _rows(x).flatten(0, 2)
+        return found.view(*kernel.shape[2:], *kernel.shape[:2]).permute(2, 3, 0, 1)
+
+    def _matrix(self, kernel: Tensor) -> Tensor:
+        """[k k O, C]."""
+        return kernel.permute(2, 3, 0, 1).reshape(-1, kernel.shape[1])
+
+    def _spread(self, gradient: Tensor, side: int) -> Tensor:
+        """The gradient of all taps [k k O, B H W] from that of the outputs [B, O, H, W]."""
+        planes = gradient.permute(1, 0, 2, 3).contiguous()
+        height, width = planes.shape[2:]
+        taps = planes.new_zeros(side, side, *planes.shape)
+        taps[side // 2, side // 2] = planes
+        for row, column, there, here in _shifts(side, height, width):
+            taps[(row, column, ..., *there)] = planes[(..., *here)]
+        return taps.view(-1, planes[0].numel())
+
+
+def _shifts(side: int, height: int, width: int) -> list[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """(row, column, places of inputs, places of the outputs that they reach) of all taps but the middle one."""
+
+    def shift(tap: int, length: int) -> tuple[slice, slice]:
+        by = tap - side // 2
+        return slice(max(0, by), length + min(0, by)), slice(max(0, -by), length - max(0, by))
+
+    taps = [(row, column) for row in range(side) for column in range(side) if (row, column) != (side // 2, side // 2)]
+    moves = [(row, column, shift(row, height), shift(column, width)) for row, column in taps]
+    return [(row, column, (y[0], x[0]), (y[1], x[1])) for row, column, y, x in moves]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H, W, C], contiguous; nothing is copied of channels_last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _map(rows: Tensor, like: Tensor) -> Tensor:
+    """[B H W, C] or [B, H W C] -> [B, C, H, W] in channels_last, B, H and W as in `like`."""
+    batch, _, height, width = like.shape
+    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """In which sums are kept: fp32 at least."""
+    return torch.promote_types(dtype, torch.float32)
