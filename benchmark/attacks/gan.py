@@ -160,12 +160,13 @@ class GANAttack(Attack):
         mix = torch.rand(len(real), 1, 1, 1, generator=self.mixing, device=real.device)
         between = (real + mix * (fake - real)).requires_grad_()
         with torch.autocast(**self.target.autocast):
-            scores = self.critic(torch.cat([fake, real])).float().flatten()
+            # one by one, as released: of both at once, the last bias's gradient, which is 0, would be rounding noise,
+            # of which Adam makes whole steps
+            fakes, reals = self.critic(fake).float(), self.critic(real).float()
         with tf32_convolutions(self.params.penalty_tf32 and self.target.autocast["enabled"]):
             inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
             (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
             norm = gradient.float().flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
-            fakes, reals = scores.chunk(2)
             loss = fakes.mean() - reals.mean() + self.params.penalty * (norm - 1).square().mean()
             loss.backward(inputs=list(self.critic.parameters()))  # and none for `between`
         self.optimizers[self.critic].step()
