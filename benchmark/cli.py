@@ -371,6 +371,7 @@ def attack_released(
     tables: Tables = TABLES,
     device: Device = "auto",
     cells: Cells = "auto",
+    plots: Annotated[bool, typer.Option(help="figures as SVG, PDF and CSV in the folder plots")] = True,
 ):
     """Attack models that the paper's authors published, and put the rows beside the printed ones (docs/DATA.md).
 
@@ -405,10 +406,13 @@ def attack_released(
     for job, reason, _ in failures:
         tell(f"failed: {job.title}: {reason}")
     out = tables / f"released-{dataset}"
-    for path in [*write(all_cells, results, out, True, []), stage.write_list(found, store, out)]:
+    written = write(all_cells, results, out, True, [], plots)
+    for path in [*written, stage.write_list(found, store, out)]:
         say(path)
     if dataset in set(published.load()["dataset"]):
-        compare_with(all_cells, results, None, [], None)
+        for label in dict.fromkeys(cell.suite for cell in all_cells):  # several models of a row have one each
+            say_lines(f"\n{label}:\n")
+            compare_with([cell for cell in all_cells if cell.suite == label], results, None, [], None)
     raise typer.Exit(int(bool(failures)))
 
 

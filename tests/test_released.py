@@ -17,8 +17,12 @@ from torch import nn
 
 from benchmark import data
 from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
 from benchmark.models import build
 from benchmark.released import files, names
+from benchmark.report import published
+from benchmark.runner import execute
+from benchmark.training import checkpoint
 
 SAMPLE = ORACLES / "released"
 STRENGTHS = (
@@ -293,3 +297,42 @@ def test_a_folder_without_models_is_told(tmp_path):
     for folder in (tmp_path, tmp_path / "gone"):
         outcome = run(folder, tmp_path)
         assert outcome.code == 2 and "checkpoint_f_best.tar" in outcome.err
+
+
+def test_rows_stand_beside_the_printed_ones(tmp_path, monkeypatch):
+    """The printed CIFAR-10 rows stand in as those of the embedded images, which are in no table of the paper."""
+    printed = published.load().query("dataset == 'cifar10'").assign(dataset="photos")
+    monkeypatch.setattr(published, "_load", lambda: printed)
+    sample(tmp_path / path())
+    outcome = run(tmp_path / "saves", tmp_path, "--where", "attacker=decoder,split=infer", "--no-plots")
+    assert outcome.code == 0, outcome.err
+    value = printed.query("defense == 'ressfl' and cem == 'on' and attacker == 'decoder' and split == 'infer'")
+    value = value.set_index("metric")["value"]
+    line = next(line for line in outcome.out.splitlines() if " mse " in line and "ResSFL+CEM" in line)
+    assert f"{value['mse']:.4f}" in line
+    listing = (tmp_path / "tables" / "released-photos" / "released.md").read_text()
+    accuracy = printed.query("defense == 'ressfl' and cem == 'on' and metric == 'accuracy_percent'")["value"].iloc[0]
+    assert f"{accuracy:.2f}" in listing
+
+
+@pytest.mark.parametrize("arch, widths", [("vgg11", (16, 60, 121, 8)), ("resnet20", None)])
+def test_other_encoders(arch, widths, tmp_path):
+    """A converted row with pruning, and the other network, as their state_dicts are."""
+    place = tmp_path / path("gan_adv_step1_pruning180" if widths else "None", "0" if widths is None else "16")
+    place.mkdir(parents=True)
+    model = build(arch, 6, 32, front=16 if widths else None, widths=widths, seed=3)
+    torch.save(model.encoder.state_dict(), place / files.ENCODER)
+    outcome = run(
+        *(tmp_path / "saves", tmp_path, "--no-plots", "--set", f"model.arch={arch}"),
+        *("--where", "attacker=decoder,split=infer"),
+    )
+    assert outcome.code == 0, outcome.err
+    (encoder,) = (tmp_path / "results").glob("photos/*/train-*/encoder.safetensors")
+    stored = checkpoint.load(encoder)
+    assert stored["widths"] == list(model.encoder.widths)
+    assert all(torch.equal(tensor, stored["weights"][name]) for name, tensor in model.encoder.state_dict().items())
+
+
+def test_a_released_model_is_never_trained():
+    with pytest.raises(UserError, match="is read, not trained"):
+        execute._train(Job("train", {"released": {}}), None, None, None, None)
