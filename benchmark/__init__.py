@@ -1,9 +1,31 @@
-"""Reproducibility benchmark for defences against model inversion in split inference."""
+"""Reproducibility benchmark for defences against model inversion in split inference.
+
+From Python: `evaluate` attacks any encoder, `load_encoder` gives one of the results, `load_results` a suite's numbers
+(benchmark/api.py, docs/API.md). They are loaded when first asked for: torch is not, by `import benchmark` alone.
+"""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmark.api import Evaluation, StoredEncoder, evaluate, load_encoder, load_results
 
 __version__ = "0.1.0"
 
 # Threads that wait for others sleep, instead of spinning: beside another busy process on the same cores, spinning takes
 # the core from the thread that is waited for (docs/SPEED.md). OpenMP reads it when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+__all__ = ["Evaluation", "StoredEncoder", "evaluate", "load_encoder", "load_results"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from benchmark import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'benchmark' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

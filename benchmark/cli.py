@@ -372,6 +372,67 @@ def calibrate(
         say(path)
 
 
+@app.command("attack-released")
+def attack_released(
+    folder: Annotated[Path, typer.Argument(help="a released model's folder, or one that holds several")],
+    dataset: Annotated[str, typer.Option(help="the data set that the models were trained on")],
+    suite: Annotated[str | None, typer.Option(help="whose attackers and settings; else the data set's own")] = None,
+    defense: Annotated[list[str], typer.Option(help="the row, or PART=ROW for folders with PART in their path")] = [],  # noqa: B006
+    cem: Annotated[Literal["on", "off"] | None, typer.Option(help="where the path does not say it")] = None,
+    noise: Annotated[float | None, typer.Option(help="standard deviation, where the path does not say it")] = None,
+    where: Where = [],  # noqa: B006
+    set_: Set = [],  # noqa: B006
+    matrix: MatrixPath = None,
+    data: DataRoot = DATA,
+    results: Results = RESULTS,
+    tables: Tables = TABLES,
+    device: Device = "auto",
+    cells: Cells = "auto",
+    plots: Annotated[bool, typer.Option(help="figures as SVG, PDF and CSV in the folder plots")] = True,
+):
+    """Attack models that the paper's authors published, and put the rows beside the printed ones (docs/DATA.md).
+
+    Interrupt and run again at will. --where chooses attackers, splits, protocols and seeds.
+    """
+    from benchmark import data as datasets
+    from benchmark.matrix.expand import jobs, parse_where
+    from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+    from benchmark.released import names, stage
+    from benchmark.report import published
+    from benchmark.report.stage import compare_with, write
+    from benchmark.runner import concurrency, engines
+    from benchmark.runner.execute import Machine
+    from benchmark.runner.store import Store
+    from benchmark.training.device import pick
+
+    at_once, chosen, store = concurrency.parse(cells), pick(device), Store(results)
+    datasets.load(dataset, data)
+    rows = names.find(folder, dataset, names.told(defense, cem, noise))
+    file = MatrixFile(matrix or DEFAULT)
+    found = stage.models(rows, file, suite or dataset, dataset, data, parse_where(where), parse_set(set_))
+    store.check_writable()
+    machine = Machine(store, data, chosen)
+    for model in found:
+        new = stage.adopt(model, machine)
+        tell(f"{model.row.name}: {model.job.title}, {'read' if new else 'in the results already'}")
+        if model.row.doubt:
+            tell(f"{model.row.name}: {model.row.doubt}")
+    del machine  # its data is not needed beside that of the jobs
+    all_cells = [cell for model in found for cell in model.cells]
+    failures = engines.run("local", jobs(all_cells), store, data, device, at_once, {})
+    for job, reason, _ in failures:
+        tell(f"failed: {job.title}: {reason}")
+    out = tables / f"released-{dataset}"
+    written = write(all_cells, results, out, True, [], plots)
+    for path in [*written, stage.write_list(found, store, out)]:
+        say(path)
+    if dataset in set(published.load()["dataset"]):
+        for label in dict.fromkeys(cell.suite for cell in all_cells):  # several models of a row have one each
+            say_lines(f"\n{label}:\n")
+            compare_with([cell for cell in all_cells if cell.suite == label], results, None, [], None)
+    raise typer.Exit(int(bool(failures)))
+
+
 @app.command()
 def recognise(
     suite: Suite,

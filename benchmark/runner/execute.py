@@ -19,7 +19,7 @@ from benchmark.attacks.splits import split
 from benchmark.bounds.measure import bounds_of
 from benchmark.data import DataSet, ImageSet
 from benchmark.defenses import DEFENSES
-from benchmark.errors import Diverged, writing
+from benchmark.errors import Diverged, UserError, writing
 from benchmark.matrix.expand import Job
 from benchmark.matrix.schema import CEM, Bounds, Efficiency, Model, Quirks, Train
 from benchmark.metrics.reconstruction import mse_per_image, summarise
@@ -36,6 +36,7 @@ from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
 
 HISTORY = "history.csv"
+RELEASED = "released"  # in a training's configuration: checksums of the authors' files that it was read from
 ALL_OFF = {name: False for name in Quirks.model_fields}
 
 
@@ -113,6 +114,8 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
 
 
 def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    if RELEASED in job.config:
+        raise UserError("a released model is read, not trained: run attack-released on its folder again")
     machine.features.clear()  # room for the training
     with stages("load"):
         recipe, images = recipe_of(job), machine.data(job.config)

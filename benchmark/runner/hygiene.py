@@ -94,6 +94,14 @@ def foreign(folder: Path) -> str:
         return f"cannot read {path} ({error})"
 
 
+def training(folder: Path) -> Job:
+    """The training whose finished folder it is. Damaged (a UserError) where its job.json is not its own."""
+    if problem := foreign(folder):
+        raise sums.Damaged(f"{folder} is damaged ({problem}); delete it and run its suite again")
+    said = json.loads(sums.content(folder / "job.json"))
+    return Job(said["kind"], said["config"])
+
+
 def waste(store: Store, keep: list[Job]) -> list[Waste]:
     """What is not a result of, or work on, the jobs to keep. Irregular where there is a link, pipe or the like.
 

@@ -1,0 +1,418 @@
+"""The benchmark from Python: judge an encoder of your own, or look at what is in the results.
+
+>>> import benchmark, torch
+>>> encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4, padding=1), torch.nn.Sigmoid())
+>>> found = benchmark.evaluate(
+...     encoder,
+...     dataset="photos",
+...     channel=0.1,
+...     settings={"attacks.decoder.epochs": 1, "attacks.decoder.blocks": 1},
+...     train_images=24,
+...     test_images=12,
+...     data=data,
+... )
+>>> found.frame[["attacker", "split", "fitted_on", "scored_on"]]
+  attacker  split  fitted_on  scored_on
+0  decoder  train         24         12
+>>> bool(0 < found.frame["mse"][0] < 1)
+True
+>>> found.pictures["decoder"].size  # the first 12 originals above what was rebuilt of them
+(408, 68)
+>>> print(found.summary.partition(":")[0])
+photos, 24 images of the attacker's, 12 scored
+"""
+
+import copy
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmark import data as datasets
+from benchmark.attacks import ATTACKS, Attack, Selection, Target
+from benchmark.attacks.base import NO_QUIRKS
+from benchmark.attacks.splits import split as split_images
+from benchmark.data import DATASETS, DataSet, ImageSet, normalise
+from benchmark.defenses import Defense, Setting
+from benchmark.errors import UserError, foreign
+from benchmark.matrix.expand import expand, jobs, parse_where
+from benchmark.matrix.load import DEFAULT, Change, MatrixFile
+from benchmark.matrix.source import suggest
+from benchmark.metrics.reconstruction import summarise
+from benchmark.models import SplitModel
+from benchmark.report import blind, convergence
+from benchmark.report.aggregate import tidy_frame
+from benchmark.report.pictures import FIRST, save_pairs
+from benchmark.runner import hygiene, shipped
+from benchmark.runner.execute import encode, mean_image_mse, recipe_of, score_images
+from benchmark.runner.store import ENCODER, Store
+from benchmark.training import checkpoint, device, loop
+from benchmark.training.loop import seeded
+from benchmark.training.train import build_defense, build_model
+
+Channel = float | Defense | Callable[[Tensor, torch.Generator], Tensor]
+
+__all__ = ["Evaluation", "StoredEncoder", "evaluate", "load_encoder", "load_results"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the attacks on an encoder found.
+
+    frame: a line for each attacker, `attacker` and `split` first, then the numbers that the benchmark's own results
+    have (`metrics.reconstruction.summarise`), `mse_of_mean_image` (what knowing nothing gives), `final_loss`,
+    `converged` (yes, no, too short) and `beats_mean_image`. Images are in [0, 1]; PSNR is in dB.
+    pictures: attacker -> the first originals above their reconstructions; empty for sets whose pictures must not leave
+    the machine. summary: one paragraph for people.
+    """
+
+    frame: pd.DataFrame
+    pictures: dict[str, Image.Image]
+    summary: str
+
+
+class StoredEncoder(nn.Module):
+    """A trained encoder of the results, in evaluation mode, frozen: normalised images [B, 3, H, W] -> [B, C, h, w].
+
+    dataset: what it was trained on; channel: its defence, which makes of a clean feature what is sent (with the masks
+    that the defence has, whatever the protocol of the row); accuracy_percent: of the whole pipeline, None where it was
+    not measured; name: `DATASET/ROW/train-KEY`.
+    """
+
+    def __init__(self, encoder: nn.Module, dataset: str, channel: Defense, accuracy_percent: float | None, name: str):
+        super().__init__()
+        self.encoder, self.channel = encoder, channel
+        self.dataset, self.accuracy_percent, self.name = dataset, accuracy_percent, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+
+def evaluate(
+    encoder: nn.Module,
+    dataset: str,
+    channel: Channel = 0.0,
+    attackers: Sequence[str] = ("decoder",),
+    *,
+    split: Literal["train", "infer"] = "train",
+    settings: Mapping[str, object] | None = None,
+    train_images: int | None = None,
+    test_images: int | None = None,
+    seed: int = 125,
+    data: Path | str = "data",
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> Evaluation:
+    """Attack any feature extractor; nothing of it is changed, and nothing is written but an embedded data set.
+
+    encoder: normalised images [B, 3, H, W] -> feature [B, C, h, w], with H / h a power of 2 for the decoders; it is
+    copied and used in evaluation mode. Images are normalised by the data set's mean and std.
+    channel: what becomes of a clean feature before it is sent: the standard deviation of Gaussian noise, a defence
+    (as `StoredEncoder.channel`), or a function (z, generator) -> z of the same shape, which draws from the generator.
+    An attacker sees fresh draws of it as often as it likes. 0 sends the clean feature.
+    attackers: names of the matrix. The default is the paper's decoder alone: one attacker, not the strongest there may
+    be. A low error shows a leak, a high one no more than that this attacker failed. `ensemble` selects among the
+    results of a row, and does not apply here.
+    split: `train` fits on the training images and scores on the test images; `infer` on 90 % and 10 % of the latter.
+    settings: as `--set`, for example {"attacks.decoder.epochs": 10}; else the matrix's values, without any quirk of
+    the released code. train_images, test_images: the class-balanced first ones, None for all.
+    data: folder of the prepared data sets; precision: as `train.precision` of the matrix.
+
+    UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel of other
+    shapes. Diverged where an attack's loss is no longer finite.
+    """
+    where = _device(device)
+    images = datasets.subset(datasets.load(dataset, Path(data)), train_images, test_images).to(where)
+    chosen = _attackers(attackers, dataset, settings or {})
+    autocast = _autocast(where, precision)
+    generators = [where] if where.type == "cuda" else []
+    with torch.random.fork_rng(devices=generators):  # the caller's own random state stays
+        model = _model(encoder, images, where, autocast)
+        sent = _defense(channel, images, model, where, autocast)
+        fit, score = split_images(split, images, False, seed)
+        features = [encode(model, images, part, autocast) for part in (fit, score)]
+        lines, pictures = [], {}
+        for name, params in chosen.items():
+            line, rebuilt = _attack(name, params, model, sent, images, (fit, score), features, seed, split, autocast)
+            lines.append({"attacker": name, "split": split} | line)
+            if images.publishable:
+                pictures[name] = _picture(score.images[:FIRST].cpu(), rebuilt[:FIRST])
+    frame = pd.DataFrame(lines)
+    return Evaluation(frame, pictures, _summary(frame, dataset))
+
+
+def load_results(
+    suite: str,
+    *,
+    where: Sequence[str] = (),
+    settings: Mapping[str, object] | None = None,
+    results: Path | str = "results",
+    data: Path | str = "data",
+    matrix: Path | str | None = None,
+) -> pd.DataFrame:
+    """The results of a suite as a tidy frame: a line for each cell, metric and seed, measured or not.
+
+    Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (NaN for none), status (done,
+    failed, diverged, missing, running), reason, key, label (how the cell departs from the published setting).
+    where: as `--where`, for example ["defense=patrol,cem=on"]; settings: as `--set`. UserError for unknown names and
+    damaged results.
+
+    >>> import benchmark
+    >>> frame = benchmark.load_results("smoke", results=results, data=data, matrix=matrix)
+    >>> sorted(frame.query("metric == 'mse' and status == 'done'")["split"])
+    ['infer']
+    """
+    shipped.receive(Path(results), lambda text: None)
+    file = MatrixFile(Path(matrix) if matrix else DEFAULT)
+    cells = expand(file, suite, Path(data), parse_where(list(where)), _changes(settings or {}))
+    return tidy_frame(cells, Store(Path(results)))
+
+
+def load_encoder(
+    name: str,
+    *,
+    suite: str | None = None,
+    results: Path | str = "results",
+    data: Path | str = "data",
+    matrix: Path | str | None = None,
+) -> StoredEncoder:
+    """A trained encoder of the results, those shipped with the project included.
+
+    name: `DATASET/ROW`, for example `cifar10/bottleneck+cem`, or `DATASET/ROW/train-KEY`, as the folders are called;
+    suite: where the results hold several of a row, the suite whose training is meant. UserError, with what there is,
+    where the name does not say one; and for a damaged result.
+
+    >>> import benchmark, torch
+    >>> stored = benchmark.load_encoder("photos/bottleneck", results=results)
+    >>> stored(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 8, 8, 8])
+    >>> stored.channel.params.noise_std
+    0.025
+    """
+    shipped.receive(Path(results), lambda text: None)
+    store = Store(Path(results))
+    folder = _one_training(name, store, suite, Path(data), matrix)
+    at = "/".join(folder.parts[-3:])
+    job = hygiene.training(folder)
+    with foreign(f"the result {at}"):
+        recipe, facts, cpu = recipe_of(job), DATASETS.get(job.config["dataset"]), torch.device("cpu")
+        best = checkpoint.load(store.checkpoint(job, ENCODER))
+        model = build_model(recipe, facts, cpu, best["widths"])
+        model.encoder.load_state_dict(best["weights"])
+        channel = build_defense(recipe, facts, model, cpu, _autocast(cpu, "fp32"))
+    accuracy = store.metrics(job)["values"].get("accuracy_percent")
+    stored = StoredEncoder(model.encoder, job.config["dataset"], channel, accuracy, at)
+    return stored.eval().requires_grad_(False)
+
+
+# -- of evaluate
+
+
+def _device(name: str) -> torch.device:
+    where = device.pick(name)
+    device.settle(where)
+    return where
+
+
+def _autocast(where: torch.device, wanted: str) -> dict:
+    if wanted not in ("auto", "fp32", "bf16"):
+        raise UserError(f"precision is {wanted!r}; use auto, fp32 or bf16")
+    enabled = device.precision(where, wanted) == "bf16"
+    return dict(device_type=where.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def _changes(settings: Mapping[str, object]) -> list[Change]:
+    return [Change(path, value, f"settings {path}={value}") for path, value in settings.items()]
+
+
+def _attackers(names: Sequence[str], dataset: str, settings: Mapping[str, object]) -> dict[str, object]:
+    """Attacker -> its parameters."""
+    file = MatrixFile(DEFAULT)
+    names = [names] if isinstance(names, str) else list(names)
+    known = [name for name in file.matrix.attacks if not issubclass(ATTACKS.get(name), Selection)]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown attacker '{name}'; {suggest(name, known)}")
+    if not names:
+        raise UserError(f"no attacker was asked for; known: {', '.join(known)}")
+    if dataset not in file.matrix.datasets:  # a plug-in's, which no matrix of ours declares
+        dataset = next(iter(file.matrix.datasets))
+    every = file.settings(dataset, "bottleneck", "off", _changes(settings)).attacks
+    for name in names:
+        if ATTACKS.get(name).starts_from(every[name], "train"):
+            raise UserError(f"the attacker '{name}' starts from another's result; set its start to what needs none")
+    return {name: every[name] for name in names}
+
+
+def _model(encoder: nn.Module, images: DataSet, where: torch.device, autocast: dict) -> SplitModel:
+    """A frozen copy of the encoder, in evaluation mode. UserError where it makes no feature map."""
+    copied = copy.deepcopy(encoder).to(where).eval().requires_grad_(False)
+    x = normalise(datasets.to_unit(images.test.images[:2]), images.mean, images.std)
+    with foreign(f"the encoder fails on images {list(x.shape)}"), torch.no_grad(), torch.autocast(**autocast):
+        feature = copied(x)
+    if not isinstance(feature, Tensor) or feature.dim() != 4 or len(feature) != len(x):
+        shape = list(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
+        raise UserError(f"the encoder gives {shape} for images {list(x.shape)}; it has to give features [B, C, h, w]")
+    if not feature.is_floating_point() or not feature.isfinite().all():
+        raise UserError("the encoder's features are not finite numbers; give a trained encoder, in floating point")
+    return SplitModel(copied, nn.Identity(), tuple(feature.shape[1:]))
+
+
+class _Function(Defense):
+    """A user's function as a channel, of which no likelihood is known."""
+
+    def __init__(self, function: Callable, setting: Setting):
+        super().__init__(Defense.Params(noise_std=0.0), setting)
+        self.function = function
+
+    def transform(self, z, generator, phase):
+        sent = self.function(z, generator)
+        if not isinstance(sent, Tensor) or sent.shape != z.shape:
+            raise UserError(f"the channel has to give a tensor of the feature's shape {list(z.shape)}")
+        return sent
+
+    def misfit(self, z_clean, z):
+        raise UserError(
+            "this attacker needs the channel's likelihood; give a standard deviation or a defence as channel"
+        )
+
+
+def _defense(channel: Channel, images: DataSet, model: SplitModel, where: torch.device, autocast: dict) -> Defense:
+    if isinstance(channel, Defense):
+        return copy.deepcopy(channel).to(where)
+    if callable(channel):
+        return _Function(channel, _setting(images, model, where, autocast))
+    if isinstance(channel, bool) or not isinstance(channel, (int, float)) or not 0 <= channel < math.inf:
+        raise UserError(f"channel is {channel!r}; give a standard deviation of 0 or more, a defence or a function")
+    return Defense(Defense.Params(noise_std=channel), _setting(images, model, where, autocast)).to(where)
+
+
+def _setting(images: DataSet, model: SplitModel, where: torch.device, autocast: dict) -> Setting:
+    return Setting(
+        classes=images.classes,
+        image_size=images.image_size,
+        feature_shape=model.feature_shape,
+        widths=(),
+        epochs=1,
+        quirks=NO_QUIRKS,
+        device=where,
+        autocast=autocast,
+    )
+
+
+def _attack(
+    name: str,
+    params,
+    model: SplitModel,
+    sent: Defense,
+    images: DataSet,
+    parts: tuple[ImageSet, ImageSet],
+    features: list[Tensor],
+    seed: int,
+    split: str,
+    autocast: dict,
+) -> tuple[dict, Tensor]:
+    """One attacker's line of the frame, and what it rebuilt, uint8 [N, 3, H, W] on the CPU."""
+    attack: type[Attack] = ATTACKS.get(name)
+    where = features[0].device
+
+    def encoded(x01: Tensor) -> Tensor:
+        with torch.autocast(**autocast):
+            return model.encoder(normalise(x01, images.mean, images.std)).float()
+
+    send = attack.channel(params, lambda z, generator: sent.transform(z, generator, "attack"), sent.kept)
+    target = Target(
+        features=features[0],
+        images=parts[0].images,
+        send=send,
+        image_size=images.image_size,
+        device=where,
+        seed=seed,
+        autocast=autocast,
+        encode=encoded,
+        kept=sent.kept,
+        misfit=sent.misfit,
+        received=send(features[1], seeded(where, "score", seed)),
+        split=split,
+        tested=(features[1], parts[1].images),
+    )
+    task = attack(params, target)
+    history = loop.run(task)
+    per_image, rebuilt = score_images(task.reconstructions(), parts[1])
+    line = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
+    blindly = mean_image_mse(*parts)
+    return line | {
+        "mse_of_mean_image": blindly,
+        "fitted_on": len(parts[0]),
+        "scored_on": len(parts[1]),
+        "final_loss": history[-1]["loss"],
+        "converged": convergence.verdict(convergence.decrease_percent([epoch["loss"] for epoch in history])),
+        "beats_mean_image": blind.beats(line["mse"], blindly),
+    }, rebuilt
+
+
+def _picture(originals: Tensor, rebuilt: Tensor) -> Image.Image:
+    """As the results have it: originals over reconstructions, uint8 [N, 3, H, W]."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.png"
+        save_pairs(path, originals, rebuilt)
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+
+
+def _summary(frame: pd.DataFrame, dataset: str) -> str:
+    best = frame.loc[frame["mse"].idxmin()]
+    count = len(frame)
+    text = (
+        f"{dataset}, {best['fitted_on']} images of the attacker's, {best['scored_on']} scored: "
+        f"{'the attacker' if count == 1 else f'the strongest of {count} attackers'}, {best['attacker']}, rebuilds with "
+        f"MSE {best['mse']:.4f} (the mean image: {best['mse_of_mean_image']:.4f}), SSIM {best['ssim']:.3f} and PSNR "
+        f"{best['psnr_db']:.2f} dB; the best 1 % of the images have MSE {best['mse_worst_1_percent']:.4f}."
+    )
+    if not best["beats_mean_image"]:
+        text += " That is no better than answering with the mean image: it learnt nothing, which shows no defence."
+    if (frame["converged"] != "yes").any():
+        names = ", ".join(frame[frame["converged"] != "yes"]["attacker"])
+        text += f" Not shown to have converged, so longer attacks may rebuild more: {names}."
+    return text + " A stronger attacker than those used may exist."
+
+
+# -- of load_encoder
+
+
+def _one_training(name: str, store: Store, suite: str | None, data: Path, matrix: Path | str | None) -> Path:
+    """The folder of the finished training that is meant."""
+    parts = name.split("/")
+    if len(parts) not in (2, 3) or not all(parts) or any(part.startswith(".") or "*" in part for part in parts):
+        raise UserError(f"the name '{name}' is not DATASET/ROW or DATASET/ROW/train-KEY")
+    everything = [path for path in hygiene.finished(store.root) if path.name.startswith("train-")]
+    found = [path for path in everything if list(path.relative_to(store.root).parts[: len(parts)]) == parts]
+    if suite is not None:
+        file = MatrixFile(Path(matrix) if matrix else DEFAULT)
+        keys = {job.key[:12] for job in jobs(expand(file, suite, data)) if job.kind == "train"}
+        found = [path for path in found if path.name.removeprefix("train-") in keys]
+    if not found:
+        rows = sorted({"/".join(path.relative_to(store.root).parts[:2]) for path in everything})
+        there = ", ".join(rows) or "none"
+        of = f" of the suite '{suite}'" if suite else ""
+        raise UserError(f"no encoder '{name}'{of} is in {store.root}; there are: {there}")
+    if len(found) > 1:
+        choices = ", ".join(_told(path) for path in found)
+        raise UserError(
+            f"{store.root} holds {len(found)} encoders '{name}': {choices}; give a suite, or one of the names"
+        )
+    return found[0]
+
+
+def _told(folder: Path) -> str:
+    """A training's folder, and what usually tells it from others."""
+    config = hygiene.training(folder).config
+    epochs, seed = config.get("train", {}).get("epochs"), config.get("seed")
+    return f"{folder.name} ({'released, ' if 'released' in config else ''}{epochs} epochs, seed {seed})"
