@@ -55,7 +55,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
         )
     keep.set_aside_richer(frame, out)
     records = devices(cells, store)
-    where = sorted({record["device"] for record in records})
+    where = sorted({str(record.get("device", "unknown")) for record in records})
     labels = [change for change in names.changes(cell.label for cell in cells) if "train.precision" not in change]
     files = {
         "precision.md": _markdown(lines, where, labels),
