@@ -19,7 +19,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 # -- set up: conda, mamba or micromamba where found, else a venv with the pip section of environment.yml
 set_up() {
   local tool wanted
-  wanted=$(cksum environment.yml pyproject.toml)
+  wanted=$(cksum environment.yml pyproject.toml requirements.lock)
   for tool in micromamba mamba conda; do
     if command -v "$tool" >/dev/null; then
       python=$PWD/.conda/bin/python
@@ -44,7 +44,10 @@ set_up() {
   fi
   # the pip section: the items below the line '- pip:'
   sed -n '/- pip:/,$ s/^ *- \([A-Za-z].*[^:]\)$/\1/p' environment.yml > .venv/requirements.txt
-  "$python" -m pip install --quiet --requirement .venv/requirements.txt
+  # under Python 3.11, the reference, every version is the one of the lock file
+  : > .venv/constraints.txt
+  "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && cp requirements.lock .venv/constraints.txt
+  "$python" -m pip install --quiet --requirement .venv/requirements.txt --constraint .venv/constraints.txt
   "$python" -m pip install --quiet --no-deps --editable .
   printf '%s' "$wanted" > .venv/.installed
 }

@@ -136,6 +136,13 @@ def test_an_import_that_gc_meets(one, tmp_path, monkeypatch):
     assert attempt(members).out.startswith("1 jobs imported, 0 were here already, 0 differ")
 
 
+@pytest.mark.parametrize("name", ["x.zip", "x", "x.tar", "x.gz", "tar.gz.zip"])
+def test_an_archive_is_called_what_it_is(finished, tmp_path, name):  # noqa: F811
+    outcome = call("store", "export", tmp_path / name, "--results", finished.results)
+    assert outcome.code == 2 and "give it a name that ends in .tar.gz" in outcome.err and outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_damaged_is_not_exported(copied, tmp_path):  # noqa: F811
     path = sorted(copied.results.glob("*/*/*/metrics.json"))[0]
     path.write_text(path.read_text().replace("0", "1"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,11 +31,16 @@ from benchmark.data.tinyimagenet import TinyImageNet
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+from benchmark.metrics import summarise
 from benchmark.report import diff
+from benchmark.report import stage as report_stage
 from benchmark.report.aggregate import devices, tidy_frame
 from benchmark.report.frame import COLUMNS, tidy
+from benchmark.report.page import build_page
+from benchmark.report.plots import data as plots_data
 from benchmark.runner import exchange, heartbeat, hygiene
 from benchmark.runner.store import Store
+from benchmark.statistics import stage as verdict_stage
 from benchmark.training import checkpoint
 
 EXAMPLES = int(os.environ.get("BENCHMARK_FUZZ", 25))
@@ -174,9 +180,31 @@ def test_the_matrix_loader(tmp_path, count, monkeypatch):
 
 def test_changes_on_the_command_line(tmp_path, count):
     file = MatrixFile(_written(tmp_path / "matrix.yaml", yaml.safe_dump(small_matrix()).encode()))
+    tags = [
+        "2020-13-45",
+        "!!bool foo",
+        '!!int ""',
+        "!!float x",
+        "!!timestamp x",
+        "!!binary x",
+        "!!set [1]",
+        "0x" + "f" * 5000,
+    ]
+    tags += [
+        "!!omap 1",
+        "!!pairs 1",
+        "190:20:30" * 500,
+        "&a [*a]",
+        "[" * 2000,
+        "!!null x",
+        "!!merge x",
+        "=",
+        "<<",
+        "1e999",
+    ]
     paths = st.sampled_from(["train.epochs", "train.lr", "defenses.dropout.rate", "attacks.*.epochs", "cem.weight"])
     paths |= st.text(max_size=12)
-    values = ODD.map(lambda value: json.dumps(value)) | st.text(max_size=12)
+    values = ODD.map(lambda value: json.dumps(value)) | st.text(max_size=12) | st.sampled_from(tags)
 
     def read(text):
         file.settings("photos", "dropout", "on", parse_set([text]))
@@ -247,6 +275,151 @@ def test_the_results_reader(tmp_path, count):
     fuzzed(st.one_of(examples), read, count)
 
 
+FIRST = {"index": 3, "mse": 0.01, "psnr_db": 20.0, "ssim": 0.5}
+HISTORY = "epoch,loss,selection_accuracy_percent\n" + "".join(f"{n},{2 / n},{10 * n}\n" for n in range(1, 7))
+
+
+def report_cells() -> list[Cell]:
+    """A training and an attack on it, off and on, of two seeds, so that there is something to compare."""
+    cells = []
+    for seed in (1, 2):
+        for cem in ("off", "on"):
+            form = None if cem == "off" else {"estimator": "scalar"}
+            train = Job("train", CONFIG | {"cem": form, "seed": seed, "train": {"epochs": 6}})
+            params = {"epochs": 6}
+            attack = Job("attack", {"attack": "decoder", "split": "infer", "params": params}, {"train": train})
+            at = ("smoke", "photos", "dropout", cem)
+            cells.append(Cell(*at, "none", "validation", "published", seed, train, "train.epochs 6 (published 240)"))
+            cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ""))
+    return cells
+
+
+def report_files(cell: Cell) -> dict[str, bytes]:
+    """What a finished job of it leaves, but for its tensors."""
+    record = RECORD | {
+        "packages": {"torch": "2"},
+        "stage_seconds": {"fit": 1.0},
+        "peak_memory_mib": 3.0,
+        "version": "1",
+    }
+    files = {"provenance.json": json.dumps(record).encode(), "history.csv": HISTORY.encode()}
+    files["log.txt"] = b"epoch 1"
+    if cell.job.kind == "train":
+        return files | {"metrics.json": json.dumps(METRICS).encode()}
+    values = summarise(torch.linspace(0.01, 0.1, 20), torch.linspace(0.1, 0.9, 20)) | {"mse_of_mean_image": 0.2}
+    values |= {"final_loss": 0.3, "scored_on": 20, "fitted_on": 180}
+    metrics = {"status": "done", "reason": "", "values": values}
+    pictures = {name: [FIRST] * count for name, count in (("first", 12), ("best", 4), ("worst", 4))}
+    for name, count in (("reconstructions.png", 12), ("extremes.png", 8)):
+        buffer = io.BytesIO()
+        Image.effect_noise((34 * count, 68), 50).convert("RGB").save(buffer, "PNG")
+        files[name] = buffer.getvalue()
+    found = {"classifier": "x", "recognised_percent": 12.5, "originals_recognised_percent": 80.0, "chance_percent": 1.0}
+    files |= {"recognition.json": json.dumps(found).encode(), "pictures.json": json.dumps(pictures).encode()}
+    return files | {"metrics.json": json.dumps(metrics).encode()}
+
+
+class Deep(bytes):
+    """Content that is nested deep, and shown short."""
+
+    def __repr__(self):
+        return f"Deep({self[:12]}... {len(self)} bytes)"
+
+
+DEEP = [Deep(b"[" * 100_000), Deep(b'{"a":' * 100_000), Deep(b"[" * 900 + b"]" * 900)]
+DEEP += [Deep(b'{"first":' * 300 + b"1" + b"}" * 300), Deep(b'{"list": [' * 50_000)]
+DEEP += [Deep(b'{"list": [' * 5000 + b"]}" * 5000), Deep(b"NaN"), Deep(b'"\\ud800"'), Deep(b"")]
+HUGE = st.sampled_from(
+    [1e308, -1e308, 1e-320, 10**400, float("inf"), float("nan"), None, 0, -1, "1e308", [], {}, "\ud800"]
+)
+
+
+@st.composite
+def other_values(draw, good):
+    """Of the same shape, some of its values others of the kind that arithmetic breaks on."""
+    value = json.loads(json.dumps(good))
+    for _ in range(draw(st.integers(1, 3))):
+        node = value
+        while True:
+            key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+            if isinstance(node[key], (dict, list)) and node[key] and draw(st.integers(0, 5)):
+                node = node[key]
+            else:
+                node[key] = draw(HUGE)
+                break
+    return json.dumps(value).encode()
+
+
+def other_cells() -> st.SearchStrategy:
+    """A history with other things in its cells, or other columns."""
+    odd = st.sampled_from(
+        ["1e308", "-1e308", "1e-320", "inf", "nan", "", "x", "\x00", '"', "0", "-1", "9" * 400, "\ud800"]
+    )
+    rows = st.lists(st.lists(odd | st.just("1.5"), min_size=1, max_size=5), max_size=8)
+    heads = st.sampled_from(
+        ["epoch,loss,selection_accuracy_percent", "epoch,loss", "loss,epoch,epoch", "", "a,b", "loss"]
+    )
+    made = st.tuples(heads, rows).map(lambda it: "\n".join([it[0], *map(",".join, it[1])]))
+    return made.map(lambda text: text.encode(errors="surrogatepass"))
+
+
+def test_the_page_the_tables_and_the_figures_of_a_strangers_results(tmp_path, count):
+    """Every file that a report reads, damaged, with other values, nested deep: all that is written of it."""
+    cells, store, out = report_cells(), Store(tmp_path / "results"), tmp_path / "tables"
+    good = {store.path(cell.job) / name: content for cell in cells for name, content in report_files(cell).items()}
+    for path, content in good.items():
+        _written(path, content)
+    assert "<html" in build_page(cells, store)  # it is good
+    chosen = [path for path in good if path.parent in (store.path(cells[0].job), store.path(cells[1].job))]
+
+    def contents(path):
+        same = damaged(good[path])
+        if path.suffix == ".json":
+            value = json.loads(good[path])
+            same |= altered(value).map(lambda it: json.dumps(it).encode()) | other_values(value) | st.sampled_from(DEEP)
+        return st.tuples(st.just(path), same | other_cells() if path.suffix == ".csv" else same)
+
+    def read(example):
+        path, content = example
+        _written(path, content)
+        try:
+            report_stage.write(cells, store.root, out, True, [], figures=False)
+            plots_data.histories(cells, store), plots_data.per_image(cells, store)
+            verdict_stage.write(cells, store.root, out)
+        finally:
+            _written(path, good[path])
+            for name in ("attacks.csv", "verdicts.csv", "results.csv"):
+                (out / name).unlink(missing_ok=True)
+
+    fuzzed(st.one_of([contents(path) for path in chosen]), read, count)
+
+
+@pytest.mark.parametrize("again", [lambda value: value, lambda value: [value] * 3])
+def test_checkpoints_of_another_structure(tmp_path, count, again):
+    """With a digest that is right: whoever makes such a file can compute it."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {"t00000": torch.arange(6.0), "t00001": torch.zeros(2, 2)}
+    good = {"dict": [["weights", {"tensor": "t00000"}], ["list", {"list": [{"value": 3}, {"tensor": "t00001"}]}]]}
+    path = tmp_path / "state.safetensors"
+
+    def read(structure):
+        text = structure.decode() if isinstance(structure, bytes) else json.dumps(again(structure))
+        digest = checkpoint._digest(text, tensors)
+        save_file(tensors, path, {"format": checkpoint.FORMAT, "structure": text, "sha256": digest})
+        assert isinstance(checkpoint.load(path), dict)
+
+    fuzzed(
+        altered(good)
+        | ODD
+        | st.sampled_from(DEEP)
+        | st.sampled_from([{"dict": [[[], {"value": 1}]]}, {"dict": [["a"]]}]),
+        read,
+        count,
+    )
+
+
 def test_the_reader_of_results_csv(tmp_path, count):
     rows = [
         "smoke,photos,dropout,off,published,none,validation,accuracy_percent,1,12.5,done,,k,",
@@ -257,8 +430,6 @@ def test_the_reader_of_results_csv(tmp_path, count):
 
 
 def test_checkpoints(tmp_path, count):
-    import torch
-
     path = tmp_path / "state.safetensors"
     checkpoint.save(path, {"weights": torch.arange(6.0), "epoch": 3, "by": {1: [None, True]}})
     fuzzed(damaged(path.read_bytes()), lambda content: checkpoint.load(_written(path, content)), count)
@@ -284,8 +455,6 @@ def test_imported_archives(tmp_path, count):
 
 
 def test_prepared_data(tmp_path, count, monkeypatch):
-    import torch
-
     monkeypatch.setattr(Cifar10, "classes", 2)
     train, test = (
         data.ImageSet(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])) for _ in range(2)
@@ -314,8 +483,6 @@ def test_prepared_data(tmp_path, count, monkeypatch):
 
 def test_a_fingerprint_that_fits_says_nothing_about_the_shapes(tmp_path):
     """Prepared data from somebody else whose own fingerprint is right, but whose tensors are not images."""
-    import torch
-
     from benchmark.data.tensors import fingerprint_of
 
     for images, labels in (

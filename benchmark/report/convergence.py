@@ -7,11 +7,10 @@ schedule that ends at a learning rate of 0 flattens every loss, and a bad attack
 `mse_of_mean_image` in the metrics is what knowing nothing would give).
 """
 
-import csv
 import math
 from pathlib import Path
 
-from benchmark.errors import UserError, reading
+from benchmark.report import history
 
 METRIC = "converged"  # in the tidy frame: 1 for yes, 0 for no and for too short
 FEWEST, LIMIT = 5, 2.0
@@ -19,12 +18,12 @@ NOTE = "not shown to have converged (attacks.md): a longer attack may rebuild mo
 
 
 def decrease_percent(losses: list[float]) -> float | None:
-    """By how much the loss fell over the last fifth of the epochs; None for too few epochs."""
+    """By how much the loss fell over the last fifth of the epochs; None for too few epochs, or none to fall from."""
     if len(losses) < FEWEST:
         return None
     fifth = len(losses) // FEWEST
-    before, last = losses[-2 * fifth : -fifth], losses[-fifth:]
-    return 100 * (1 - math.fsum(last) / math.fsum(before))
+    before, last = math.fsum(losses[-2 * fifth : -fifth]), math.fsum(losses[-fifth:])
+    return 100 * (1 - last / before) if before else None
 
 
 def verdict(decrease: float | None) -> str:
@@ -34,10 +33,7 @@ def verdict(decrease: float | None) -> str:
 
 def read_losses(path: Path) -> list[float] | None:
     """The loss of each epoch in a history.csv; None where there is none. UserError for a damaged one."""
-    try:
-        with reading(path), open(path, newline="", encoding="utf-8") as file:
-            return [float(row["loss"]) for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        return None
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read {path} ({error}); delete its folder and run again") from None
+    epochs = history.read(path)
+    if epochs and not all("loss" in epoch for epoch in epochs):
+        raise history.damaged(path, "it has no losses")
+    return epochs and [epoch["loss"] for epoch in epochs]

@@ -105,4 +105,5 @@ def summary(metrics: dict) -> str:
         "ssim": "SSIM {:.3f}",
         "psnr_db": "PSNR {:.2f} dB",
     }
-    return "  ".join(text.format(metrics["values"][name]) for name, text in shown.items() if name in metrics["values"])
+    known = {name: value for name, value in metrics["values"].items() if value is not None}
+    return "  ".join(text.format(known[name]) for name, text in shown.items() if name in known)

@@ -25,8 +25,10 @@ _FILE = re.compile(rf"{sums.NAME}|{_WORD}\.(json|csv|txt|png|safetensors)")
 def export(store: Store, folders: list[Path], file: Path, tensors: bool) -> None:
     """Write the finished jobs in `folders` into a .tar.gz; tensors: with their weights.
 
-    UserError for a damaged job, and where the file cannot be written.
+    UserError for a damaged job, for a name that says something else, and where the file cannot be written.
     """
+    if not file.name.endswith((".tar.gz", ".tgz")):
+        raise UserError(f"{file} is to be a .tar.gz; give it a name that ends in .tar.gz")
     try:
         with (
             whole(file) as temporary,

@@ -101,7 +101,7 @@ def _read_job(folder: Path) -> Job:
         if content["kind"] != "train" or job.key != content["key"]:
             raise ValueError("not a training of this version")
         return job
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"--classifier {folder} is not the folder of a finished training ({error}); give one below the results, "
             "such as results/cifar100/none/train-..."

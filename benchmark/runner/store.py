@@ -16,7 +16,6 @@ import errno
 import json
 import math
 import os
-import sys
 import time
 import uuid
 from pathlib import Path
@@ -31,6 +30,7 @@ from benchmark.text import plain
 CHECKPOINT = "checkpoint.safetensors"
 ENCODER = sums.ENCODER  # of a training: what attacks read of its checkpoint
 METRICS = "metrics.json"
+LARGEST = 1e100  # of a number among the metrics: no sum of fp32 numbers is beyond it
 PER_IMAGE = "per_image.safetensors"
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 
@@ -237,7 +237,7 @@ def _damaged(path: Path, why: str) -> sums.Damaged:
 def _is_number(value) -> bool:
     if value is None:
         return True
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def write_json(path: Path, value) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, foreign
 from benchmark.matrix.expand import Cell
 from benchmark.report import keep, names
 from benchmark.report.aggregate import tidy_frame
@@ -77,7 +77,8 @@ def per_image_reader(cells: list[Cell], store: Store) -> Images:
         files = [store.checkpoint(jobs[key], PER_IMAGE) for key in (off, on)]
         if not all(file.is_file() for file in files):
             return None
-        one, other = (checkpoint.load(file)[metric].double().numpy() for file in files)
+        with foreign(f"cannot read {' and '.join(map(str, files))}"):
+            one, other = (checkpoint.load(file)[metric].double().flatten().numpy() for file in files)
         return (one, other) if len(one) == len(other) else None
 
     return read

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmark.errors import UserError, reading, writing
 from benchmark.files import whole
+from benchmark.text import named
 
 FORMAT = "benchmark-checkpoint-2"
 
@@ -44,9 +45,14 @@ def load(path: Path) -> dict:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         if _digest(metadata["structure"], tensors) != metadata["sha256"]:
             raise UserError(f"the checkpoint {path} was altered since it was written; {remedy}")
-        return _restore(json.loads(metadata["structure"]), tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"the checkpoint {path} is damaged ({error}); {remedy}") from error
+        state = _restore(json.loads(metadata["structure"]), tensors)
+        if not isinstance(state, dict):
+            raise ValueError("it holds no state")
+        return state
+    except UserError:
+        raise
+    except Exception as error:  # anybody can make a digest that fits, of a structure that does not
+        raise UserError(f"the checkpoint {path} is damaged ({named(error)}); {remedy}") from error
 
 
 def _require_readable(path: Path) -> None:

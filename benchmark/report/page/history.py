@@ -1,11 +1,10 @@
 """The curves that the jobs' history.csv files hold."""
 
-import csv
 import math
 from pathlib import Path
 
-from benchmark.errors import UserError, reading
 from benchmark.matrix.expand import Cell
+from benchmark.report.history import damaged, read
 from benchmark.report.page.charts import Curve
 from benchmark.runner.store import Store
 
@@ -34,13 +33,11 @@ def curves(cells: list[Cell], store: Store, kind: str, column: str) -> list[Curv
 
 def _read(path: Path, column: str) -> tuple[list[float], list[float]]:
     """(epochs, values), without the epochs whose value is not a finite number."""
-    try:
-        with reading(path), open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        if not lines or column not in lines[0]:
-            return [], []
-        pairs = [(float(line["epoch"]), float(line[column])) for line in lines]
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} ({error!r}); delete the folder {path.parent} and run again") from None
+    lines = read(path) or []
+    if not lines or column not in lines[0]:
+        return [], []
+    if "epoch" not in lines[0]:
+        raise damaged(path, "it does not number its epochs")
+    pairs = [(line["epoch"], line[column]) for line in lines]
     pairs = [pair for pair in pairs if math.isfinite(pair[0]) and math.isfinite(pair[1])]
     return [epoch for epoch, _ in pairs], [value for _, value in pairs]

@@ -4,17 +4,20 @@ import base64
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from benchmark.data import DATASETS
-from benchmark.errors import UserError
+from benchmark.errors import reading
 from benchmark.matrix.expand import Cell
 from benchmark.report import names
+from benchmark.report.history import damaged
 from benchmark.report.pictures import EXTREME_PAIRS, EXTREMES, PAIRS, VALUES
 from benchmark.runner.store import Store
+from benchmark.runner.sums import content
 
 BUDGET = 9_000_000  # bytes of all pictures of a page, as they stand in it; fewer images a strip where they exceed it
 LARGEST = 4096  # pixels: a wider or higher picture is not one of ours
@@ -142,7 +145,7 @@ def _mean(values: dict) -> str:
 def _tiles(path) -> np.ndarray:
     """The pairs of a picture that pictures.save_pairs wrote, without their frames: uint8 [2, images, size, size, 3]."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with reading(path), Image.open(path, formats=["PNG"]) as image:
             width, height = image.size
             if max(width, height) > LARGEST:
                 raise ValueError("it is too large")
@@ -150,25 +153,26 @@ def _tiles(path) -> np.ndarray:
         tile = height // 2
         if height % 2 or tile < 3 or width % tile:
             raise ValueError("it is not two rows of square pictures")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"cannot show {path} ({error}); delete the folder {path.parent} and run again") from None
+    except Exception as error:  # a damaged picture can fail in any way
+        raise damaged(path, error) from None
     return picture.reshape(2, tile, width // tile, tile, 3).transpose(0, 2, 1, 3, 4)[:, :, 1:-1, 1:-1]
 
 
 def _values(path) -> dict[str, list[Value]]:
     """What pictures.save_pictures wrote of each image."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(content(path))
         return {
             name: [Value(_number(line["psnr_db"]), _number(line["ssim"]), int(line["index"])) for line in stored[name]]
             for name in ("first", "best", "worst")
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error!r}); delete the folder {path.parent} and run again") from None
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        raise damaged(path, repr(error)) from None
 
 
 def _number(item) -> float | None:
-    return None if item is None else float(item)
+    """A finite number, or None where there is none. ArithmeticError for one too large for a float."""
+    return float(item) if item is not None and math.isfinite(item) else None
 
 
 def _grid(group: list[_Loaded], most: int | None) -> Grid:

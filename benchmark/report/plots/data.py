@@ -4,7 +4,7 @@ import pandas as pd
 
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import QUANTILES, quantile_names
-from benchmark.report import names
+from benchmark.report import history, names
 from benchmark.report.diff import diff
 from benchmark.report.frame import summarise
 from benchmark.runner.store import Store
@@ -46,10 +46,10 @@ def histories(cells: list[Cell], store: Store) -> pd.DataFrame:
     """The epochs of every finished training of `cells`: defense, cem, seed, epoch, and the history's columns."""
     parts = []
     for cell in cells:
-        file = store.path(cell.job) / "history.csv"
-        if cell.job.kind == "train" and store.done(cell.job) and file.is_file():
-            row = {"defense": cell.defense, "cem": cell.cem, "seed": cell.seed}
-            parts.append(pd.read_csv(file).assign(**row))
+        if cell.job.kind == "train" and store.done(cell.job):
+            epochs = pd.DataFrame(history.read(store.path(cell.job) / "history.csv") or [])
+            if "epoch" in epochs:
+                parts.append(epochs.assign(defense=cell.defense, cem=cell.cem, seed=cell.seed))
     if not parts:
         return pd.DataFrame(columns=["defense", "cem", "seed", "epoch"])
     whole = pd.concat(parts, ignore_index=True)
