@@ -24,6 +24,7 @@ from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
+from benchmark.training.casts import cast_once
 from benchmark.training.device import tf32_convolutions
 from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
@@ -146,8 +147,8 @@ class GANAttack(Attack):
         self.optimizers[self.generator].zero_grad(set_to_none=True)
         self.critic.requires_grad_(False)
         with torch.autocast(**self.target.autocast):
-            fake = self.generator(z)
-            score = self.critic(fake)
+            fake = cast_once(self.generator, z)
+            score = cast_once(self.critic, fake)
         loss = self.params.mse_weight * mse_loss(fake.float(), real) - score.float().mean()
         loss.backward()
         self.critic.requires_grad_(True)
@@ -160,7 +161,7 @@ class GANAttack(Attack):
         mix = torch.rand(len(real), 1, 1, 1, generator=self.mixing, device=real.device)
         between = (real + mix * (fake - real)).requires_grad_()
         with torch.autocast(**self.target.autocast):
-            scores = self.critic(torch.cat([fake, real])).float().flatten()
+            scores = cast_once(self.critic, torch.cat([fake, real])).float().flatten()
         with tf32_convolutions(self.params.penalty_tf32 and self.target.autocast["enabled"]):
             inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
             (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
@@ -180,7 +181,7 @@ class GANAttack(Attack):
     def reconstruct(self, z: Tensor) -> Tensor:
         self.generator.eval()
         with torch.autocast(**self.target.autocast):
-            reconstruction = self.generator(z)
+            reconstruction = cast_once(self.generator, z)
         self.generator.train()
         return reconstruction.float()
 
