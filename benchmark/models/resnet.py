@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmark.models.split import BatchNorm2d, Encoder, SplitModel, bottleneck_pair
+from benchmark.models.split import Encoder, SplitModel, bottleneck_pair
 
 # (inputs, outputs, stride) of the nine blocks
 BLOCKS = [
@@ -38,9 +38,9 @@ class Block(nn.Module):
         super().__init__()
         inner = inner or outputs
         self.conv1 = nn.Conv2d(inputs, inner, 3, stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(inner)
+        self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(inner, outputs, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU()
         self.stride, self.added = stride, outputs - inputs
 
@@ -77,7 +77,7 @@ def build(
     front: a 3x3 conv without bias, BatchNorm or ReLU after the stem (released code).
     """
     left, right = list(BLOCKS[: CUTS[cut]]), BLOCKS[CUTS[cut] :]
-    stem = [nn.Conv2d(3, 16, 5, padding=2, bias=False), BatchNorm2d(16), nn.ReLU(inplace=True)]
+    stem = [nn.Conv2d(3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     if front is not None:
         stem.append(nn.Conv2d(16, front, 3, padding=1, bias=False))
         left[0] = (front, *left[0][1:])
