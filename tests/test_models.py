@@ -10,6 +10,7 @@ from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder, Doubling
 from benchmark.models.macs import count
 from benchmark.models.resnet import Block
+from benchmark.models.split import BatchNorm2d
 
 PRUNED = (16, 60, 121, 8)
 
@@ -77,6 +78,25 @@ def test_resnet_block_is_conv_bn_relu_and_a_padded_shortcut():
     expected = torch.zeros(2, 8, 3, 3)
     expected[:, 2:6] = x[:, :, ::2, ::2]
     torch.testing.assert_close(block(x), expected)
+
+
+def test_normalisation_is_torchs_without_its_count():
+    """Bit for bit in training and in evaluation; each loads the other's state."""
+    ours, theirs = BatchNorm2d(5), nn.BatchNorm2d(5)
+    x = torch.rand(4, 5, 3, 3)
+    for mode in (True, True, False):
+        results = []
+        for norm in (ours.train(mode), theirs.train(mode)):
+            y = norm(x)
+            results.append((y, *torch.autograd.grad(y.square().sum(), (norm.weight, norm.bias))))
+        assert all(map(torch.equal, *results))
+    states = ours.state_dict(), theirs.state_dict()
+    assert list(states[0]) == list(states[1]) and states[1].pop("num_batches_tracked") == 2
+    assert states[0].pop("num_batches_tracked") == 0 and all(map(torch.equal, states[0].values(), states[1].values()))
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    norms = [module for module in build("vgg11", 10, 32).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms and all(type(norm) is BatchNorm2d for norm in norms)
 
 
 def test_initial_weights_depend_on_the_seed_alone():

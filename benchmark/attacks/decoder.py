@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss
 from benchmark.attacks.base import ATTACKS, Attack, unit
 from benchmark.matrix.schema import Count, Number, Strict
 from benchmark.models.decoder import Decoder
+from benchmark.training.casts import cast_once
 from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
 
@@ -58,7 +59,7 @@ class DecoderAttack(Attack):
 
     def decode(self, z: Tensor) -> Tensor:
         """Feature as sent [B, C, h, w] -> image [B, 3, H, W], in whatever mode the decoder is in."""
-        return self.decoder(z)
+        return cast_once(self.decoder, z)
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)

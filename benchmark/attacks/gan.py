@@ -24,6 +24,7 @@ from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
+from benchmark.training.casts import cast_once
 from benchmark.training.device import tf32_convolutions
 from benchmark.training.graph import adam, set_lr
 from benchmark.training.loop import seeded
@@ -146,8 +147,8 @@ class GANAttack(Attack):
         self.optimizers[self.generator].zero_grad(set_to_none=True)
         self.critic.requires_grad_(False)
         with torch.autocast(**self.target.autocast):
-            fake = self.generator(z)
-            score = self.critic(fake)
+            fake = cast_once(self.generator, z)
+            score = cast_once(self.critic, fake)
         loss = self.params.mse_weight * mse_loss(fake.float(), real) - score.float().mean()
         loss.backward()
         self.critic.requires_grad_(True)
@@ -162,7 +163,7 @@ class GANAttack(Attack):
         with torch.autocast(**self.target.autocast):
             # one by one, as released: of both at once, the last bias's gradient, which is 0, would be rounding noise,
             # of which Adam makes whole steps
-            fakes, reals = self.critic(fake).float(), self.critic(real).float()
+            fakes, reals = (cast_once(self.critic, images).float() for images in (fake, real))
         with tf32_convolutions(self.params.penalty_tf32 and self.target.autocast["enabled"]):
             inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
             (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
@@ -181,7 +182,7 @@ class GANAttack(Attack):
     def reconstruct(self, z: Tensor) -> Tensor:
         self.generator.eval()
         with torch.autocast(**self.target.autocast):
-            reconstruction = self.generator(z)
+            reconstruction = cast_once(self.generator, z)
         self.generator.train()
         return reconstruction.float()
 

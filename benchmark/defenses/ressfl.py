@@ -19,6 +19,7 @@ from benchmark.defenses.base import DEFENSES, Batch, Defense
 from benchmark.matrix.schema import Count, Fraction, Number
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.decoder import Decoder, xavier_
+from benchmark.training.casts import cast_once
 from benchmark.training.graph import Captured, adam, set_lr
 
 PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
@@ -79,7 +80,7 @@ class ResSFL(Defense):
             with torch.no_grad():
                 z = self.transform(encoder(x), generator, "train")
             fitting.zero_grad(set_to_none=True)
-            rebuilt = self.adversary(z)
+            rebuilt = cast_once(self.adversary, z)
         mse_loss(rebuilt.float(), x01).backward()
         fitting.step()
 
@@ -88,7 +89,7 @@ class ResSFL(Defense):
         for _ in range(self.params.adversary_steps):
             self.optimizer.zero_grad(set_to_none=True)
             with torch.autocast(**self.setting.autocast):
-                rebuilt = self.adversary(z_clean)
+                rebuilt = cast_once(self.adversary, z_clean)
             ssim = ssim_per_image(rebuilt, x01).mean()
             (-ssim).backward()
             self.optimizer.step()
@@ -98,7 +99,7 @@ class ResSFL(Defense):
     def loss(self, batch: Batch) -> Tensor:
         """weight * relu(SSIM - target) of the adversary in evaluation mode, whose weights get no gradient."""
         self.adversary.eval().requires_grad_(False)
-        ssim = ssim_per_image(self.adversary(batch.z_clean), batch.x01).mean()
+        ssim = ssim_per_image(cast_once(self.adversary, batch.z_clean), batch.x01).mean()
         self.adversary.train().requires_grad_(True)
         self.seen[2] += ssim.detach()
         return self.params.weight * relu(ssim - self.params.ssim_target)

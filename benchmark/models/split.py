@@ -1,6 +1,7 @@
 """A network cut in two: the encoder on the device, the server model in the cloud."""
 
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from benchmark.models.convolution import Conv
 
@@ -34,12 +35,22 @@ class SplitModel(nn.Module):
         return self.server(self.encoder(x))
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's, with its state, but `num_batches_tracked` stays as it is: nothing reads it where there is a momentum,
+    and counting is a kernel for each layer and step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the same shape."""
+        state = (self.running_mean, self.running_var, self.weight, self.bias)
+        return batch_norm(x, *state, self.training, self.momentum, self.eps)
+
+
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     return Conv(inputs, outputs, 3, padding=1)
 
 
 def conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:
-    return [conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return [conv3x3(inputs, outputs), BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def bottleneck_pair(inputs: int, outputs: int, width: int | None) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -19,6 +19,7 @@ from benchmark.data import DataSet, augment, normalise, to_unit
 from benchmark.defenses import DEFENSES, Batch, Defense, Setting
 from benchmark.matrix.schema import CEM, Model, Quirks, Train
 from benchmark.metrics.accuracy import correct_count
+from benchmark.training.casts import cast_once
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
@@ -122,9 +123,9 @@ class Training(Task):
         All three are 0-dim.
         """
         with torch.autocast(**self.autocast):
-            z_clean = self.model.encoder(x)
+            z_clean = cast_once(self.model.encoder, x)
             z = self.defense.transform(z_clean, self.noise, "train")
-            logits = self.model.server(z)
+            logits = cast_once(self.model.server, z)
             extra = self.defense.loss(Batch(x01, x, labels, z_clean, z))
         logits = logits.float()
         loss = self.defense.task_weight() * cross_entropy(logits, labels)
@@ -140,7 +141,7 @@ class Training(Task):
         """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w], in evaluation mode and without gradient."""
         self.model.encoder.eval()
         with torch.autocast(**self.autocast):
-            z_clean = self.model.encoder(x)
+            z_clean = cast_once(self.model.encoder, x)
         self.model.encoder.train()
         return z_clean
 
