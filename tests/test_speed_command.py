@@ -297,6 +297,31 @@ def test_a_training_in_contiguous_memory_gives_the_same_loss(kind, monkeypatch):
     assert all(p.is_contiguous() for p in memory)
 
 
+def test_our_own_convolutions_change_a_short_run_by_rounding_alone():
+    """Several steps of a training with an adversary and of both attacks, beside torch's own operators."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    for build, networks in (
+        (lambda: steps.training(SMALL, CPU, "fp32", defense="noise_arl"), ("model", "defense")),
+        (lambda: steps.attack("decoder", SMALL, CPU, "fp32"), ("decoder",)),
+        (lambda: steps.attack("gan", SMALL, CPU, "fp32"), ("generator",)),
+    ):
+        found = []
+        for torchs_own in (False, True):
+            task = build()
+            for name in networks if torchs_own else ():
+                plain.as_delivered(getattr(task, name), kinds)
+            torch.manual_seed(0)
+            for index in range(4):
+                task.step(1, index)
+            network = getattr(task, networks[0])
+            found.append(torch.cat([value.flatten().double() for value in network.state_dict().values()]))
+        ours, theirs = found
+        start = build()
+        moved = torch.cat([v.flatten().double() for v in getattr(start, networks[0]).state_dict().values()]) - theirs
+        assert (ours - theirs).norm() < 1e-2 * moved.norm()
+        assert not torch.equal(ours, theirs)  # it was another way
+
+
 def test_features_computed_at_every_step_give_the_attack_the_same_images():
     call_it = steps.decoder_step_with_encoder(SMALL, CPU, "fp32")
     call_it()
