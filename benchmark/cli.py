@@ -492,19 +492,27 @@ def speed(
     tables: Tables = TABLES,
     rounds: Annotated[int, typer.Option(help="timings of each case, at most")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="small sizes: a check that it runs, in seconds")] = False,
+    only: Annotated[str, typer.Option(help="some groups, separated by commas, written to a folder of their own")] = "",
 ):
     """Measure the steps on this machine beside plain scripts that do the same; some minutes on an idle machine."""
     from benchmark.speed import stage
     from benchmark.training.device import pick
 
-    chosen, out = pick(device), tables / "speed"
+    groups, written = stage.chosen(only), []
+    out = tables / "speed" / ("-".join(groups) if only else "")
+    chosen = pick(device)
     stage.check(out)
+
+    def keep(found) -> None:
+        written[:] = stage.write(found, out)
+
     try:
-        found = stage.measure(chosen, rounds, quick)
+        stage.measure(chosen, rounds, quick, groups, keep)
     except KeyboardInterrupt:
-        tell("interrupted; nothing was written")
+        kept = f"what was measured is in {out}" if written else "nothing was written"
+        tell(f"interrupted; {kept}")
         raise typer.Exit(130) from None
-    for path in stage.write(found, out):
+    for path in written:
         say(path)
 
 

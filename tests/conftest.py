@@ -5,7 +5,6 @@ import os
 # before torch is loaded: threads that wait for others sleep instead of spinning, without which tests that share their
 # cores with anything else take ten times as long
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import pytest
 import torch

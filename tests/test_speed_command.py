@@ -1,6 +1,7 @@
 """`benchmark speed`: the whole of it at small sizes, its arithmetic on known values, and the plain scripts."""
 
 import math
+import multiprocessing
 import os
 import time
 import xml.etree.ElementTree
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmark.data.augment import apply, draw
 from benchmark.errors import UserError
 from benchmark.speed import cases, cells, peaks, plain, stage, steps
-from benchmark.speed.cells import Process, throughput
+from benchmark.speed.cells import Process, in_company, throughput
 from benchmark.speed.measure import Case, interleave
 from benchmark.speed.steps import SMALL
 from benchmark.training.graph import allowed
@@ -56,9 +57,14 @@ def test_every_kind_of_step_is_timed(written):
     ):
         row = here[(here["group"] == group) & (here["what"] == what)]
         assert len(row) == 1 and float(row["images_per_second"].iloc[0]) > 0
-    assert {"channels_last off", "device augmentation off", "everything off"} <= set(table["variant"])
+    assert {"channels_last off", "convolutions of our own off", "device augmentation off", "everything off"} <= set(
+        table["variant"]
+    )
     assert {"classes", "components", "images"} <= {what.split()[-1] for what in table["what"]}
     assert (table["group"] == "cells").any()
+    company = table[table["group"] == "company"]
+    assert {"training", "decoder attack", "GAN attack"} <= set(company["what"])
+    assert (company["times_as_fast"].astype(float) > 0).all()
     roofline = table[table["gflop"] != ""]
     assert len(roofline) == 8 and (roofline["share_of_matrix_peak"].astype(float) > 0).all()
     steps_compared = table[table["compared_with"] == "plain script"]
@@ -99,6 +105,28 @@ def test_interrupted_it_writes_nothing_and_leaves_no_process(tmp_path, monkeypat
     outcome = call("speed", "--quick", "--tables", tmp_path)
     assert outcome.code == 130 and "nothing was written" in outcome.err
     assert not list(tmp_path.rglob("speed.*")) and not started[0].process.is_alive()
+
+
+def test_only_some_groups_go_to_a_folder_of_their_own_and_one_that_is_not_there_is_told(tmp_path):
+    outcome = call("speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", tmp_path, "--only", "scaling")
+    assert outcome.code == 0, outcome.err
+    assert not (tmp_path / "speed" / "speed.md").exists()
+    text = (tmp_path / "speed" / "scaling" / "speed.md").read_text()
+    assert "## How cost grows" in text and "## Steps" not in text
+    outcome = call("speed", "--quick", "--tables", tmp_path, "--only", "scaling,growth")
+    assert outcome.code == 2 and "growth" in outcome.err and "company" in outcome.err
+
+
+def test_what_was_measured_before_an_interruption_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "_timed", lambda found, group, progress: None)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "_cells", stop)
+    outcome = call("speed", "--quick", "--device", "cpu", "--tables", tmp_path)
+    assert outcome.code == 130 and str(tmp_path / "speed") in outcome.err
+    assert "GFLOP/s" not in (tmp_path / "speed" / "speed.md").read_text()
 
 
 # -- timing
@@ -198,6 +226,26 @@ def test_traffic_of_views_in_place_and_picked_rows():
     assert peaks.count(lambda: nn.functional.relu(a))[1] == 2 * a.nbytes
 
 
+def test_operators_that_other_threads_would_run_are_counted():
+    before = torch.get_num_threads()
+    step = steps.decoder_step(SMALL, CPU, "fp32")
+    step()
+    counts = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        counts.append(peaks.count(step)[0])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert counts[0] == counts[1] > 0
+
+
+def test_as_delivered_convolutions_are_torchs_own():
+    adversary = steps.training(SMALL, CPU, "fp32", defense="noise_arl", kind=steps.TorchsOwn)
+    for network in (adversary.model, adversary.defense):
+        convs = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        assert convs and {type(conv) for conv in convs} <= {nn.Conv2d, nn.ConvTranspose2d}
+
+
 def test_peaks_are_positive():
     assert peaks.matrix_peak(CPU, torch.float32, 64, 2) > 0
     assert peaks.bandwidth(CPU, 1, 2) > 0
@@ -249,6 +297,31 @@ def test_a_training_in_contiguous_memory_gives_the_same_loss(kind, monkeypatch):
     assert all(p.is_contiguous() for p in memory)
 
 
+def test_our_own_convolutions_change_a_short_run_by_rounding_alone():
+    """Several steps of a training with an adversary and of both attacks, beside torch's own operators."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    for build, networks in (
+        (lambda: steps.training(SMALL, CPU, "fp32", defense="noise_arl"), ("model", "defense")),
+        (lambda: steps.attack("decoder", SMALL, CPU, "fp32"), ("decoder",)),
+        (lambda: steps.attack("gan", SMALL, CPU, "fp32"), ("generator",)),
+    ):
+        found = []
+        for torchs_own in (False, True):
+            task = build()
+            for name in networks if torchs_own else ():
+                plain.as_delivered(getattr(task, name), kinds)
+            torch.manual_seed(0)
+            for index in range(4):
+                task.step(1, index)
+            network = getattr(task, networks[0])
+            found.append(torch.cat([value.flatten().double() for value in network.state_dict().values()]))
+        ours, theirs = found
+        start = build()
+        moved = torch.cat([v.flatten().double() for v in getattr(start, networks[0]).state_dict().values()]) - theirs
+        assert (ours - theirs).norm() < 1e-2 * moved.norm()
+        assert not torch.equal(ours, theirs)  # it was another way
+
+
 def test_features_computed_at_every_step_give_the_attack_the_same_images():
     call_it = steps.decoder_step_with_encoder(SMALL, CPU, "fp32")
     call_it()
@@ -274,7 +347,7 @@ def test_graphs_are_a_feature_on_cuda_alone(monkeypatch):
             plan = cases.plan(torch.device(device), "bf16", quick=True)
             variants = {case.variant for case in cases.GROUPS[cases.FEATURES](plan, stack)}
             assert ("graphs off" in variants) == there and "bf16 off" in variants
-            assert ("allocator's settings off" in variants) != there
+            assert ("settings of the process off" in variants) != there
     monkeypatch.setattr(stage, "cores", lambda: 8)
     assert stage.cells_at_once(torch.device("cuda")) == (1, 2, 4, 8)
 
@@ -291,6 +364,24 @@ def test_several_processes_share_the_device_and_end():
         process.call(nap)
         assert time.perf_counter() - start >= 0.2
     assert not process.process.is_alive()
+
+
+def test_company_is_there_while_it_is_measured_and_gone_afterwards():
+    alone, beside = in_company(CPU, 1, 0.3, naps, 0.05)
+    assert 10 < alone <= 20 and 5 < beside <= 20  # who sleeps needs no core
+    assert not multiprocessing.active_children()
+
+
+def test_only_scripts_as_delivered_spin():
+    for settled, wanted in ((False, cells.SPINS), (True, None)):
+        with Process(CPU, settled=settled) as process:
+            process.call(process.build(expects, wanted))
+    assert "GOMP_SPINCOUNT" not in os.environ and os.environ["OMP_WAIT_POLICY"] == "passive"
+
+
+def expects(spins: str | None):
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+    return lambda: None
 
 
 def naps(seconds: float):

@@ -1,8 +1,9 @@
 """Calls in processes of their own: several cells at once on one device, and scripts that share nothing with us."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 import torch
 
@@ -11,19 +12,21 @@ from benchmark.runner.workers import SPAWN
 from benchmark.training.device import settle, wait
 
 ANSWER = 600.0  # seconds that a process gets for one answer
+SPINS = "300000"  # GNU OpenMP's turns of a waiting loop, as delivered
 
 
 class Process:
     """A process that builds calls and makes them; use it as a context manager, so that it ends.
 
-    settled: with the settings of a job, else with those of torch and the C library as delivered. UserError from
-    `build` and `answer` where it fails there: out of memory, say.
+    settled: with the settings of a job, else with those of torch, OpenMP and the C library as delivered; threads: other
+    than a job's (0: a job's). UserError from `build` and `answer` where it fails there: out of memory, say.
     """
 
-    def __init__(self, device: torch.device, settled: bool):
+    def __init__(self, device: torch.device, settled: bool, threads: int = 0):
         self.link, theirs = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=_serve, args=(theirs, device, settled), daemon=True)
-        self.process.start()
+        self.process = SPAWN.Process(target=_serve, args=(theirs, device, settled, threads), daemon=True)
+        with nullcontext() if settled else _spinning():
+            self.process.start()
         theirs.close()
 
     def __enter__(self) -> "Process":
@@ -65,14 +68,15 @@ class Process:
 
 
 def throughput(
-    device: torch.device, counts: tuple[int, ...], seconds: float, make: Callable, *given
+    device: torch.device, counts: tuple[int, ...], seconds: float, make: Callable, *given, threads: int = 0
 ) -> Iterator[tuple[int, float]]:
-    """(count, calls a second of `count` processes together, each with its own, on the one device), rising counts."""
+    """(count, calls a second of `count` processes together, each with its own, on the one device), rising counts;
+    threads: of each, as for `Process`."""
     with ExitStack() as stack:
         processes: list[Process] = []
         for count in counts:
             while len(processes) < count:
-                processes.append(stack.enter_context(Process(device, settled=True)))
+                processes.append(stack.enter_context(Process(device, True, threads)))
                 number = processes[-1].build(make, *given)  # the same in each
                 for _ in range(6 if device.type == "cuda" else 1):  # warm, and captured
                     processes[-1].call(number)
@@ -81,13 +85,59 @@ def throughput(
             yield count, sum(process.answer() for process in processes)
 
 
-def _serve(link, device: torch.device, settled: bool) -> None:
+def in_company(device: torch.device, others: int, seconds: float, make: Callable, *given) -> tuple[float, float]:
+    """Calls a second of one process, alone and beside `others` that do nothing but keep a core busy each."""
+    with Process(device, settled=True) as process, ExitStack() as stack:
+        number = process.build(make, *given)
+        process.call(number)
+        rates = []
+        for count in (0, others):
+            for _ in range(count):
+                stack.enter_context(_busy())
+            process.ask(number, seconds)
+            rates.append(process.answer())
+    return rates[0], rates[1]
+
+
+@contextmanager
+def _busy() -> Iterator[None]:
+    """Beside a process that keeps a core busy."""
+    process = SPAWN.Process(target=_count, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _count() -> None:
+    turns = 0
+    while True:
+        turns += 1
+
+
+@contextmanager
+def _spinning() -> Iterator[None]:
+    """What starts within has its waiting threads spin, as OpenMP does unless told otherwise."""
+    before = os.environ.get("GOMP_SPINCOUNT")
+    os.environ["GOMP_SPINCOUNT"] = before or SPINS
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
+def _serve(link, device: torch.device, settled: bool, threads: int) -> None:
     """Build calls and make them as asked, until the link is closed."""
     calls: list[Callable] = []
     with suppress(EOFError, OSError, KeyboardInterrupt):
         try:
             if settled:
                 settle(device)
+            if threads:
+                torch.set_num_threads(threads)
             while True:
                 what, how = link.recv()
                 if callable(what):

@@ -40,9 +40,15 @@ def _fastest(call, device: torch.device, tries: int) -> float:
 
 
 def count(call) -> tuple[float, float]:
-    """(FLOP of the matrix products and convolutions, bytes that the operators read and write) of one eager call."""
+    """(FLOP of the matrix products and convolutions, bytes that the operators read and write) of one eager call.
+
+    On one thread, as operators that others run are not seen.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with Counter() as counter:
         call()
+    torch.set_num_threads(threads)
     return float(counter.flop), float(counter.bytes)
 
 

@@ -18,7 +18,7 @@ from benchmark.data import DataSet
 from benchmark.matrix.load import Settings
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
-from benchmark.models.decoder import Decoder, Doubling
+from benchmark.models.decoder import Decoder
 
 Step = Callable[[], float]
 
@@ -93,7 +93,8 @@ def training(data: DataSet, settings: Settings, device: torch.device, cem=None) 
 
 
 def adversarial(data: DataSet, settings: Settings, device: torch.device) -> Step:
-    """A training step with an inversion adversary: the encoder is fought first, then the adversary takes its step."""
+    """A training step with an inversion adversary, in the released order: the adversary takes its step on the feature
+    of the encoder in evaluation mode, then the encoder is fought by the adversary in evaluation mode."""
     model, params = _model(data, device), settings.params
     adversary = _decoder(model, data, params.adversary_blocks, device)
     loader = Loader(data, settings.train.batch_size, device, True)
@@ -102,15 +103,22 @@ def adversarial(data: DataSet, settings: Settings, device: torch.device) -> Step
 
     def step() -> float:
         x01, x, labels = loader.next()
+        model.encoder.eval()
+        with torch.no_grad():
+            z_clean = model.encoder(x)
+        model.encoder.train()
+        for _ in range(params.adversary_steps):
+            second.zero_grad()
+            (-ssim_per_image(adversary(z_clean), x01).mean()).backward()
+            second.step()
         optimizer.zero_grad()
         z_clean = model.encoder(x)
         loss = cross_entropy(model.server(z_clean + noise * torch.randn_like(z_clean)), labels)
+        adversary.eval().requires_grad_(False)
         similar = ssim_per_image(adversary(z_clean), x01).mean()
+        adversary.train().requires_grad_(True)
         (loss + params.weight * torch.relu(similar - params.ssim_target)).backward()
         optimizer.step()
-        second.zero_grad()
-        (-ssim_per_image(adversary(z_clean.detach()), x01).mean()).backward()
-        second.step()
         return loss.item()
 
     return step
@@ -135,7 +143,8 @@ def decoder(data: DataSet, settings: Settings, device: torch.device) -> Step:
 
 
 def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
-    """`generator_every` steps of the GAN attack: the critic's, and at the end one of the generator's."""
+    """`generator_every` steps of the GAN attack: the critic's, on the generator in evaluation mode, and at the end one
+    of the generator's on the last images with fresh noise."""
     model, params = _model(data, device).eval(), settings.attacks["gan"]
     generator = _decoder(model, data, params.blocks, device)
     critic = Critic(data.image_size).to(device)
@@ -146,20 +155,24 @@ def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
 
     def critic_step() -> tuple[Tensor, Tensor]:
         real, x, _ = loader.next()
-        fake = generator(_feature(model, x, noise))
+        generator.eval()
+        with torch.no_grad():
+            fake = generator(_feature(model, x, noise))
+        generator.train()
         mix = torch.rand(len(real), 1, 1, 1, device=device)
-        between = (mix * real + (1 - mix) * fake.detach()).requires_grad_()
+        between = (mix * real + (1 - mix) * fake).requires_grad_()
         gradient = torch.autograd.grad(critic(between).sum(), between, create_graph=True)[0]
         penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         second.zero_grad()
-        (critic(fake.detach()).mean() - critic(real).mean() + params.penalty * penalty).backward()
+        (critic(fake).mean() - critic(real).mean() + params.penalty * penalty).backward()
         second.step()
-        return fake, real
+        return real, x
 
     def step() -> float:
         for _ in range(params.generator_every):
-            fake, real = critic_step()
+            real, x = critic_step()
         first.zero_grad()
+        fake = generator(_feature(model, x, noise))
         loss = params.mse_weight * mse_loss(fake, real) - critic(fake).mean()
         loss.backward()
         first.step()
@@ -169,20 +182,20 @@ def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
 
 
 def _model(data: DataSet, device: torch.device) -> models.SplitModel:
-    return models.build("vgg11", classes=data.classes, image_size=data.image_size).to(device)
+    return as_delivered(models.build("vgg11", classes=data.classes, image_size=data.image_size).to(device))
 
 
 def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch.device) -> Decoder:
-    network = Decoder(model.feature_shape, data.image_size, blocks=blocks).to(device)
-    fuse_bias(network)
+    return as_delivered(Decoder(model.feature_shape, data.image_size, blocks=blocks).to(device))
+
+
+def as_delivered(network: nn.Module, kinds: tuple[type, ...] = (nn.Conv2d, nn.ConvTranspose2d)) -> nn.Module:
+    """The network with torch's own operators in its convolutions of these kinds, as anybody's has; it is changed."""
+    for layer in network.modules():
+        for kind in kinds:
+            if isinstance(layer, kind):
+                layer.__class__ = kind
     return network
-
-
-def fuse_bias(decoder: Decoder) -> None:
-    """Let its transposed convs add their bias in torch's operator, as anybody's do."""
-    for layer in decoder.modules():
-        if isinstance(layer, Doubling):
-            layer.__class__ = nn.ConvTranspose2d
 
 
 def _sgd(model, settings: Settings) -> torch.optim.SGD:

@@ -98,6 +98,8 @@ def _growth(panel, found) -> None:
             [x / size for x, _ in points], [y / time for _, y in points], marker=MARKS[number % len(MARKS)],
             color=colours[number % len(colours)], label=what,
         )  # fmt: skip
+    if not series:  # not measured, or not yet
+        return
     widest = max(points[-1][0] / points[0][0] for points in series.values())
     panel.plot([1, widest], [1, widest], ":", color="black", label="in proportion")
     panel.set_xscale("log", base=2)

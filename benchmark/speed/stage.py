@@ -4,6 +4,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,18 +21,23 @@ from benchmark.runner.concurrency import on_cpu
 from benchmark.runner.progress import PLAIN_EVERY, clock
 from benchmark.runner.provenance import provenance
 from benchmark.speed import cases, peaks, plot, steps, table
-from benchmark.speed.cells import throughput
+from benchmark.speed.cells import in_company, throughput
 from benchmark.speed.measure import Case, interleave
 from benchmark.training.device import cores, precision, settle, threads
 from benchmark.training.graph import eager
 
 # the share of a run's time that each group takes, for the time left; measured on 2 CPU cores
-SHARES = {cases.TRAINING: 0.37, cases.ATTACKS: 0.3, cases.PIECES: 0.13, cases.FEATURES: 0.12, cases.SCALING: 0.05}
+SHARES = {cases.TRAINING: 0.36, cases.ATTACKS: 0.29, cases.PIECES: 0.13, cases.FEATURES: 0.12, cases.SCALING: 0.05}
+CELLS, COMPANY = "cells", "company"
+GROUPS = (*SHARES, CELLS, COMPANY)
 
 
 @dataclass
 class Findings:
-    """All that was measured. cells: {cells at once: steps a second of all together}; peaks: FLOP/s by arithmetic."""
+    """All that was measured by now. cells: {cells at once: steps a second of all}; peaks: FLOP/s by arithmetic.
+
+    On a CPU, single: as cells, of one thread each; company: {step: (steps a second alone, beside a busy process)}.
+    """
 
     plan: cases.Plan
     rounds: int
@@ -39,6 +45,8 @@ class Findings:
     record: dict
     timed: list[Case] = field(default_factory=list)
     cells: dict[int, float] = field(default_factory=dict)
+    single: dict[int, float] = field(default_factory=dict)
+    company: dict[str, tuple[float, float]] = field(default_factory=dict)
     peaks: dict[str, float] = field(default_factory=dict)
     bandwidth: float = math.nan
 
@@ -63,7 +71,9 @@ class Findings:
         return case.traffic / case.fastest / self.bandwidth
 
     def refit_share(self, estimator: str) -> float:
-        """Seconds of the refit as a share of an epoch's: its steps and itself."""
+        """Seconds of the refit as a share of an epoch's: its steps and itself; NaN without those."""
+        if not self.groups(cases.TRAINING):
+            return math.nan
         refit = self.find(cases.PIECES, f"refit, CEM {estimator}").fastest
         count = self.plan.size.clustered / self.plan.size.batch
         epoch = count * self.find(cases.TRAINING, f"training, CEM {estimator}").fastest + refit
@@ -73,7 +83,8 @@ class Findings:
 class Progress:
     """What is being measured and how long the rest takes: one line on a terminal, else a line now and then."""
 
-    def __init__(self):
+    def __init__(self, whole: float = 1.0):
+        self.whole = whole  # the shares of all that is to be measured
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.start, self.spoken, self.passed = time.monotonic(), -math.inf, 0.0
 
@@ -89,7 +100,7 @@ class Progress:
 
     def tell(self, text: str, fraction: float, share: float) -> None:
         """`fraction` of a part is done that is `share` of the whole."""
-        done, now = self.passed + share * fraction, time.monotonic()
+        done, now = (self.passed + share * fraction) / self.whole, time.monotonic()
         left = (now - self.start) * (1 - done) / done if done > 0.02 else None
         line = f"{100 * done:3.0f} %  {clock(left)} left  {text}"
         if self.status:
@@ -109,42 +120,93 @@ def check(out: Path) -> None:
         raise UserError(f"cannot write {out}: {error.strerror}; choose a folder you may write to") from error
 
 
-def measure(device: torch.device, rounds: int, quick: bool) -> Findings:
-    """Measure everything on `device`. UserError for options that make no sense; Ctrl-C leaves nothing behind."""
+def chosen(only: str) -> tuple[str, ...]:
+    """The groups named in `only`, separated by commas, in their order; all where it is empty. UserError for others."""
+    wanted = [name.strip() for name in only.split(",")] if only else list(GROUPS)
+    for name in wanted:
+        if name not in GROUPS:
+            raise UserError(f"--only {name}: there is no such group; give some of {', '.join(GROUPS)}")
+    return tuple(name for name in GROUPS if name in wanted)
+
+
+def measure(
+    device: torch.device,
+    rounds: int,
+    quick: bool,
+    groups: tuple[str, ...] = GROUPS,
+    after: Callable[[Findings], object] = lambda found: None,
+) -> Findings:
+    """Measure these groups on `device`; after(what is found by then) is called after each.
+
+    UserError for options that make no sense; Ctrl-C leaves nothing behind but what `after` kept.
+    """
     if not 1 <= rounds <= 100:
         raise UserError(f"--rounds {rounds}: give 1 to 100")
     settle(device)
     plan = cases.plan(device, precision(device, "auto"), quick)
     found = Findings(plan, rounds, quick, _record(device))
-    with Progress() as progress:
+    with Progress(sum(SHARES.get(group, 0.025) for group in groups)) as progress:
         progress.tell("what the machine can do at most", 0, 0)
         for name in dict.fromkeys(("fp32", plan.precision)):
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
             found.peaks[name] = peaks.matrix_peak(device, dtype, plan.peak)
         found.bandwidth = peaks.bandwidth(device, plan.stream)
-        for group, share in SHARES.items():
-            with ExitStack() as stack:
-                made = cases.GROUPS[group](plan, stack)
-                interleave(
-                    made,
-                    rounds,
-                    device,
-                    lambda text, fraction, group=group, share=share: progress.tell(f"{group}, {text}", fraction, share),
-                    partial(_inspect, plan) if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
-                )
-            found.timed += made
-            progress.passed += share
-        progress.tell("several cells at once", 0, 0)
-        arguments = (steps.training_step, plan.size, device, plan.precision)
-        try:
-            for count, rate in throughput(device, cells_at_once(device), plan.cell_seconds, *arguments):
-                found.cells[count] = rate
-        except UserError as error:
-            if not found.cells:
-                raise
-            progress.console.print(f"no more than {max(found.cells)} cells at once: {error}", markup=False)
-    found.record["load_after"] = _load()
+        for group in groups:
+            if group == CELLS:
+                _cells(found, progress)
+            elif group == COMPANY:
+                _company(found, progress)
+            else:
+                _timed(found, group, progress)
+            found.record["load_after"] = _load()
+            after(found)
     return found
+
+
+def _timed(found: Findings, group: str, progress: Progress) -> None:
+    plan, share = found.plan, SHARES[group]
+    with ExitStack() as stack:
+        made = cases.GROUPS[group](plan, stack)
+        interleave(
+            made,
+            found.rounds,
+            plan.device,
+            lambda text, fraction: progress.tell(f"{group}, {text}", fraction, share),
+            partial(_inspect, plan) if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
+        )
+    found.timed += made
+    progress.passed += share
+
+
+def _cells(found: Findings, progress: Progress) -> None:
+    plan = found.plan
+    progress.tell("several cells at once", 0, 0)
+    given = (plan.cell_seconds, steps.training_step, plan.size, plan.device, plan.precision)
+    try:
+        for count, rate in throughput(plan.device, cells_at_once(plan.device), *given):
+            found.cells[count] = rate
+        if plan.device.type == "cpu":
+            for count, rate in throughput(plan.device, (threads(),), *given, threads=1):
+                found.single[count] = rate
+    except UserError as error:
+        if not found.cells:
+            raise
+        progress.console.print(f"no more than {max(found.cells)} cells at once: {error}", markup=False)
+
+
+def _company(found: Findings, progress: Progress) -> None:
+    """On a CPU: each step alone, and with one more process that wants a core than there are cores left."""
+    plan, given = found.plan, (found.plan.size, found.plan.device, found.plan.precision)
+    if plan.device.type != "cpu":
+        return
+    for what, make in (
+        ("training", steps.training_step),
+        ("training, convolutions of our own off", steps.torchs_own_training_step),
+        ("decoder attack", steps.decoder_step),
+        ("GAN attack", steps.gan_steps),
+    ):
+        progress.tell(f"company, {what}", 0, 0)
+        found.company[what] = in_company(plan.device, cores() - threads() + 1, 2 * plan.cell_seconds, make, *given)
 
 
 def cells_at_once(device: torch.device) -> tuple[int, ...]:
@@ -206,11 +268,20 @@ def frame(found: Findings) -> pd.DataFrame:
         row |= {"precision": found.plan.precision, "timings": 1, "seconds_min": count / rate}
         row |= {"seconds_median": count / rate, "images_per_second": rate * images, "compared_with": "1"}
         rows.append(row | {"times_as_fast": rate / found.cells[1]})
+    for count, rate in found.single.items():
+        row |= {"what": "training, cells at once, one thread each", "variant": str(count)}
+        row |= {"seconds_min": count / rate, "seconds_median": count / rate, "images_per_second": rate * images}
+        rows.append(row | {"times_as_fast": rate / found.cells[1]})
+    for what, rates in found.company.items():
+        for variant, rate in zip(("alone", "beside a busy process"), rates, strict=True):
+            row = {"group": COMPANY, "what": what, "variant": variant, "precision": found.plan.precision, "timings": 1}
+            row |= {"seconds_min": 1 / rate, "seconds_median": 1 / rate, "compared_with": "alone"}
+            rows.append(row | {"times_as_fast": rate / rates[0]})
     return pd.DataFrame(rows)
 
 
 def write(found: Findings, out: Path) -> list[Path]:
-    """speed.md, speed.csv, speed.svg and speed.png below `out`."""
+    """speed.md, speed.csv, speed.svg and speed.png below `out`, of what is there."""
     csv = csv_text(frame(found), float_format="%.6g")
     paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", table.markdown(found))]
     return paths + plot.draw(found, out)

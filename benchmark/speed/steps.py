@@ -100,6 +100,15 @@ class Contiguous(Training):
         return super().augmented(images).contiguous()
 
 
+class TorchsOwn(Training):
+    """The training with torch's own convolutions, in the defence's networks too."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        plain.as_delivered(self.model)
+        plain.as_delivered(self.defense)
+
+
 class OneByOne(Training):
     """The training with images that PIL augments one by one on the host."""
 
@@ -112,8 +121,8 @@ class OneByOne(Training):
         return batch.to(images.device).contiguous(memory_format=torch.channels_last)
 
 
-class Plain(OneByOne, Contiguous):
-    """Both at once: to be run in fp32 and without graphs, the training with every feature off."""
+class Plain(OneByOne, Contiguous, TorchsOwn):
+    """All at once: to be run in fp32 and without graphs, the training with every feature off."""
 
 
 def training(
@@ -149,6 +158,11 @@ def training(
 def training_step(*given, **options) -> Call:
     """The call of one step of `training(...)`, batch after batch."""
     return stepper(training(*given, **options), 1)
+
+
+def torchs_own_training_step(*given) -> Call:
+    """The training's step with torch's own convolutions."""
+    return training_step(*given, kind=TorchsOwn)
 
 
 def plain_training_step(size: Size, device: torch.device) -> Call:
@@ -196,12 +210,12 @@ def decoder_step(
     precision: str,
     layout: torch.memory_format = torch.channels_last,
     graphs: bool = True,
-    fused_bias: bool = False,
+    kinds: tuple[type, ...] = (),
 ) -> Call:
+    """A step of the decoder attack; kinds: of the convolutions that are torch's own."""
     task = attack("decoder", size, device, precision)
     task.decoder.to(memory_format=layout)
-    if fused_bias:
-        plain.fuse_bias(task.decoder)
+    plain.as_delivered(task.decoder, kinds)
     if not graphs:
         task.captured.backend = None
     return stepper(task, 0)

@@ -21,26 +21,19 @@ def markdown(found) -> str:
             else []
         ),
         _how(found),
-        "## Steps",
-        f"One call of each is a step of {found.plan.size.batch} images (decoder attack {found.plan.size.attack_batch}; "
-        f"GAN attack: as many steps of {found.plan.size.gan_batch} as the critic takes for one of the generator). "
-        "The plain script loads every image through PIL, computes eagerly in fp32 on contiguous memory, and loops over "
-        "classes and clusters in Python; an attack's script runs the encoder on each batch.",
-        _steps(found),
-        "## Roofline",
-        _roofline(found),
-        "## Pieces",
-        _pieces(found),
-        "## The refit of CEM",
-        _refit(found),
-        "## Each feature off alone",
-        "Time of a step relative to the step with everything on: above 1, the feature helps.",
-        _features(found),
-        "## How cost grows",
-        _scaling(found),
-        "## Several cells at once",
-        _cells(found),
     ]
+    for heading, write, there in (
+        ("Steps", _steps, _here(found)),
+        ("Roofline", _roofline, _here(found)),
+        ("Pieces", _pieces, found.groups(cases.PIECES)),
+        ("The refit of CEM", _refit, found.groups(cases.PIECES)),
+        ("Each feature off alone", _features, found.groups(cases.FEATURES)),
+        ("How cost grows", _scaling, found.groups(cases.SCALING)),
+        ("Several cells at once", _cells, found.cells),
+        ("Company", _company, found.company),
+    ):
+        if there:  # else not measured, or not yet
+            parts += [f"## {heading}", write(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,14 +57,24 @@ def _table(rows: list[list[str]], headings: list[str]) -> str:
     return tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
 
 
+def _here(found) -> list[Case]:
+    steps = found.groups(cases.TRAINING) + found.groups(cases.ATTACKS)
+    return [case for case in steps if case.variant == cases.HERE]
+
+
 def _steps(found) -> str:
     rows = []
-    for case in found.groups(cases.TRAINING) + found.groups(cases.ATTACKS):
-        if case.variant == cases.HERE:
-            base = found.find(case.group, case.what, case.base) if case.base else None
-            plain = [f"{base.rate:,.0f}", _time(base)] if base else ["–", "–"]
-            rows.append([case.what, f"{case.rate:,.0f}", _time(case), *plain, _times(found.ratio(case))])
-    return _table(rows, ["step", "images/s", "time", "plain script, images/s", "time", "faster"])
+    for case in _here(found):
+        base = found.find(case.group, case.what, case.base) if case.base else None
+        plain = [f"{base.rate:,.0f}", _time(base)] if base else ["–", "–"]
+        rows.append([case.what, f"{case.rate:,.0f}", _time(case), *plain, _times(found.ratio(case))])
+    text = (
+        f"One call of each is a step of {found.plan.size.batch} images (decoder attack {found.plan.size.attack_batch}; "
+        f"GAN attack: as many steps of {found.plan.size.gan_batch} as the critic takes for one of the generator). "
+        "The plain script loads every image through PIL, computes eagerly in fp32 on contiguous memory, and loops over "
+        "classes and clusters in Python; an attack's script runs the encoder on each batch."
+    )
+    return f"{text}\n\n{_table(rows, ['step', 'images/s', 'time', 'plain script, images/s', 'time', 'faster'])}"
 
 
 def _roofline(found) -> str:
@@ -107,7 +110,7 @@ def _refit(found) -> str:
     size, rows = found.plan.size, []
     for estimator in ESTIMATORS:
         refit = found.find(cases.PIECES, f"refit, CEM {estimator}")
-        rows.append([estimator, _time(refit), f"{100 * found.refit_share(estimator):.2f} %"])
+        rows.append([estimator, _time(refit), _percent(found.refit_share(estimator), 2)])
     text = (
         f"Clustering from moved centres and statistics of {size.clustered:,} features of {size.dims} in {size.classes} "
         "classes, beside the steps of an epoch of as many images with that form of CEM."
@@ -126,7 +129,8 @@ def _features(found) -> str:
         step, one = count / rate, 1 / found.cells[1]
         rows.append(["training", f"concurrency off ({count} cells at once are best)", _seconds(one)])
         rows[-1] += [f"{_seconds(step / count)} a step", f"{one * rate:.2f}"]
-    return _table(rows, ["step", "feature", "time", "with everything on", "relative"])
+    text = "Time of a step relative to the step with everything on: above 1, the feature helps."
+    return f"{text}\n\n{_table(rows, ['step', 'feature', 'time', 'with everything on', 'relative'])}"
 
 
 def _scaling(found) -> str:
@@ -143,11 +147,31 @@ def _cells(found) -> str:
         [str(count), f"{rate * found.plan.size.batch:,.0f}", f"{rate / found.cells[1]:.2f}"]
         for count, rate in found.cells.items()
     ]
+    rows += [
+        [f"{count}, one thread each", f"{rate * found.plan.size.batch:,.0f}", f"{rate / found.cells[1]:.2f}"]
+        for count, rate in found.single.items()
+    ]
     text = (
         "Training steps in processes of their own, at the same time on the one device. `--cells-per-gpu auto` takes "
         "one job for every 4 cores of a CPU, and on a GPU doubles their number as long as the jobs' own speed says so."
     )
     return f"{text}\n\n{_table(rows, ['cells at once', 'images/s of all', 'relative'])}"
+
+
+def _company(found) -> str:
+    rows = [
+        [what, _seconds(1 / alone), _seconds(1 / beside), _percent(beside / alone)]
+        for what, (alone, beside) in found.company.items()
+    ]
+    text = (
+        "The step alone, and with one process more on the same cores than they can hold, which does nothing but keep a "
+        "core busy. A fair share of two cores for two threads would be 50 to 67 % of the rate alone."
+    )
+    return f"{text}\n\n{_table(rows, ['step', 'time alone', 'beside a busy process', 'rate kept'])}"
+
+
+def _percent(share: float, places: int = 0) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.{places}f} %"
 
 
 def _time(case: Case) -> str:

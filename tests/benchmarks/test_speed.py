@@ -17,6 +17,7 @@ from benchmark.cem import kmeans
 from benchmark.data import _torchvision
 from benchmark.data.augment import apply, augment, draw
 from benchmark.metrics.ssim import ssim_per_image
+from benchmark.models.convolution import Conv
 from benchmark.speed import plain, steps
 from benchmark.speed.steps import FULL, SMALL, Size
 from benchmark.training.device import precision, tune_allocator
@@ -169,6 +170,26 @@ def test_gan_steps_by_plain_script(benchmark, size):
 @pytest.mark.benchmark(group=GAN)
 def test_gan_steps(benchmark, size, arithmetic):
     time(benchmark, steps.gan_steps(size, CPU, arithmetic))
+
+
+CONVOLUTION = "convolution {inputs} to {outputs}, {side} px, batch 128, forward and backward"
+
+
+@pytest.mark.parametrize("torchs_own", [True, False], ids=["torch", "here"])
+@pytest.mark.parametrize(("inputs", "outputs", "side"), [(512, 512, 2), (512, 512, 4), (64, 64, 8), (64, 3, 32)])
+def test_convolution(benchmark, size, arithmetic, inputs, outputs, side, torchs_own):
+    benchmark.group = CONVOLUTION.format(inputs=inputs, outputs=outputs, side=side)
+    conv = Conv(inputs, outputs, 3, padding=1).to(memory_format=torch.channels_last)
+    if torchs_own:
+        plain.as_delivered(conv)
+    x = torch.rand(size.batch, inputs, side, side).to(memory_format=torch.channels_last).requires_grad_()
+
+    def call():
+        with torch.autocast(**steps.autocast(CPU, arithmetic)):
+            y = conv(x)
+        torch.autograd.grad(y.float().sum(), [x, *conv.parameters()])
+
+    time(benchmark, call, rounds=10)
 
 
 SSIM = "SSIM of 128 images, 32 px"
