@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from benchmark.errors import UserError
 from benchmark.output import ReaderGone, say, say_lines, standing_streams, tell
-from benchmark.text import named
+from benchmark.text import named, told
 
 
 class Commands(TyperGroup):
@@ -79,6 +79,7 @@ Cells = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the
 
 Engine = Literal["local", "ray", "slurm"]
 
+LONGEST = 100_000  # characters of an error's sentence, which may name many files
 DATA, RESULTS, TABLES = Path("data"), Path("results"), Path("tables")
 
 
@@ -734,7 +735,7 @@ def main() -> None:
         try:
             app()
         except (UserError, OSError) as error:
-            tell(f"error: {error}")
+            tell(f"error: {told(error, LONGEST)}")
             sys.exit(2)
         except ReaderGone:
             sys.exit(128 + signal.SIGPIPE)  # as programs end that do not ask

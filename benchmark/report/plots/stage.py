@@ -22,7 +22,7 @@ FIGURES = {
     "bars": (figures.bars, "reconstruction MSE of every row, with and without CEM"),
     "published": (figures.against, "published against produced values; shaded: the tolerance of the command diff"),
     "training": (figures.training, "loss and accuracy in the course of training"),
-    "images": (figures.images, "MSE of single images: quartiles (box), 5 % and 95 % (whiskers)"),
+    "images": (figures.images, "MSE of single images: quartiles (box), 5 % and 95 % (whiskers), means over seeds"),
 }
 
 

@@ -32,6 +32,7 @@ from benchmark.runner.execute import Machine
 from benchmark.runner.heartbeat import Heartbeat
 from benchmark.runner.lock import Lost
 from benchmark.runner.store import Store
+from benchmark.text import told
 from benchmark.training import device
 
 TELL = 0.5  # seconds between a task's messages of progress, and between the driver's looks at them
@@ -226,7 +227,7 @@ class Cluster:
             self.lost.add(job.key)
             tried = "failed" if isinstance(error, RayTaskError) else f"was lost {RETRIES + 1} times"
             text = error.cause if isinstance(error, RayTaskError) else error
-            return job, record_failure(self.store, job, f"its Ray task {tried} ({' '.join(str(text).split())[:300]})")
+            return job, record_failure(self.store, job, f"its Ray task {tried} ({told(text)})")
 
 
 def _connect(address: str | None) -> None:
