@@ -46,6 +46,15 @@ def tiny_images() -> DataSet:
 
 
 @pytest.fixture
+def one_thread():
+    """For what watches the operators that this thread calls: with more, some on a CPU are called by others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def matrix(tmp_path):
     """The shipped matrix with its smoke suite cut down to seconds; call it with changes to the plain data."""
 

@@ -287,7 +287,9 @@ def report_cells() -> list[Cell]:
             form = None if cem == "off" else {"estimator": "scalar"}
             train = Job("train", CONFIG | {"cem": form, "seed": seed, "train": {"epochs": 6}})
             params = {"epochs": 6}
-            attack = Job("attack", {"attack": "decoder", "split": "infer", "params": params}, {"train": train})
+            attack = Job(
+                "attack", {"attack": "decoder", "split": "infer", "params": params, "quirks": {}}, {"train": train}
+            )
             at = ("smoke", "photos", "dropout", cem)
             cells.append(Cell(*at, "none", "validation", "published", seed, train, "train.epochs 6 (published 240)"))
             cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ""))

@@ -17,6 +17,7 @@ from benchmark.training.loop import Silent
 from benchmark.training.train import Training
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("one_thread")  # the tape records the operators of one
 
 
 class Notes(Silent):

@@ -116,18 +116,17 @@ class OneDNN:
 
     def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of x, of the kernel and of the bias, those that are wanted."""
-        threads, (to_x, *to_held) = torch.get_num_threads(), wanted
-        if threads == 1 or not any(to_held):
+        threads, (to_x, to_kernel, to_bias) = torch.get_num_threads(), wanted
+        if threads == 1 or not to_kernel:
             return self._backward(gradient, x, kernel, wanted)
         pieces = zip(gradient.chunk(threads), x.chunk(threads), strict=True)
-        working = [_pool(threads).submit(self._backward, *piece, kernel, [False, *to_held]) for piece in pieces]
-        first, *others = (piece.result()[1:] for piece in working)
-        total = [_to(found, _wide(gradient.dtype)) for found in first]
+        working = [_pool(threads).submit(self._backward, *piece, kernel, [False, True, False]) for piece in pieces]
+        first, *others = (piece.result()[1] for piece in working)
+        total = first.to(_wide(gradient.dtype))
         for other in others:
-            for place, found in enumerate(other):
-                if found is not None:
-                    total[place] += found
-        return [self._backward(gradient, x, kernel, [to_x, False, False])[0] if to_x else None, *total]
+            total += other
+        found = self._backward(gradient, x, kernel, [to_x, False, False])[0] if to_x else None
+        return [found, total, _summed(gradient) if to_bias else None]
 
     @torch.no_grad()
     def _backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
@@ -149,7 +148,7 @@ class Products:
         return [
             self.to_input(gradient, x, kernel) if wanted[0] else None,
             self.to_weight(gradient, x, kernel) if wanted[1] else None,
-            gradient.sum((0, 2, 3), dtype=_wide(gradient.dtype)) if wanted[2] else None,
+            _summed(gradient) if wanted[2] else None,
         ]
 
 
@@ -280,6 +279,11 @@ def _map(rows: Tensor, like: Tensor) -> Tensor:
     """[B H W, C] or [B, H W C] -> [B, C, H, W] in channels_last, B, H and W as in `like`."""
     batch, _, height, width = like.shape
     return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _summed(gradient: Tensor) -> Tensor:
+    """The gradient of a bias, kept wide: sums of pieces in bf16 would be rounded once more each."""
+    return gradient.sum((0, 2, 3), dtype=_wide(gradient.dtype))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
