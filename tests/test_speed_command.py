@@ -189,7 +189,7 @@ def test_ratios_are_of_the_fastest():
 # -- counting
 
 
-def test_flop_agree_with_torchs_own_counter_and_with_a_formula():
+def test_flop_agree_with_torchs_own_counter_and_with_a_formula(one_thread):
     step = steps.training_step(SMALL, CPU, "fp32", "full")
     step()
     with FlopCounterMode(display=False) as reference:

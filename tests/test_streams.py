@@ -44,7 +44,8 @@ def test_a_hang_up_saves(place, at_once):  # noqa: F811
     """To all of its processes, and more than once, as terminals and shells do."""
     command = words(place, *LONG)
     command[command.index("--cells-per-gpu") + 1] = str(at_once)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heeded = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731 (these tests may run under nohup)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heeded)
     wait_for_epoch(place, process)
     for _ in range(3):
         os.killpg(process.pid, signal.SIGHUP)

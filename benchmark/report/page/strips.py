@@ -166,7 +166,7 @@ def _values(path) -> dict[str, list[Value]]:
             name: [Value(_number(line["psnr_db"]), _number(line["ssim"]), int(line["index"])) for line in stored[name]]
             for name in ("first", "best", "worst")
         }
-    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise damaged(path, repr(error)) from None
 
 
