@@ -81,7 +81,7 @@ class Store:
         """
         path = self.path(job) / METRICS
         found = self._json(path, {"status": str, "reason": str, "values": dict})
-        if found["status"] not in ("done", "diverged") or not all(map(_is_number, found["values"].values())):
+        if found["status"] not in ("done", "diverged") or not all(map(is_number, found["values"].values())):
             raise _damaged(path, "it holds no result")
         return found | {"reason": plain(found["reason"])}
 
@@ -234,7 +234,8 @@ def _damaged(path: Path, why: str) -> sums.Damaged:
     return sums.Damaged(f"{path} is damaged ({plain(why)}); {remedy}")
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
+    """Whether a value read from JSON is a number that arithmetic can take, or null."""
     if value is None:
         return True
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST

@@ -18,7 +18,7 @@ from benchmark.report.bounds import bounds_tables
 from benchmark.report.page import charts, grades, history, strips
 from benchmark.report.render import environment
 from benchmark.report.tables import COMPARED, build_tables
-from benchmark.runner.store import Store
+from benchmark.runner.store import Store, is_number
 from benchmark.statistics import stage as verdict_stage
 from benchmark.statistics.verdicts import verdicts
 
@@ -182,7 +182,7 @@ def _shared(records: list[dict]) -> list[tuple[str, list[str]]]:
     ]
     headings = dict.fromkeys(heading for record in flat for heading in record)
     found = [(name, list(dict.fromkeys(record[name] for record in flat if name in record))) for name in headings]
-    times = [record["seconds"] for record in records if isinstance(record.get("seconds"), int | float)]
+    times = [record.get("seconds") or 0.0 for record in records if is_number(record.get("seconds"))]
     return [("Jobs", [str(len(records))]), ("Time of all jobs", [f"{sum(times) / 3600:.2f} h"]), *found]
 
 
