@@ -7,7 +7,7 @@ import pandas as pd
 from benchmark.matrix.expand import Cell
 from benchmark.report import blind, columns, convergence
 from benchmark.report.frame import COLUMNS
-from benchmark.runner.store import Store
+from benchmark.runner.store import HISTORY, Store
 
 TRAINING = ("accuracy_percent",)
 ATTACK = (
@@ -79,7 +79,7 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
     if cell.job.kind == "attack" and status == "done":
         values = values | {columns.METRIC: float(columns.as_named(cell.job))}
         mean_image = values.get("mse_of_mean_image", mean_image)
-        losses = convergence.read_losses(store.path(cell.job) / "history.csv")
+        losses = convergence.read_losses(store.path(cell.job) / HISTORY)
         if losses:
             verdict = convergence.verdict(convergence.decrease_percent(losses))
             values = values | {convergence.METRIC: float(verdict == "yes")}

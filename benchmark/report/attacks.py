@@ -9,7 +9,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import quantile_names
 from benchmark.report import convergence, keep
 from benchmark.report.render import csv_text, escape_markdown, write_text
-from benchmark.runner.store import Store
+from benchmark.runner.store import HISTORY, Store
 
 MEASURED_LATER = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")
 QUANTILE_COLUMNS = [name for metric in ("mse", "ssim") for name in quantile_names(metric)]
@@ -31,7 +31,7 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
 def _line(cell: Cell, store: Store) -> dict:
     """Empty values where the result does not have them: tensors are not shared, and `ensemble` fits nothing."""
     folder, values = store.path(cell.job), store.metrics(cell.job)["values"]
-    losses = convergence.read_losses(folder / "history.csv")
+    losses = convergence.read_losses(folder / HISTORY)
     decrease = convergence.decrease_percent(losses) if losses else None
     line = {axis: getattr(cell, axis) for axis in AXES}
     line |= {

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark import data
 from benchmark.attacks import ATTACKS, Attack, Selection, Target
-from benchmark.attacks.base import SCORE_BATCH, to_bytes
+from benchmark.attacks.base import NO_QUIRKS, SCORE_BATCH, to_bytes
 from benchmark.attacks.splits import split
 from benchmark.bounds.measure import bounds_of
 from benchmark.data import DataSet, ImageSet
@@ -29,15 +29,14 @@ from benchmark.report.pictures import save_pictures
 from benchmark.runner.efficiency import measure
 from benchmark.runner.provenance import provenance, told_commit
 from benchmark.runner.stages import Stages
-from benchmark.runner.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
+from benchmark.runner.store import CHECKPOINT, ENCODER, HISTORY, PER_IMAGE, Store
 from benchmark.text import told
 from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
 
-HISTORY = "history.csv"
 RELEASED = "released"  # in a training's configuration: checksums of the authors' files that it was read from
-ALL_OFF = {name: False for name in Quirks.model_fields}
+ALL_OFF = NO_QUIRKS.model_dump()
 
 
 @dataclass

@@ -30,6 +30,7 @@ from benchmark.text import plain
 CHECKPOINT = "checkpoint.safetensors"
 ENCODER = sums.ENCODER  # of a training: what attacks read of its checkpoint
 METRICS = "metrics.json"
+HISTORY = "history.csv"  # of a training or an attack, epoch by epoch
 LARGEST = 1e100  # of a number among the metrics: no sum of fp32 numbers is beyond it
 PER_IMAGE = "per_image.safetensors"
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmark.matrix.expand import Cell
 from benchmark.report.history import damaged, read
 from benchmark.report.page.charts import Curve
-from benchmark.runner.store import Store
+from benchmark.runner.store import HISTORY, Store
 
 _AXES = ("protocol", "dataset", "defense", "cem", "attacker", "split")
 ACCURACY, LOSS = "selection_accuracy_percent", "loss"
@@ -19,7 +19,7 @@ def curves(cells: list[Cell], store: Store, kind: str, column: str) -> list[Curv
     """
     found = {}
     for cell in cells:
-        path = store.path(cell.job) / "history.csv"
+        path = store.path(cell.job) / HISTORY
         if cell.job.kind != kind or not path.is_file():
             continue
         epochs, values = _read(path, column)

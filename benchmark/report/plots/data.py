@@ -7,7 +7,7 @@ from benchmark.metrics.reconstruction import QUANTILES, quantile_names
 from benchmark.report import history, names
 from benchmark.report.diff import diff
 from benchmark.report.frame import summarise
-from benchmark.runner.store import Store
+from benchmark.runner.store import HISTORY, Store
 
 ATTACKED = ["attacker", "split", "defense", "cem"]
 
@@ -47,7 +47,7 @@ def histories(cells: list[Cell], store: Store) -> pd.DataFrame:
     parts = []
     for cell in cells:
         if cell.job.kind == "train" and store.done(cell.job):
-            epochs = pd.DataFrame(history.read(store.path(cell.job) / "history.csv") or [])
+            epochs = pd.DataFrame(history.read(store.path(cell.job) / HISTORY) or [])
             if "epoch" in epochs:
                 parts.append(epochs.assign(defense=cell.defense, cem=cell.cem, seed=cell.seed))
     if not parts:
