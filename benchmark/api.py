@@ -36,23 +36,23 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark import data as datasets
+from benchmark.analysis import baseline, convergence
+from benchmark.analysis.collect import tidy_frame
 from benchmark.attacks import ATTACKS, Attack, Selection, Target
 from benchmark.attacks.base import NO_QUIRKS
 from benchmark.attacks.splits import split as split_images
 from benchmark.data import DATASETS, DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
+from benchmark.jobs.pictures import FIRST, save_pairs
+from benchmark.jobs.run_job import encode, mean_image_mse, recipe_of, score_images
 from benchmark.matrix.expand import expand, jobs, parse_where
 from benchmark.matrix.load import DEFAULT, Change, MatrixFile
 from benchmark.matrix.source import suggest
 from benchmark.metrics.reconstruction import summarise
 from benchmark.models import SplitModel
-from benchmark.report import blind, convergence
-from benchmark.report.aggregate import tidy_frame
-from benchmark.report.pictures import FIRST, save_pairs
-from benchmark.runner import hygiene, shipped
-from benchmark.runner.execute import encode, mean_image_mse, recipe_of, score_images
-from benchmark.runner.store import ENCODER, Store
+from benchmark.store import hygiene, shipped
+from benchmark.store.store import ENCODER, Store
 from benchmark.training import checkpoint, device, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import build_defense, build_model
@@ -354,7 +354,7 @@ def _attack(
         "scored_on": len(parts[1]),
         "final_loss": history[-1]["loss"],
         "converged": convergence.verdict(convergence.decrease_percent([epoch["loss"] for epoch in history])),
-        "beats_mean_image": blind.beats(line["mse"], blindly),
+        "beats_mean_image": baseline.beats(line["mse"], blindly),
     }, rebuilt
 
 

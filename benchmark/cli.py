@@ -61,7 +61,7 @@ DataRoot = Annotated[
 
 def _received(results: Path) -> Path:
     """What is shipped with the results is in the store before any command looks."""
-    from benchmark.runner import shipped
+    from benchmark.store import shipped
 
     shipped.receive(results, tell)
     return results
@@ -108,10 +108,10 @@ def plan(
     device: Device = "auto",
 ):
     """List the cells and jobs of a suite: their keys, what is done already, and an estimate of the time."""
-    from benchmark.report.names import changes
-    from benchmark.runner import estimate
-    from benchmark.runner.store import Store
-    from benchmark.runner.view import clock
+    from benchmark.analysis.names import changes
+    from benchmark.jobs import estimate
+    from benchmark.monitor.view import clock
+    from benchmark.store.store import Store
     from benchmark.training.device import pick
 
     cells, jobs = _expand(suite, where, set_, matrix, data)
@@ -155,8 +155,10 @@ def run(
     ] = None,
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""
-    from benchmark.runner import concurrency, engines, scalars
-    from benchmark.runner.store import Store
+    from benchmark import engines
+    from benchmark.engines import concurrency
+    from benchmark.monitor.tensorboard import write_to
+    from benchmark.store.store import Store
     from benchmark.training.device import pick
 
     at_once = concurrency.parse(cells)
@@ -167,7 +169,7 @@ def run(
     store = Store(results)
     store.check_writable()
     if tensorboard:
-        scalars.write_to(tensorboard)
+        write_to(tensorboard)
     tell(f"{suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}")
     own = {"address": address, "partition": partition, "time": time}
     own |= {"max_jobs": max_jobs, "sbatch": sbatch, "wait": wait}
@@ -190,10 +192,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="keep looking until every job is over, or Ctrl-C")] = False,
 ):
     """Say how far a suite is: done, running, in the Slurm queue, waiting, failed, and why."""
-    from benchmark.runner import estimate
-    from benchmark.runner.engines import slurm_queue
-    from benchmark.runner.store import Store
-    from benchmark.runner.watch import Watcher
+    from benchmark.engines import slurm_queue
+    from benchmark.jobs import estimate
+    from benchmark.monitor.watch import Watcher
+    from benchmark.store.store import Store
 
     _, jobs = _expand(suite, where, set_, matrix, data)
     store = Store(results)
@@ -278,7 +280,7 @@ def verdict(
     tables: Tables = TABLES,
 ):
     """Say for each claim of the paper whether a suite's results support it (rules: docs/STATISTICS.md)."""
-    from benchmark.statistics.stage import write
+    from benchmark.report.verdicts import write
 
     cells, _ = _expand(suite, where, set_, matrix, data)
     paths, summary = write(cells, results, _out(tables, suite, where))
@@ -298,7 +300,7 @@ def ablation(
     tables: Tables = TABLES,
 ):
     """Say what each protocol of a suite changes against the published one, and what it does to the gain of CEM."""
-    from benchmark.statistics.stage import write_ablation
+    from benchmark.report.verdicts import write_ablation
 
     cells, _ = _expand(suite, where, set_, matrix, data)
     for path in write_ablation(cells, results, _out(tables, suite, where)):
@@ -342,12 +344,13 @@ def calibrate(
 
     Interrupt and run again at will: what is trained is kept. --where attacker=decoder leaves the GAN out of the search.
     """
-    from benchmark.calibration.stage import Calibrator
+    from benchmark import engines
+    from benchmark.analysis import diff, published
+    from benchmark.calibration import Calibrator
+    from benchmark.engines import concurrency
     from benchmark.matrix.expand import parse_where
     from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
-    from benchmark.report import diff, published
-    from benchmark.runner import concurrency, engines
-    from benchmark.runner.store import Store
+    from benchmark.store.store import Store
 
     at_once, store = concurrency.parse(cells), Store(results)
     _prepared(suite, where, set_, matrix, data)
@@ -396,14 +399,15 @@ def attack_released(
     Interrupt and run again at will. --where chooses attackers, splits, protocols and seeds.
     """
     from benchmark import data as datasets
+    from benchmark import engines
+    from benchmark.analysis import published
+    from benchmark.engines import concurrency
+    from benchmark.jobs.run_job import Machine
     from benchmark.matrix.expand import jobs, parse_where
     from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
     from benchmark.released import names, stage
-    from benchmark.report import published
     from benchmark.report.stage import compare_with, write
-    from benchmark.runner import concurrency, engines
-    from benchmark.runner.execute import Machine
-    from benchmark.runner.store import Store
+    from benchmark.store.store import Store
     from benchmark.training.device import pick
 
     at_once, chosen, store = concurrency.parse(cells), pick(device), Store(results)
@@ -448,7 +452,7 @@ def recognise(
     ] = None,
 ):
     """Ask an undefended classifier for the class of every rebuilt image of a suite's finished attacks."""
-    from benchmark.runner.recognise import recognise
+    from benchmark.jobs.recognise import recognise
 
     cells, machine = _rebuilding(suite, where, set_, matrix, data, results, device)
     for cell, found in recognise(cells, machine, classifier):
@@ -469,7 +473,7 @@ def lpips(
     ] = None,
 ):
     """Measure LPIPS of every rebuilt image of a suite's finished attacks, where a network's weights are at hand."""
-    from benchmark.runner.lpips import measure
+    from benchmark.jobs.lpips import measure
 
     cells, machine = _rebuilding(suite, where, set_, matrix, data, results, device)
     for cell, found in measure(cells, machine, weights):
@@ -479,7 +483,7 @@ def lpips(
 @app.command()
 def audit(tables: Tables = TABLES):
     """Check the paper's printed tables for misprints and contradictions, from the printed numbers alone."""
-    from benchmark.audit.stage import write
+    from benchmark.report.audit import write
 
     paths, summary = write(tables / "audit")
     say_lines(summary)
@@ -564,8 +568,8 @@ def data_list(data: DataRoot = DATA):
 @store_app.command("verify")
 def store_verify(results: Results = RESULTS):
     """Check every finished job's files against their checksums. Exit status 1 where any is damaged or unreadable."""
-    from benchmark.runner import hygiene
-    from benchmark.runner.store import Store
+    from benchmark.store import hygiene
+    from benchmark.store.store import Store
 
     found = hygiene.verify(Store(results))
     for finding in found:
@@ -591,8 +595,8 @@ def store_gc(
     yes: Annotated[bool, typer.Option("--yes", help="remove it; without this it is only listed")] = False,
 ):
     """List, or remove, what is in the results but in none of the kept suites, and what runs have left behind."""
-    from benchmark.runner import hygiene
-    from benchmark.runner.store import Store
+    from benchmark.store import hygiene
+    from benchmark.store.store import Store
 
     jobs = [job for suite in keep for job in hygiene.known(_expand(suite, [], set_, matrix, data)[1])]
     store = Store(results)
@@ -618,8 +622,8 @@ def store_export(
     weights: Annotated[bool, typer.Option("--weights", help="with checkpoints and per-image values")] = False,
 ):
     """Write finished results into one archive, for somebody else to `store import`."""
-    from benchmark.runner import exchange, hygiene
-    from benchmark.runner.store import Store
+    from benchmark.store import archive, hygiene
+    from benchmark.store.store import Store
 
     store = Store(results)
     folders = list(hygiene.finished(store.root))
@@ -628,7 +632,7 @@ def store_export(
         folders = [store.path(job) for job in jobs if store.done(job)]
     if not folders:
         raise UserError(f"no finished job in {results} to export; choose another --results or suite")
-    exchange.export(store, sorted(folders), file, weights)
+    archive.export(store, sorted(folders), file, weights)
     say(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
 
 
@@ -638,10 +642,10 @@ def store_import(
     results: Results = RESULTS,
 ):
     """Bring in the results of an archive. Those that are here already stay; exit status 1 where any differs."""
-    from benchmark.runner import exchange
-    from benchmark.runner.store import Store
+    from benchmark.store import archive
+    from benchmark.store.store import Store
 
-    done = exchange.import_(Store(results), file)
+    done = archive.import_(Store(results), file)
     for name in done.differing:
         say(f"differs from what is here, not imported: {name}")
     say(f"{len(done.new)} jobs imported, {len(done.same)} were here already, {len(done.differing)} differ")
@@ -668,8 +672,8 @@ def store_ship(
     results: Results = RESULTS,
 ):
     """Write a suite's finished results, with their encoders, into RESULTS/shipped: one archive a row, for git."""
-    from benchmark.runner import hygiene, shipped
-    from benchmark.runner.store import Store
+    from benchmark.store import hygiene, shipped
+    from benchmark.store.store import Store
 
     written = shipped.ship(Store(results), hygiene.known(_expand(suite, where, set_, matrix, data)[1]))
     if not written:
@@ -707,8 +711,8 @@ def _datasets_of(name: str, where, set_, matrix, data) -> list[str]:
 
 def _rebuilding(suite, where, set_, matrix, data, results, device):
     """(cells, the machine that rebuilds their attacks' images and keeps what is found of them)."""
-    from benchmark.runner.execute import Machine
-    from benchmark.runner.store import Store
+    from benchmark.jobs.run_job import Machine
+    from benchmark.store.store import Store
     from benchmark.training.device import pick
 
     cells, _ = _expand(suite, where, set_, matrix, data)

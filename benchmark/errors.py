@@ -59,7 +59,7 @@ def reading(path: Path):
 def foreign(what: str):
     """Around code of a plug-in that no job runs: whatever it raises, SystemExit too, becomes a UserError naming `what`.
 
-    Code that a job runs has its own boundary, `runner.attempt`: the job fails, and the others go on.
+    Code that a job runs has its own boundary, `jobs.attempt`: the job fails, and the others go on.
     """
     try:
         yield

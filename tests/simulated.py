@@ -12,17 +12,17 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d, interpolate
 
+from benchmark.analysis import published
+from benchmark.analysis.collect import BOUNDS
+from benchmark.analysis.frame import CELL
 from benchmark.data import DATASETS
 from benchmark.data.photos import PHOTOGRAPHS
+from benchmark.jobs.pictures import save_pictures
 from benchmark.matrix.expand import Cell, Job, expand, jobs
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.metrics import mse_per_image, ssim_per_image
 from benchmark.metrics.reconstruction import summarise
-from benchmark.report import published
-from benchmark.report.aggregate import BOUNDS
-from benchmark.report.frame import CELL
-from benchmark.report.pictures import save_pictures
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 
 PUBLISHED = {tuple(row[name] for name in CELL): row["value"] for row in published.reference().to_dict("records")}
 DEVICE = {

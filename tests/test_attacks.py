@@ -8,14 +8,14 @@ from torch.nn.functional import avg_pool2d
 
 from benchmark.attacks import ATTACKS, Target
 from benchmark.attacks.splits import split
+from benchmark.config import Quirks
 from benchmark.data import DataSet, ImageSet
 from benchmark.defenses import DEFENSES, Setting
 from benchmark.errors import UserError
+from benchmark.jobs.run_job import score_images
 from benchmark.matrix.load import MatrixFile
-from benchmark.matrix.schema import Quirks
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic
-from benchmark.runner.execute import score_images
 from benchmark.training import loop
 from benchmark.training.loop import Silent, seeded
 from benchmark.training.train import VERSION

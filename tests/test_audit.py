@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from command_line import call
 
-from benchmark.audit.printed import SAME_RUNS, cells, decimals, mean, rounded, truncated
-from benchmark.audit.rules import ROWS, RULES, audit
-from benchmark.report import published
+from benchmark.analysis import published
+from benchmark.analysis.audit import ROWS, RULES, audit
+from benchmark.analysis.printed import SAME_RUNS, cells, decimals, mean, rounded, truncated
 
 DATASET = {"1": "cifar10", "2": "tinyimagenet", "3": "facescrub", "S5": "cifar100"}
 

@@ -12,15 +12,15 @@ import torch
 from command_line import place  # noqa: F401 (fixture)
 from scipy import stats
 
+from benchmark.analysis.frame import COLUMNS
+from benchmark.analysis.ranks import associations, correlations
 from benchmark.bounds.measure import bounds_of
+from benchmark.config import Bounds, Quirks
 from benchmark.data import DataSet, ImageSet, normalise, to_unit
 from benchmark.defenses import DEFENSES, Setting
+from benchmark.jobs.run_job import ALL_OFF
 from benchmark.matrix.load import DEFAULT, MatrixFile
-from benchmark.matrix.schema import Bounds, Quirks
 from benchmark.report.bounds import bounds_rows, ranks, write_bounds
-from benchmark.report.frame import COLUMNS
-from benchmark.runner.execute import ALL_OFF
-from benchmark.statistics.ranks import associations, correlations
 
 PARAMS = Bounds(components=2, released_components=2, released_threshold=0.125, images=20, jacobian_images=2)
 

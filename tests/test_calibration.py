@@ -7,7 +7,7 @@ import pytest
 import yaml
 from command_line import call, place  # noqa: F401 (fixture)
 
-from benchmark.calibration.search import candidates, distance, rungs, search
+from benchmark.analysis.search import candidates, distance, rungs, search
 from benchmark.errors import UserError
 from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set, read_strengths

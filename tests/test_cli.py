@@ -195,12 +195,12 @@ def test_a_network_beyond_all_memory(place):  # noqa: F811
 
 
 def test_a_full_disk_stops_the_run_with_a_sentence(copied, monkeypatch):  # noqa: F811
-    from benchmark.runner import execute
+    from benchmark.jobs import run_job
 
     def full(tensors, path, metadata):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(execute.checkpoint, "save_file", full)
+    monkeypatch.setattr(run_job.checkpoint, "save_file", full)
     outcome = copied.call("run", *ONE, "--set", "attacks.decoder.lr=0.004")
     assert outcome.code == 2 and "No space left" in outcome.err and "what is finished is kept" in outcome.err
     assert "Traceback" not in outcome.err and len(copied.finished()) == 22

@@ -21,6 +21,7 @@ from command_line import call as command_line
 from PIL import Image
 
 from benchmark import data
+from benchmark.analysis import names
 from benchmark.data import _torchvision, archives, cifar, files
 from benchmark.data.cifar import Cifar10, Cifar100
 from benchmark.data.facescrub import FaceScrub
@@ -28,7 +29,6 @@ from benchmark.data.tinyimagenet import TinyImageNet
 from benchmark.errors import UserError
 from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile
-from benchmark.report import names
 
 RNG = np.random.default_rng(0)
 NAMES10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -766,7 +766,7 @@ def test_results_are_found_without_the_data(cifar10, tmp_path, monkeypatch):
     """What was run with the official data prepared has the same keys where it is not, and so can be reported."""
     from benchmark.matrix.expand import expand, jobs
     from benchmark.matrix.load import MatrixFile
-    from benchmark.runner.store import Store
+    from benchmark.store.store import Store
 
     monkeypatch.setattr(Cifar10, "official", data.prepare("cifar10", tmp_path / "root", cifar10[0]).fingerprint)
     store = Store(tmp_path / "results")

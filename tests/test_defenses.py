@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import relu
 
+from benchmark.config import Quirks
 from benchmark.defenses import DEFENSES, Batch, Setting
 from benchmark.defenses.distcorr import distance_correlation
 from benchmark.matrix.load import MatrixFile
-from benchmark.matrix.schema import Quirks
 from benchmark.metrics.ssim import ssim_per_image
 
 PUBLISHED = MatrixFile().matrix.protocols["published"]

@@ -10,9 +10,9 @@ import pytest
 from command_line import call
 from terminal import Terminal
 
+from benchmark.analysis import published
+from benchmark.analysis.diff import diff, exit_status, read_reference, summary
 from benchmark.errors import UserError
-from benchmark.report import published
-from benchmark.report.diff import diff, exit_status, read_reference, summary
 from benchmark.report.diff_text import to_markdown, to_text
 from benchmark.report.render import write_tables
 

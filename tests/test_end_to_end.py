@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
+from benchmark.analysis.collect import ATTACK
 from benchmark.defenses import DEFENSES, Defense
-from benchmark.report.aggregate import ATTACK
 
 INFER = ("--where", "attacker=decoder,split=infer")
 

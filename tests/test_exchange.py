@@ -11,8 +11,8 @@ import tarfile
 import pytest
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 
-from benchmark.runner import hygiene
-from benchmark.runner.store import Store
+from benchmark.store import hygiene
+from benchmark.store.store import Store
 
 
 def reseal(folder):

@@ -22,10 +22,10 @@ import torch
 from command_line import Place, break_disk, call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark import cli, data
+from benchmark.jobs.run_job import Machine, prepare_attack
 from benchmark.matrix import expand as expansion
-from benchmark.runner.execute import Machine, prepare_attack
-from benchmark.runner.store import Store
-from benchmark.runner.sums import Damaged
+from benchmark.store.checksums import Damaged
+from benchmark.store.store import Store
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -193,7 +193,7 @@ def test_two_versions_of_the_code_on_one_store(copied, finished, tmp_path, monke
 PLUGIN = """
 import torch
 
-from benchmark.defenses.base import DEFENSES, Defense
+from benchmark.defenses import DEFENSES, Defense
 
 
 @DEFENSES.register("fault")
@@ -306,7 +306,7 @@ def test_parameters_of_a_plug_in_that_fail(finished, tmp_path, monkeypatch, erro
     (tmp_path / "x.py").write_text(
         f"""
 from pydantic import model_validator
-from benchmark.defenses.base import DEFENSES, Defense
+from benchmark.defenses import DEFENSES, Defense
 
 @DEFENSES.register("strict")
 class Strict(Defense):
@@ -363,7 +363,7 @@ def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):
         (None, "", "give the path of a .py file"),
         (
             "x.py",
-            "from benchmark.defenses.base import *\n@DEFENSES.register('dropout')\nclass Dropout(Defense): pass",
+            "from benchmark.defenses import *\n@DEFENSES.register('dropout')\nclass Dropout(Defense): pass",
             "two classes register the defence 'dropout'",
         ),
     ],
@@ -439,7 +439,7 @@ def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
     """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL
     at a random moment, and begun again, until the suite is done; round after round until there were enough kills."""
     server, choice = multiprocessing.get_context("forkserver"), random.Random(time.time_ns())
-    server.set_forkserver_preload(["benchmark.cli", "benchmark.runner.local", "test_faults"])  # imports torch once
+    server.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local", "test_faults"])  # imports torch once
     out, killed = place.folder / "stderr.txt", {"runner": 0, "worker": 0}
     commands = [place.words("run", *CHOICE), place.words("run", *CHOICE, "--cells-per-gpu", 2)]
     while sum(killed.values()) < KILLS:

@@ -4,16 +4,16 @@ import shutil
 
 from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
-from benchmark.runner import execute
-from benchmark.runner.execute import Features
+from benchmark.jobs import run_job
+from benchmark.jobs.run_job import Features
 
 ATTACKS = ("decoder-train", "decoder-infer", "gan-train", "gan-infer")
 
 
 def attack_again(place, monkeypatch):  # noqa: F811
     """Run the attacks on one encoder anew: what they gave before and now, and how often features were computed."""
-    calls, encode = [], execute.encode
-    monkeypatch.setattr(execute, "encode", lambda *given: calls.append(1) or encode(*given))
+    calls, encode = [], run_job.encode
+    monkeypatch.setattr(run_job, "encode", lambda *given: calls.append(1) or encode(*given))
     before = {name: text for name, text in place.finished().items() if "/dropout/" in name}
     for name in before:
         if name.split("/")[2].startswith(ATTACKS):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from command_line import place  # noqa: F401 (fixture)
 
+from benchmark.analysis.frame import COLUMNS, tidy
+from benchmark.analysis.frontier import front, gain, hypervolume, log_gain, points
 from benchmark.errors import UserError
 from benchmark.matrix.expand import expand, jobs
-from benchmark.report.frame import COLUMNS, tidy
-from benchmark.statistics.frontier import front, gain, hypervolume, log_gain, points
 
 SWEEP = {"defenses.*.noise_std": [0.02, 0.04], "defenses.dropout.rate": [0.5]}
 

@@ -24,6 +24,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmark import data
+from benchmark.analysis import diff
+from benchmark.analysis.collect import devices, tidy_frame
+from benchmark.analysis.frame import COLUMNS, tidy
 from benchmark.data import archives, files
 from benchmark.data.cifar import Cifar10
 from benchmark.data.facescrub import FaceScrub
@@ -32,15 +35,13 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
 from benchmark.metrics import summarise
-from benchmark.report import diff
+from benchmark.monitor import heartbeat
 from benchmark.report import stage as report_stage
-from benchmark.report.aggregate import devices, tidy_frame
-from benchmark.report.frame import COLUMNS, tidy
+from benchmark.report import verdicts as verdict_stage
 from benchmark.report.page import build_page
 from benchmark.report.plots import data as plots_data
-from benchmark.runner import exchange, heartbeat, hygiene
-from benchmark.runner.store import Store
-from benchmark.statistics import stage as verdict_stage
+from benchmark.store import hygiene
+from benchmark.store.store import Store
 from benchmark.training import checkpoint
 
 EXAMPLES = int(os.environ.get("BENCHMARK_FUZZ", 25))
@@ -447,7 +448,7 @@ def test_imported_archives(tmp_path, count):
     store = Store(tmp_path / "results")
 
     def read(content):
-        exchange.import_(store, _written(tmp_path / "x.tar.gz", content))
+        archive.import_(store, _written(tmp_path / "x.tar.gz", content))
 
     fuzzed(damaged(buffer.getvalue()[:3072]) | damaged(_zipped()), read, count)
     assert {path.name for path in tmp_path.iterdir()} == {"x.tar.gz", "results"}

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from benchmark.matrix.expand import Job
-from benchmark.runner import heartbeat
-from benchmark.runner.heartbeat import Heartbeat, Monitor, Pace, read
-from benchmark.runner.store import PROGRESS, Store
+from benchmark.monitor import heartbeat
+from benchmark.monitor.heartbeat import Heartbeat, Monitor, Pace, read
+from benchmark.store.store import PROGRESS, Store
 
 JOB = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 

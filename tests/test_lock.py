@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmark.jobs import attempt as attempts
 from benchmark.matrix.expand import Job
-from benchmark.runner import attempt as attempts
-from benchmark.runner import lock as module
-from benchmark.runner.lock import LOCK, Locks, Lost, machine
-from benchmark.runner.store import Store
+from benchmark.store import lock as module
+from benchmark.store.lock import LOCK, Locks, Lost, machine
+from benchmark.store.store import Store
 
 TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 FORK = multiprocessing.get_context("fork")

@@ -6,11 +6,11 @@ import re
 import pytest
 from command_line import call
 
+from benchmark.config import Resources
 from benchmark.errors import UserError
 from benchmark.matrix import expand as expansion
 from benchmark.matrix.expand import expand, jobs, parse_where
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
-from benchmark.matrix.schema import Resources
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_all_covers_every_printed_cell(tmp_path):
     rows = 7 * 2 + 1
     assert len(cells) == 4 * rows * (1 + 1 + 4) + 4
     printed = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells}
-    from benchmark.report.published import reference
+    from benchmark.analysis.published import reference
 
     table = reference()
     wanted = set(

@@ -6,6 +6,7 @@ import torch
 from formula import ORACLES
 
 from benchmark.data import DataSet, ImageSet
+from benchmark.defenses import DEFENSES
 from benchmark.matrix.load import MatrixFile
 from benchmark.training.train import Recipe, Training
 
@@ -20,7 +21,7 @@ def training(dataset: str, defense: str) -> Training:
     part = ImageSet(torch.zeros(4, 3, size, size, dtype=torch.uint8), torch.arange(4))
     data = DataSet(dataset, 4, (0.5,) * 3, (0.25,) * 3, False, part, part, [], "0" * 64, True)
     quirks = matrix.matrix.protocols["published"]
-    recipe = Recipe(settings.model, settings.train, defense, settings.params, settings.cem, quirks, 125)
+    recipe = Recipe(settings.model, settings.train, DEFENSES.get(defense), settings.params, settings.cem, quirks, 125)
     return Training(recipe, data, torch.device("cpu"), "fp32")
 
 

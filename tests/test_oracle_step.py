@@ -7,6 +7,7 @@ from formula import fill, names, oracle, relative, unit
 from torch import nn
 
 from benchmark.data import DataSet, ImageSet
+from benchmark.defenses import DEFENSES
 from benchmark.matrix.load import MatrixFile, parse_set
 from benchmark.training.train import Recipe, Training
 
@@ -86,7 +87,9 @@ class Step:
         data = DataSet(
             "cifar10", 10, (0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261), True, images, images, [], "0" * 64, True
         )
-        recipe = Recipe(settings.model, settings.train, row, settings.params, settings.cem, quirks, seed=125)
+        recipe = Recipe(
+            settings.model, settings.train, DEFENSES.get(row), settings.params, settings.cem, quirks, seed=125
+        )
         task = Unaugmented(recipe, data, CPU, "fp32")
         fill(task.model.encoder, "encoder_patrol" if row == "patrol" else "encoder")
         fill(task.model.server, "server", "classifier")

@@ -19,14 +19,13 @@ from rich.text import Text
 from terminal import Terminal
 
 import benchmark
+from benchmark.analysis import diff
+from benchmark.analysis.frame import COLUMNS, csv_text
 from benchmark.errors import UserError
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.output import Console
 from benchmark.registry import Registry
-from benchmark.report import diff
-from benchmark.report.frame import COLUMNS
-from benchmark.report.render import csv_text
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 from benchmark.text import plain
 
 EVIL = "\x1b]0;owned\x07\x1b[2Jx\r\x9b31m\u202e"
@@ -181,9 +180,9 @@ def test_a_store_brings_no_modules(place, words):  # noqa: F811
 
 def test_a_clone_path_is_no_command(tmp_path, monkeypatch):
     """The lines that go into a batch script, run by a real shell."""
-    slurm = pytest.importorskip("benchmark.runner.engines.slurm")
+    slurm = pytest.importorskip("benchmark.engines.slurm")
+    from benchmark.config import Resources
     from benchmark.matrix.expand import Job
-    from benchmark.matrix.schema import Resources
 
     clone = tmp_path / "it's '$(touch pwned)' `touch pwned` \"; touch pwned; \""
     monkeypatch.setattr(slurm.benchmark, "__file__", str(clone / "benchmark" / "__init__.py"))
@@ -206,7 +205,7 @@ def test_a_clone_path_is_no_command(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_batch_script_cannot_hold_is_refused(place, monkeypatch, option, value):  # noqa: F811
-    slurm = pytest.importorskip("benchmark.runner.engines.slurm")
+    slurm = pytest.importorskip("benchmark.engines.slurm")
     monkeypatch.setattr(slurm.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.chdir(place.folder)
     words = [*place.words("run", "--engine", "slurm", "--device", "cpu"), option, value]

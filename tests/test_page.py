@@ -17,9 +17,9 @@ from PIL import Image
 from simulated import simulate
 from test_pictures import tiles
 
+from benchmark.analysis import published
+from benchmark.analysis.frame import CELL
 from benchmark.errors import UserError
-from benchmark.report import published
-from benchmark.report.frame import CELL
 from benchmark.report.page import build_page, strips
 from benchmark.report.page.axes import axis
 from benchmark.report.page.charts import tradeoff
@@ -230,7 +230,7 @@ def test_nothing_of_the_results_becomes_markup(small, tmp_path):
 
 def test_an_arrow_leads_from_cem_off_to_on(small):
     cells, store = small
-    from benchmark.report.aggregate import tidy_frame
+    from benchmark.analysis.collect import tidy_frame
 
     frame = tidy_frame(cells, store)
     facets = {(facet.cell["attacker"], facet.cell["split"]): facet for facet in tradeoff(frame)}

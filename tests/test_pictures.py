@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmark.report.pictures import EXTREME_PAIRS, EXTREMES, FIRST, PAIRS, VALUES, save_pictures
+from benchmark.jobs.pictures import EXTREME_PAIRS, EXTREMES, FIRST, PAIRS, VALUES, save_pictures
 
 
 def tiles(path, size: int) -> np.ndarray:

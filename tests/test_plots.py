@@ -14,11 +14,11 @@ from command_line import finished  # noqa: F401 (fixture)
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from benchmark.analysis import published
+from benchmark.analysis.frame import COLUMNS, half_width
 from benchmark.metrics.reconstruction import QUANTILES
-from benchmark.report import published
-from benchmark.report.frame import COLUMNS, half_width
 from benchmark.report.plots import data, figures, stage, style
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 from benchmark.training import checkpoint
 
 POINT = 72.0
@@ -207,7 +207,7 @@ def test_rows_are_told_apart_by_colour_and_by_marker():
 
 def written(place, out):  # noqa: F811
     cells = place.cells()
-    from benchmark.report.aggregate import tidy_frame
+    from benchmark.analysis.collect import tidy_frame
 
     store = Store(place.results)
     return stage.write(cells, store, tidy_frame(cells, store), out)

@@ -12,11 +12,11 @@ import torch
 
 import benchmark
 from benchmark.errors import UserError
-from benchmark.runner.execute import Machine
-from benchmark.runner.store import Store
+from benchmark.jobs.run_job import Machine
+from benchmark.store.store import Store
 
 ASK = (
-    "import json, torch; from benchmark.runner.provenance import provenance; "
+    "import json, torch; from benchmark.jobs.provenance import provenance; "
     "print(json.dumps(provenance(torch.device('cpu'))))"
 )
 

@@ -16,12 +16,12 @@ from formula import ORACLES, fill, relative
 from torch import nn
 
 from benchmark import data
+from benchmark.analysis import published
 from benchmark.errors import UserError
+from benchmark.jobs import run_job
 from benchmark.matrix.expand import Job
 from benchmark.models import build
 from benchmark.released import files, names
-from benchmark.report import published
-from benchmark.runner import execute
 from benchmark.training import checkpoint
 
 SAMPLE = ORACLES / "released"
@@ -335,4 +335,4 @@ def test_other_encoders(arch, widths, tmp_path):
 
 def test_a_released_model_is_never_trained():
     with pytest.raises(UserError, match="is read, not trained"):
-        execute._train(Job("train", {"released": {}}), None, None, None, None)
+        run_job._train(Job("train", {"released": {}}), None, None, None, None)

@@ -13,17 +13,17 @@ from statistics import mean, stdev
 import pandas as pd
 import pytest
 
-from benchmark.audit import stage as audit
+from benchmark.analysis import convergence, published
+from benchmark.analysis.frame import COLUMNS, half_width, tidy
 from benchmark.errors import UserError
-from benchmark.report import convergence, published
-from benchmark.report.frame import COLUMNS, half_width, tidy
+from benchmark.report import audit
 from benchmark.report.render import escape_latex, write_tables
 from benchmark.report.tables import build_tables
 
 PRINTED = [
     row | {"value": float(row["value"])}
     for row in csv.DictReader(
-        files("benchmark.report").joinpath("published.csv").read_text(encoding="utf-8").splitlines()
+        files("benchmark.analysis").joinpath("published.csv").read_text(encoding="utf-8").splitlines()
     )
 ]
 MSE_COLUMNS = [("decoder", "train"), ("decoder", "infer"), ("gan", "train"), ("gan", "infer")]

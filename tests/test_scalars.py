@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from benchmark.matrix.expand import Job
-from benchmark.runner import scalars
-from benchmark.runner.heartbeat import Monitor
+from benchmark.monitor import tensorboard
+from benchmark.monitor.heartbeat import Monitor
 
 JOB = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 
@@ -18,8 +18,8 @@ class Nobody:
 
 def test_each_epoch_is_a_step_also_after_a_resume(tmp_path, monkeypatch):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    monkeypatch.setenv(scalars.VARIABLE, "")
-    scalars.write_to(tmp_path / "board")
+    monkeypatch.setenv(tensorboard.VARIABLE, "")
+    tensorboard.write_to(tmp_path / "board")
     for epochs in ([1, 2], [3]):  # killed after the second, and resumed
         monitor = Monitor(Nobody(), JOB, tmp_path, lambda: False)
         for epoch in epochs:
@@ -31,7 +31,7 @@ def test_each_epoch_is_a_step_also_after_a_resume(tmp_path, monkeypatch):
 
 
 def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
-    monkeypatch.delenv(scalars.VARIABLE, raising=False)
+    monkeypatch.delenv(tensorboard.VARIABLE, raising=False)
     monitor = Monitor(Nobody(), JOB, tmp_path, lambda: False)
     monitor.epoch(1, 1, {"loss": 1.0})
     monitor.scalars.close()
@@ -39,8 +39,8 @@ def test_nothing_is_written_unless_asked_for(tmp_path, monkeypatch):
 
 
 def test_where_it_is_not_installed_a_sentence_says_so(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv(scalars.VARIABLE, "elsewhere")
+    monkeypatch.setenv(tensorboard.VARIABLE, "elsewhere")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    scalars.write_to(tmp_path)
+    tensorboard.write_to(tmp_path)
     assert "TensorBoard is not installed" in capsys.readouterr().err
-    assert scalars.Scalars(JOB).writer is None
+    assert tensorboard.Scalars(JOB).writer is None

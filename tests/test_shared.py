@@ -11,10 +11,10 @@ import torch
 from command_line import Place, call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark import data
+from benchmark.analysis.convergence import read_losses
 from benchmark.errors import Unreadable
 from benchmark.files import whole
-from benchmark.report.convergence import read_losses
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 from benchmark.training import checkpoint, loop
 
 ONE = ("--where", "defense=bottleneck,cem=off,attacker=decoder,split=infer")

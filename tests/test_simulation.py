@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 from test_workers import Quiet
 
+from benchmark.engines.drain import drain
+from benchmark.engines.scheduler import Schedule
+from benchmark.jobs import estimate
+from benchmark.jobs.attempt import Outcome
 from benchmark.matrix.expand import expand, jobs
 from benchmark.matrix.load import DEFAULT, MatrixFile
-from benchmark.runner import estimate
-from benchmark.runner.attempt import Outcome
-from benchmark.runner.drain import drain
-from benchmark.runner.schedule import Schedule
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 
 GPUS, SHARES = 8, 4  # jobs a GPU, as the matrix's share of 0.25 makes it
 

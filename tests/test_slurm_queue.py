@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from benchmark.engines import slurm_queue
 from benchmark.errors import UserError
-from benchmark.runner.engines import slurm_queue
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 
 NAMES = [f"benchmark-{number:016x}" for number in range(3)]
 

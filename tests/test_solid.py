@@ -10,9 +10,9 @@ import pytest
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.errors import UserError
-from benchmark.runner.lock import Locks
-from benchmark.runner.solid import Irregular
-from benchmark.runner.store import Store
+from benchmark.store.lock import Locks
+from benchmark.store.solid import Irregular
+from benchmark.store.store import Store
 
 COMMANDS = (
     ("run",),

@@ -9,19 +9,19 @@ import pytest
 from command_line import finished  # noqa: F401
 from scipy import stats
 
-from benchmark.matrix.load import MatrixFile
-from benchmark.report.frame import COLUMNS
-from benchmark.statistics.ablation import ablation
-from benchmark.statistics.intervals import (
+from benchmark.analysis.ablation import ablation
+from benchmark.analysis.frame import COLUMNS
+from benchmark.analysis.intervals import (
     bootstrap_aggregate,
     bootstrap_log_ratio,
     effect,
     holm,
     interquartile_mean,
 )
-from benchmark.statistics.paired import pairs
-from benchmark.statistics.stage import summary
-from benchmark.statistics.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, aggregate, verdicts
+from benchmark.analysis.paired import pairs
+from benchmark.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, aggregate, verdicts
+from benchmark.matrix.load import MatrixFile
+from benchmark.report.verdicts import summary
 
 
 def row(value, metric="mse", **changes) -> dict:

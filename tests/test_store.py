@@ -11,12 +11,12 @@ import time
 import pytest
 from command_line import break_disk, copied, finished, place  # noqa: F401 (fixtures)
 
+from benchmark.engines import slurm_queue
 from benchmark.errors import Unreadable, UserError
 from benchmark.matrix.expand import Job
-from benchmark.runner import hygiene, sums
-from benchmark.runner import store as module
-from benchmark.runner.engines import slurm_queue
-from benchmark.runner.store import Store, write_json
+from benchmark.store import checksums, hygiene
+from benchmark.store import store as module
+from benchmark.store.store import Store, write_json
 
 TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 DONE = {"status": "done", "reason": "", "values": {"accuracy_percent": 12.5}}
@@ -127,8 +127,8 @@ DISTANT = {"weights": "x", "lpips": 0.5, "lpips_worst_1_percent": 0.25}
 @pytest.mark.parametrize(
     "read, name, first, second",
     [
-        (Store.recognition, sums.RECOGNITION, RECOGNISED, RECOGNISED | {"recognised_percent": 50.0}),
-        (Store.lpips, sums.LPIPS, DISTANT, DISTANT | {"lpips": 0.75}),
+        (Store.recognition, checksums.RECOGNITION, RECOGNISED, RECOGNISED | {"recognised_percent": 50.0}),
+        (Store.lpips, checksums.LPIPS, DISTANT, DISTANT | {"lpips": 0.75}),
     ],
 )
 def test_a_kill_while_what_is_measured_later_is_written_costs_only_that(store, read, name, first, second):
@@ -155,7 +155,7 @@ def test_what_cannot_be_read_is_not_damaged(store, name, monkeypatch):
     break_disk(monkeypatch, path)
     with pytest.raises(Unreadable, match=f"cannot read {path} .*nothing was changed") as error:
         store.damage(TRAIN, tensors=False)
-    assert not isinstance(error.value, sums.Damaged) and isinstance(error.value, UserError)
+    assert not isinstance(error.value, checksums.Damaged) and isinstance(error.value, UserError)
     (finding,) = hygiene.verify(store)
     assert finding.state == "unreadable" and str(path) in finding.problems[0]
 

@@ -11,20 +11,20 @@ from test_attacks import CPU, add_noise, attack, everything, images, shrink  # n
 from test_lpips import random_alexnet
 from torch.nn.functional import mse_loss
 
+from benchmark.analysis import names
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.attacks.averaged import Averaged
 from benchmark.attacks.informed import LinearEstimate
 from benchmark.attacks.whitebox import total_variation
+from benchmark.config import Quirks
 from benchmark.defenses import DEFENSES, Setting
 from benchmark.errors import UserError
+from benchmark.jobs.reconstruct import rebuild
 from benchmark.matrix.expand import expand, jobs
 from benchmark.matrix.load import MatrixFile
-from benchmark.matrix.schema import Quirks
 from benchmark.metrics.reconstruction import mse_per_image
 from benchmark.models.decoder import LargeDecoder
-from benchmark.report import names
-from benchmark.runner import sums
-from benchmark.runner.rebuilt import rebuild
+from benchmark.store import checksums
 from benchmark.training import checkpoint, loop
 
 
@@ -321,7 +321,7 @@ def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F81
         else:
             assert re.fullmatch(r"\d+\.\d % recognised \(originals \d+\.\d %, chance 16\.7 %\)", text), text
     weights, measured = random_alexnet(place.results.parent / "alexnet.pth"), []
-    monkeypatch.setattr("benchmark.runner.lpips.rebuild", lambda job, _: measured.append(job) or rebuild(job, _))
+    monkeypatch.setattr("benchmark.jobs.lpips.rebuild", lambda job, _: measured.append(job) or rebuild(job, _))
     for count in (8, 8):  # the second call reads what the first one found
         told = place.call("lpips", "--weights", weights)
         assert told.code == 0, told.err
@@ -349,6 +349,6 @@ def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F81
         state = checkpoint.load(weights)
         nothing = {name: torch.zeros_like(value) for name, value in state["decoder"].items()}
         checkpoint.save(weights, {"decoder": nothing})
-        (weights.parent / sums.NAME).unlink()
+        (weights.parent / checksums.NAME).unlink()
     told = place.call("lpips", "--weights", random_alexnet(place.results.parent / "others.pth", seed=2)).out
     assert told.count("weights are of another run") == 1 and told.count("the training has no") == 4

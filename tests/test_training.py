@@ -22,7 +22,7 @@ def recipe(defense="bottleneck", cem="off", protocol="published", *changes):
     return Recipe(
         model=settings.model,
         train=settings.train,
-        defense=defense,
+        defense=DEFENSES.get(defense),
         params=settings.params,
         cem=settings.cem,
         quirks=file.matrix.protocols[protocol],

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from benchmark.report import names, published, transfer
-from benchmark.report.diff import diff
+from benchmark.analysis import names, published, transfer
+from benchmark.analysis.diff import diff
 from benchmark.report.diff_text import to_markdown, to_text
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from terminal import Terminal
 
 from benchmark.matrix.expand import Job
-from benchmark.runner.heartbeat import Heartbeat, write_json
-from benchmark.runner.progress import Display
-from benchmark.runner.store import PROGRESS, Store
-from benchmark.runner.view import Snapshot, clock, lines, picture
-from benchmark.runner.watch import Watcher
+from benchmark.monitor.heartbeat import Heartbeat, write_json
+from benchmark.monitor.progress import Display
+from benchmark.monitor.view import Snapshot, clock, lines, picture
+from benchmark.monitor.watch import Watcher
+from benchmark.store.store import PROGRESS, Store
 
 BEAT = Heartbeat(
     "epoch 37/240", 36.5, 240, 12345.6, 4810.0, {"loss": 2.3456, "train_accuracy_percent": 45.12, "x": None}

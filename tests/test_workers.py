@@ -12,15 +12,16 @@ import pytest
 import torch
 from command_line import place  # noqa: F401 (fixture)
 
+from benchmark.engines.concurrency import WINDOW, Growing, Share, on_cpu, parse, room, share
+from benchmark.engines.drain import SPAWN, drain
+from benchmark.engines.scheduler import Schedule
+from benchmark.engines.workers import Workers
 from benchmark.errors import UserError
+from benchmark.jobs.attempt import Outcome
+from benchmark.jobs.stages import Stages
 from benchmark.matrix.expand import Job
-from benchmark.runner.attempt import Outcome
-from benchmark.runner.concurrency import WINDOW, Growing, Share, on_cpu, parse, room, share
-from benchmark.runner.drain import SPAWN, drain
-from benchmark.runner.schedule import Schedule
-from benchmark.runner.stages import Stages
-from benchmark.runner.store import Store
-from benchmark.runner.workers import Workers
+from benchmark.store.store import Store
+from benchmark.training import device
 
 
 def train(seed: int) -> Job:
@@ -50,9 +51,12 @@ class Quiet:
 # -- how many
 
 
-@pytest.mark.parametrize(("cores", "threads", "jobs"), [(1, 1, 1), (2, 2, 1), (4, 4, 1), (8, 4, 2), (64, 4, 16)])
-def test_on_a_cpu_every_job_has_its_own_cores(cores, threads, jobs):
-    assert on_cpu(cores, threads) == jobs
+@pytest.mark.parametrize(
+    ("cores", "threads", "jobs"), [(1, 1, 1), (2, 1, 2), (3, 3, 1), (4, 4, 1), (8, 4, 2), (64, 4, 16)]
+)
+def test_on_a_cpu_every_job_has_its_own_cores(monkeypatch, cores, threads, jobs):
+    monkeypatch.setattr(device, "cores", lambda: cores)
+    assert device.threads() == threads and on_cpu(cores, threads) == jobs
 
 
 def test_the_option():

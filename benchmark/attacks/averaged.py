@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.attacks.base import ATTACKS, SCORE_BATCH
 from benchmark.attacks.decoder import DecoderAttack
-from benchmark.matrix.schema import Count
+from benchmark.config import Count
 
 
 class Averaged(DecoderAttack):

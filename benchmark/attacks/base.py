@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmark.config import Quirks, Strict
 from benchmark.data import to_unit
-from benchmark.matrix.schema import Quirks, Strict
 from benchmark.registry import Registry
 from benchmark.training.graph import Captured, Order
 from benchmark.training.loop import Task, epoch_order, generators, seeded

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from benchmark.attacks.base import ATTACKS, Attack, unit
-from benchmark.matrix.schema import Count, Number, Strict
+from benchmark.config import Count, Number, Strict
 from benchmark.models.decoder import Decoder
 from benchmark.training.casts import cast_once
 from benchmark.training.graph import adam, set_lr

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmark.attacks.base import ATTACKS, Attack
+from benchmark.config import Count, Fraction, Number, Strict
 from benchmark.errors import UserError
-from benchmark.matrix.schema import Count, Fraction, Number, Strict
 from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.critic import Critic

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmark.attacks.base import ATTACKS
 from benchmark.attacks.informed import InformedAttack
-from benchmark.matrix.schema import Count
+from benchmark.config import Count
 from benchmark.models.decoder import LargeDecoder
 
 

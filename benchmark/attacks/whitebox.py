@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Attack, Target, to_bytes, unit
-from benchmark.matrix.schema import Count, Number, Strict
+from benchmark.config import Count, Number, Strict
 from benchmark.training.graph import Captured, Order, scalar
 from benchmark.training.loop import seeded
 

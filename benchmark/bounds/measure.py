@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.bounds import fisher, information
+from benchmark.config import Bounds
 from benchmark.data import DataSet, normalise, to_unit
 from benchmark.defenses import Defense
-from benchmark.matrix.schema import Bounds
 from benchmark.training.loop import seeded
 
 

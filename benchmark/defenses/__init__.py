@@ -1,5 +1,11 @@
-"""Defences, one file each; base.py says what a defence may do."""
+"""Defences, one file each, registered by name; `Defense` says what a defence may do.
 
-from benchmark.defenses.base import DEFENSES, Batch, Defense, Setting
+A defence is a file in this folder, or in an installed package (entry-point group `benchmark.defenses`).
+"""
 
-__all__ = ["DEFENSES", "Batch", "Defense", "Setting"]
+from benchmark.registry import Registry
+from benchmark.training.defense import SHARPEST, Batch, Defense, Setting, add_gaussian
+
+DEFENSES = Registry("defence", "benchmark.defenses", "benchmark.defenses")
+
+__all__ = ["DEFENSES", "SHARPEST", "Batch", "Defense", "Setting", "add_gaussian"]

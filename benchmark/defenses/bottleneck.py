@@ -3,7 +3,7 @@
 Source: released code of the CEM paper (cut layer 4, 8 channels, stride 1); Li et al., CVPR 2022.
 """
 
-from benchmark.defenses.base import DEFENSES, Defense
+from benchmark.defenses import DEFENSES, Defense
 
 
 @DEFENSES.register("bottleneck")

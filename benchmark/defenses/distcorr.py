@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.defenses.base import DEFENSES, Batch, Defense
-from benchmark.matrix.schema import Number
+from benchmark.config import Number
+from benchmark.defenses import DEFENSES, Batch, Defense
 
 EPSILON = 1e-7  # floor of squared distances, and what keeps roots and quotients from 0 (released code)
 

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.defenses.base import DEFENSES, Defense
-from benchmark.matrix.schema import Fraction
+from benchmark.config import Fraction
+from benchmark.defenses import DEFENSES, Defense
 
 
 @DEFENSES.register("dropout")

@@ -4,7 +4,7 @@ Source: released code of the CEM paper, where this row is ResSFL's branch. Jeong
 classifier instead of a decoder, which needs a private attribute for each image; that variant is not included.
 """
 
-from benchmark.defenses.base import DEFENSES
+from benchmark.defenses import DEFENSES
 from benchmark.defenses.ressfl import ResSFL
 
 

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.defenses.base import DEFENSES, SHARPEST, add_gaussian
+from benchmark.defenses import DEFENSES, SHARPEST, add_gaussian
 from benchmark.defenses.distcorr import DistCorr
 
 

@@ -1,6 +1,6 @@
 """No defence at all: no bottleneck, no noise. The first row of Tables 1 to 3."""
 
-from benchmark.defenses.base import DEFENSES, Defense
+from benchmark.defenses import DEFENSES, Defense
 
 
 @DEFENSES.register("none")

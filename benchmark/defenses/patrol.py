@@ -10,9 +10,9 @@ import math
 
 from pydantic import Field
 
-from benchmark.defenses.base import DEFENSES
+from benchmark.config import Count, Fraction
+from benchmark.defenses import DEFENSES
 from benchmark.defenses.ressfl import ResSFL
-from benchmark.matrix.schema import Count, Fraction
 from benchmark.models import prune
 
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
-from benchmark.defenses.base import DEFENSES, Batch, Defense
-from benchmark.matrix.schema import Count, Fraction, Number
+from benchmark.config import Count, Fraction, Number
+from benchmark.defenses import DEFENSES, Batch, Defense
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.decoder import Decoder, xavier_
 from benchmark.training.casts import cast_once

@@ -13,10 +13,10 @@ from typing import get_args
 from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
+from benchmark.config import Quirks, Resources, Split
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.load import Change, MatrixFile, Settings
-from benchmark.matrix.schema import Quirks, Resources, Split
 from benchmark.matrix.source import suggest
 from benchmark.training.train import VERSION
 

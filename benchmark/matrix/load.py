@@ -8,10 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from benchmark.attacks import ATTACKS
+from benchmark.config import CEM, Bounds, Data, Efficiency, Kinds, Model, Resources, Train
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
-from benchmark.matrix.schema import CEM, Bounds, Data, Efficiency, Kinds, Matrix, Model, Resources, StrengthsFile, Train
+from benchmark.matrix.schema import Matrix, StrengthsFile
 from benchmark.matrix.source import Source, explain, gravest, read_yaml, shown, suggest
 from benchmark.text import LONGEST_NAME, NAME
 

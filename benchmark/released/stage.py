@@ -11,17 +11,17 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from benchmark.analysis import names as titles
+from benchmark.analysis import published
 from benchmark.errors import UserError
+from benchmark.jobs.provenance import provenance
+from benchmark.jobs.run_job import RELEASED, Machine, encoder_of, recipe_of
 from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import Change, MatrixFile
 from benchmark.released import files
 from benchmark.released.names import Row
-from benchmark.report import names as titles
-from benchmark.report import published
 from benchmark.report.render import escape_markdown, write_text
-from benchmark.runner.execute import RELEASED, Machine, encoder_of, recipe_of
-from benchmark.runner.provenance import provenance
-from benchmark.runner.store import CHECKPOINT, ENCODER, Store
+from benchmark.store.store import CHECKPOINT, ENCODER, Store
 from benchmark.training import checkpoint, device
 from benchmark.training.train import Recipe, Training, build_model
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
+from benchmark.analysis import convergence
+from benchmark.analysis.frame import csv_text
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import quantile_names
-from benchmark.report import convergence, keep
-from benchmark.report.render import csv_text, escape_markdown, write_text
-from benchmark.runner.store import HISTORY, Store
+from benchmark.report import keep
+from benchmark.report.render import escape_markdown, write_text
+from benchmark.store.store import HISTORY, Store
 
 MEASURED_LATER = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")
 QUANTILE_COLUMNS = [name for metric in ("mse", "ssim") for name in quantile_names(metric)]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.report import names
-from benchmark.report.aggregate import BOUNDS
-from benchmark.report.frame import tidy
-from benchmark.report.render import csv_text, environment, write_text
+from benchmark.analysis import names
+from benchmark.analysis.collect import BOUNDS
+from benchmark.analysis.frame import csv_text, tidy
+from benchmark.analysis.ranks import associations
+from benchmark.report.render import environment, write_text
 from benchmark.report.tables import DASH, Cell, Group, Row, Table
-from benchmark.statistics.ranks import associations
 
 SPLIT = "bounds"
 SPLITS = ("train", "infer")

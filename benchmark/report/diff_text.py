@@ -8,9 +8,9 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
+from benchmark.analysis import names, transfer
+from benchmark.analysis.diff import BAD, attack, excess, method, summary
 from benchmark.output import Console, say_lines
-from benchmark.report import names, transfer
-from benchmark.report.diff import BAD, attack, excess, method, summary
 from benchmark.report.render import escape_markdown
 
 COMMENT = 65_536  # characters that GitHub takes in a comment

@@ -7,6 +7,12 @@ from pathlib import Path
 from benchmark.errors import UserError
 from benchmark.files import whole
 
+# Okabe and Ito's palette, which people with any form of colour blindness can tell apart (jfly.uni-koeln.de/color)
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#767676"  # in place of their yellow, which is too light for a line on white
+MARKS = "osD^vP*X"
+
 
 @contextlib.contextmanager
 def drawing(settings: dict | None = None):

@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
+from benchmark.analysis import names
+from benchmark.analysis.collect import tidy_frame
+from benchmark.analysis.frame import csv_text
+from benchmark.analysis.frontier import LINE, front, gain, points
 from benchmark.data import DATASETS
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
-from benchmark.report import keep, names
-from benchmark.report.aggregate import tidy_frame
-from benchmark.report.drawing import drawing, write_figure
-from benchmark.report.render import csv_text, escape_markdown, write_text
-from benchmark.runner.store import Store
-from benchmark.speed.plot import BLUE, GREEN, MARKS, ORANGE, PURPLE
-from benchmark.statistics.frontier import LINE, front, gain, points
+from benchmark.report import keep
+from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
+from benchmark.report.render import escape_markdown, write_text
+from benchmark.store.store import Store
 
 ROW = ["dataset", "protocol", "defense", "split"]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark.analysis.frame import IDENTITY, csv_text, csv_value, tidy
 from benchmark.errors import UserError
 from benchmark.output import tell
-from benchmark.report.frame import IDENTITY, tidy
-from benchmark.report.render import csv_text, csv_value
 
 
 def require_some(frame: pd.DataFrame, suite: str, results: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from benchmark.analysis.frame import csv_text, tidy
 from benchmark.errors import UserError
 from benchmark.files import whole
-from benchmark.report.frame import tidy
 from benchmark.report.tables import build_tables
-from benchmark.text import plain
 
 _MARKDOWN = str.maketrans(
     {char: "\\" + char for char in "\\`*_[]|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -35,8 +34,6 @@ _LATEX = {
     "λ": r"$\lambda$",
     "σ": r"$\sigma$",
 } | {char: "\\" + char for char in "&%$#_{}"}
-
-_FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes a cell for a formula by
 
 
 def escape_markdown(item) -> str:
@@ -103,36 +100,6 @@ def write_tables(
         + "\n"
     )
     return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
-
-
-def csv_text(frame: pd.DataFrame, **options) -> str:
-    """The frame as CSV, without an index. Text is on one line, and has an apostrophe in front where a spreadsheet would
-    take it for a formula, as one types it there; `csv_value` takes it off. options: of DataFrame.to_csv."""
-    text = frame.rename(columns=_cell)
-    for place, kind in enumerate(frame.dtypes):
-        if not pd.api.types.is_numeric_dtype(kind):
-            text.isetitem(place, [_cell(item) for item in frame.iloc[:, place]])
-    return text.to_csv(index=False, lineterminator="\n", **options)
-
-
-def csv_value(text: str) -> str:
-    """What `csv_text` was given for a cell that is now `text`."""
-    return text[1:] if text[:1] == "'" and text[1:].lstrip().startswith(_FORMULA) else text
-
-
-def _cell(item):
-    if not isinstance(item, str):
-        return item
-    text = plain(item)
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def write_text(path: Path, text: str) -> Path:

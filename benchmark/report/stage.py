@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark.analysis import diff, published
+from benchmark.analysis.collect import ATTACK, epochs, tidy_frame
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
-from benchmark.report import diff, diff_text, keep, published
-from benchmark.report.aggregate import ATTACK, epochs, tidy_frame
+from benchmark.report import diff_text, keep
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.page import build_page
 from benchmark.report.plots import stage as plots
 from benchmark.report.render import write_tables, write_text
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 
 
 def write(

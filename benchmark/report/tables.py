@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from benchmark.report import blind, columns, convergence, names, published
-from benchmark.report.frame import Summary, half_width, summarise, tidy
+from benchmark.analysis import baseline, columns, convergence, names, published
+from benchmark.analysis.frame import Summary, half_width, summarise, tidy
 
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
@@ -345,7 +345,7 @@ def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
 def _attack_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list[str]:
     """What a number made by an attack has to be read with, where that was not seen to learn, or to run to its end."""
     notes = []
-    for rule in (convergence, blind, columns):
+    for rule in (convergence, baseline, columns):
         found = draft.summary(defense, cem, replace(column, metric=rule.METRIC))
         notes += [rule.NOTE] if found and 0.0 in found.values.values() else []
     return notes

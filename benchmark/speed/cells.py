@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 import torch
 
+from benchmark.engines.workers import SPAWN
 from benchmark.errors import UserError
-from benchmark.runner.workers import SPAWN
-from benchmark.training.device import settle, wait
+from benchmark.training.device import most_threads, settle, wait
 
 ANSWER = 600.0  # seconds that a process gets for one answer
 SPINS = "300000"  # GNU OpenMP's turns of a waiting loop, as delivered
@@ -18,8 +18,8 @@ SPINS = "300000"  # GNU OpenMP's turns of a waiting loop, as delivered
 class Process:
     """A process that builds calls and makes them; use it as a context manager, so that it ends.
 
-    settled: with the settings of a job, else with those of torch, OpenMP and the C library as delivered; threads: other
-    than a job's (0: a job's). UserError from `build` and `answer` where it fails there: out of memory, say.
+    settled: with the settings of a job and `threads` threads (0: as many as a step may use), else with those of torch,
+    OpenMP and the C library as delivered. UserError from `build` and `answer` where it fails there: out of memory, say.
     """
 
     def __init__(self, device: torch.device, settled: bool, threads: int = 0):
@@ -136,8 +136,7 @@ def _serve(link, device: torch.device, settled: bool, threads: int) -> None:
         try:
             if settled:
                 settle(device)
-            if threads:
-                torch.set_num_threads(threads)
+                torch.set_num_threads(threads or most_threads())
             while True:
                 what, how = link.recv()
                 if callable(what):

@@ -2,12 +2,8 @@
 
 from pathlib import Path
 
-from benchmark.report.drawing import drawing, write_figure
+from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, SKY, VERMILLION, drawing, write_figure
 from benchmark.speed import cases
-
-# Okabe and Ito's colours, told apart with any kind of colour vision; marks and hatches differ as well
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-MARKS = "osD^vP*X"
 
 
 def draw(found, out: Path) -> list[Path]:
@@ -71,7 +67,7 @@ def _roofline(panel, found) -> None:
             [low, knee, high], [low * found.bandwidth / 1e9, peak / 1e9, peak / 1e9], style, color="black",
             label=f"measured: {name} {peak / 1e9:,.0f} GFLOP/s, {found.bandwidth / 1e9:,.0f} GB/s",
         )  # fmt: skip
-    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
     for number, (case, intensity) in enumerate(zip(points, intensities, strict=True)):
         panel.plot(
             intensity, case.flop / case.fastest / 1e9, MARKS[number % len(MARKS)], color=colours[number % len(colours)],
@@ -91,7 +87,7 @@ def _growth(panel, found) -> None:
         series.setdefault(case.what, []).append((int(case.variant), case.fastest))
     if len(found.cells) > 1:  # the time in which as many cells each take a step
         series["training step against cells at once"] = [(n, n / rate) for n, rate in found.cells.items()]
-    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+    colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
     for number, (what, points) in enumerate(series.items()):
         (size, time), *_ = points
         panel.plot(

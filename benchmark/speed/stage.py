@@ -13,17 +13,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from benchmark.analysis.frame import csv_text
+from benchmark.engines.concurrency import on_cpu
 from benchmark.errors import UserError
+from benchmark.jobs.provenance import provenance
+from benchmark.monitor.progress import PLAIN_EVERY, clock
 from benchmark.output import Console
 from benchmark.report.drawing import drawing
-from benchmark.report.render import csv_text, write_text
-from benchmark.runner.concurrency import on_cpu
-from benchmark.runner.progress import PLAIN_EVERY, clock
-from benchmark.runner.provenance import provenance
+from benchmark.report.render import write_text
 from benchmark.speed import cases, peaks, plot, steps, table
 from benchmark.speed.cells import in_company, throughput
 from benchmark.speed.measure import Case, interleave
-from benchmark.training.device import cores, precision, settle, threads
+from benchmark.training.device import cores, most_threads, precision, settle
 from benchmark.training.graph import eager
 
 # the share of a run's time that each group takes, for the time left; measured on 2 CPU cores
@@ -143,6 +144,7 @@ def measure(
     if not 1 <= rounds <= 100:
         raise UserError(f"--rounds {rounds}: give 1 to 100")
     settle(device)
+    torch.set_num_threads(most_threads())
     plan = cases.plan(device, precision(device, "auto"), quick)
     found = Findings(plan, rounds, quick, _record(device))
     with Progress(sum(SHARES.get(group, 0.025) for group in groups)) as progress:
@@ -186,7 +188,7 @@ def _cells(found: Findings, progress: Progress) -> None:
         for count, rate in throughput(plan.device, cells_at_once(plan.device), *given):
             found.cells[count] = rate
         if plan.device.type == "cpu":
-            for count, rate in throughput(plan.device, (threads(),), *given, threads=1):
+            for count, rate in throughput(plan.device, (most_threads(),), *given, threads=1):
                 found.single[count] = rate
     except UserError as error:
         if not found.cells:
@@ -206,14 +208,14 @@ def _company(found: Findings, progress: Progress) -> None:
         ("GAN attack", steps.gan_steps),
     ):
         progress.tell(f"company, {what}", 0, 0)
-        found.company[what] = in_company(plan.device, cores() - threads() + 1, 2 * plan.cell_seconds, make, *given)
+        found.company[what] = in_company(plan.device, cores() - most_threads() + 1, 2 * plan.cell_seconds, make, *given)
 
 
 def cells_at_once(device: torch.device) -> tuple[int, ...]:
     """The numbers of cells that are tried: on a CPU up to twice those that have cores of their own."""
     if device.type == "cuda":
         return tuple(2**power for power in range(5) if 2**power <= max(2, cores()))
-    most = 2 * on_cpu(cores(), threads())
+    most = 2 * on_cpu(cores(), most_threads())
     return tuple(2**power for power in range(most.bit_length()) if 2**power <= most)
 
 

@@ -11,6 +11,7 @@ from benchmark.attacks import ATTACKS, Target
 from benchmark.attacks.base import Attack
 from benchmark.cem import ConditionalEntropy, kmeans, mixture
 from benchmark.data import DataSet, ImageSet, normalise
+from benchmark.defenses import DEFENSES
 from benchmark.matrix.load import MatrixFile, Settings, parse_set
 from benchmark.speed import plain
 from benchmark.training.train import Recipe, Training, build_model
@@ -139,7 +140,7 @@ def training(
     recipe = Recipe(
         model=chosen.model,
         train=chosen.train,
-        defense=defense,
+        defense=DEFENSES.get(defense),
         params=chosen.params,
         cem=chosen.cem,
         quirks=MatrixFile().matrix.protocols["published"],

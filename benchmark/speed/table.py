@@ -153,7 +153,8 @@ def _cells(found) -> str:
     ]
     text = (
         "Training steps in processes of their own, at the same time on the one device. `--cells-per-gpu auto` takes "
-        "one job for every 4 cores of a CPU, and on a GPU doubles their number as long as the jobs' own speed says so."
+        "two jobs of one thread on 2 cores, a job of 4 threads for every 4 cores of a larger CPU, and on a GPU doubles "
+        "their number as long as the jobs' own speed says so."
     )
     return f"{text}\n\n{_table(rows, ['cells at once', 'images/s of all', 'relative'])}"
 

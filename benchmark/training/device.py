@@ -58,14 +58,23 @@ def cores() -> int:
     return torch.get_num_threads()
 
 
-def threads() -> int:
-    """The threads of every job on a CPU: 4, or the cores where they are fewer.
+def most_threads() -> int:
+    """The threads that one step on a CPU may use: 4, or the cores where they are fewer.
 
-    Never fewer or more for the sake of jobs beside it: sums are split among threads, so results depend on their
-    number (bit for bit; checked), and must not on how many jobs run at once. Four, since layers of this size part
-    into small pieces, and further cores do more for a second job than for the first.
+    Four, since layers of this size part into small pieces, and further cores do more for a second job than for the
+    first.
     """
     return min(cores(), THREADS)
+
+
+def threads() -> int:
+    """The threads of every job on a CPU: `most_threads`, but 1 on two cores.
+
+    There, two jobs of a thread each do more than one job with both (1.2 times; docs/SPEED.md). Never fewer or more for
+    the sake of jobs beside it: sums are split among threads, so results depend on their number (bit for bit; checked),
+    and must not on how many jobs run at once.
+    """
+    return most_threads() if cores() > 2 else 1
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from torch.nn.functional import cross_entropy
 
 from benchmark import models
 from benchmark.cem import ConditionalEntropy
+from benchmark.config import CEM, Model, Quirks, Train
 from benchmark.data import DataSet, augment, normalise, to_unit
-from benchmark.defenses import DEFENSES, Batch, Defense, Setting
-from benchmark.matrix.schema import CEM, Model, Quirks, Train
 from benchmark.metrics.accuracy import correct_count
 from benchmark.training.casts import cast_once
+from benchmark.training.defense import Batch, Defense, Setting
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
@@ -33,7 +33,7 @@ class Recipe:
 
     model: Model
     train: Train
-    defense: str
+    defense: type[Defense]
     params: Defense.Params
     cem: CEM | None
     quirks: Quirks
@@ -161,7 +161,7 @@ class Training(Task):
     def _obstacle(self) -> str:
         """Why the step cannot be a CUDA graph, or nothing."""
         if not self.defense.capturable:
-            return f"the defence '{self.recipe.defense}' says that its part of the step cannot be captured"
+            return f"the defence '{self.recipe.defense.name}' says that its part of the step cannot be captured"
         for name, optimizer in self.defense.optimizers().items():
             if not steerable(optimizer):
                 return f"the learning rate of the defence's optimiser '{name}' is a number, not a device scalar"
@@ -362,7 +362,7 @@ class GlobalRandom:
 def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None) -> models.SplitModel:
     """The cell's split network on `device`, in channels_last; widths: of a pruned encoder."""
     options = {"bottleneck": recipe.model.bottleneck}
-    options |= DEFENSES.get(recipe.defense).model_options(recipe.params)
+    options |= recipe.defense.model_options(recipe.params)
     model = models.build(
         recipe.model.arch,
         classes=data.classes,
@@ -387,7 +387,7 @@ def build_defense(recipe: Recipe, data: DataSet, model: nn.Module, device: torch
         device=device,
         autocast=autocast,
     )
-    return DEFENSES.get(recipe.defense)(recipe.params, setting).to(device)
+    return recipe.defense(recipe.params, setting).to(device)
 
 
 def _batches(images: Tensor, size: int):

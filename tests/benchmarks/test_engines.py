@@ -9,14 +9,14 @@ import torch
 from test_workers import Quiet
 
 from benchmark import data
+from benchmark.config import Resources
+from benchmark.engines.concurrency import Share
+from benchmark.engines.drain import SPAWN, drain
+from benchmark.engines.scheduler import Schedule
+from benchmark.engines.workers import Here, Workers
+from benchmark.jobs.run_job import Machine
 from benchmark.matrix.expand import Job
-from benchmark.matrix.schema import Resources
-from benchmark.runner.concurrency import Share
-from benchmark.runner.drain import SPAWN, drain
-from benchmark.runner.execute import Machine
-from benchmark.runner.schedule import Schedule
-from benchmark.runner.store import Store
-from benchmark.runner.workers import Here, Workers
+from benchmark.store.store import Store
 
 JOBS = 100
 
@@ -53,7 +53,7 @@ def engine(name: str, nothing: Nothing):
     machine = Machine(nothing.store, nothing.data, torch.device("cpu"))
     if name == "ray":
         pytest.importorskip("ray")
-        from benchmark.runner.engines.ray import Cluster
+        from benchmark.engines.ray import Cluster
 
         place = Cluster(nothing.store, nothing.data, "cpu", None, None, display, stop)
     else:

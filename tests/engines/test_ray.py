@@ -198,8 +198,8 @@ def test_no_cluster_is_one_sentence(place):
 def test_an_error_from_the_hub_is_its_sentence(monkeypatch):
     from ray.exceptions import RayTaskError
 
+    from benchmark.engines import ray as engine
     from benchmark.errors import UserError
-    from benchmark.runner.engines import ray as engine
 
     def wrapped(_):
         raise RayTaskError("data", "its trace", UserError("data is missing")).as_instanceof_cause()

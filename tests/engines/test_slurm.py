@@ -35,7 +35,7 @@ def shape(arrays) -> list[tuple]:
 
 
 def engine():
-    return pytest.importorskip("benchmark.runner.engines.slurm")
+    return pytest.importorskip("benchmark.engines.slurm")
 
 
 def two(job: Job) -> int:

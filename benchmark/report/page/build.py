@@ -7,20 +7,20 @@ from importlib.resources import files
 import pandas as pd
 from markupsafe import Markup
 
-from benchmark.audit import stage as audit_stage
-from benchmark.audit.printed import cells as printed_cells
-from benchmark.audit.rules import audit
+from benchmark.analysis import diff, names, published
+from benchmark.analysis.audit import audit
+from benchmark.analysis.collect import devices, epochs, tidy_frame
+from benchmark.analysis.printed import cells as printed_cells
+from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
-from benchmark.report import diff, names, published
-from benchmark.report.aggregate import devices, epochs, tidy_frame
+from benchmark.report import audit as audit_stage
+from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
 from benchmark.report.page import charts, grades, history, strips
 from benchmark.report.render import environment
 from benchmark.report.tables import COMPARED, build_tables
-from benchmark.runner.store import Store, is_number
-from benchmark.statistics import stage as verdict_stage
-from benchmark.statistics.verdicts import verdicts
+from benchmark.store.store import Store, is_number
 
 VERDICTS = ["method", "attack", "claim", "verdict", "change", "95 % interval", "p (Holm)", "seeds", "off", "on"]
 VERDICTS += ["d_z", "why", "data set", "protocol"]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from benchmark.report import names
-from benchmark.report.diff import TOLERANCES
-from benchmark.report.frame import Summary, summarise
+from benchmark.analysis import names
+from benchmark.analysis.diff import TOLERANCES
+from benchmark.analysis.frame import Summary, summarise
 from benchmark.report.page.axes import Axis, axis
 
 LEFT, RIGHT, TOP, BOTTOM = 66, 408, 12, 252  # the plot within the view box, which is 420 wide and 300 high

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from benchmark.report.diff import TOLERANCES
-from benchmark.report.names import base_metric
+from benchmark.analysis.diff import TOLERANCES
+from benchmark.analysis.names import base_metric
 from benchmark.report.tables import NOT_IN_SUITE, Cell, Column, Row, Table
 
 STEPS = (1, 2, 4)  # tolerances; a deviation beyond the i-th has grade i + 1

@@ -3,10 +3,10 @@
 import math
 from pathlib import Path
 
+from benchmark.analysis.history import damaged, read
 from benchmark.matrix.expand import Cell
-from benchmark.report.history import damaged, read
 from benchmark.report.page.charts import Curve
-from benchmark.runner.store import HISTORY, Store
+from benchmark.store.store import HISTORY, Store
 
 _AXES = ("protocol", "dataset", "defense", "cem", "attacker", "split")
 ACCURACY, LOSS = "selection_accuracy_percent", "loss"

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from benchmark.analysis import names
+from benchmark.analysis.history import damaged
 from benchmark.data import DATASETS
 from benchmark.errors import reading
+from benchmark.jobs.pictures import EXTREME_PAIRS, EXTREMES, PAIRS, VALUES
 from benchmark.matrix.expand import Cell
-from benchmark.report import names
-from benchmark.report.history import damaged
-from benchmark.report.pictures import EXTREME_PAIRS, EXTREMES, PAIRS, VALUES
-from benchmark.runner.store import Store
-from benchmark.runner.sums import content
+from benchmark.store.checksums import content
+from benchmark.store.store import Store
 
 BUDGET = 9_000_000  # bytes of all pictures of a page, as they stand in it; fewer images a strip where they exceed it
 LARGEST = 4096  # pixels: a wider or higher picture is not one of ours

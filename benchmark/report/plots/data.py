@@ -2,12 +2,12 @@
 
 import pandas as pd
 
+from benchmark.analysis import history, names
+from benchmark.analysis.diff import diff
+from benchmark.analysis.frame import summarise
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import QUANTILES, quantile_names
-from benchmark.report import history, names
-from benchmark.report.diff import diff
-from benchmark.report.frame import summarise
-from benchmark.runner.store import HISTORY, Store
+from benchmark.store.store import HISTORY, Store
 
 ATTACKED = ["attacker", "split", "defense", "cem"]
 

@@ -5,7 +5,7 @@ import math
 
 import pandas as pd
 
-from benchmark.report import names
+from benchmark.analysis import names
 from benchmark.report.plots import style
 from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title
 

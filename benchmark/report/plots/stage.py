@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark.analysis import names, published
+from benchmark.analysis.frame import csv_text, tidy
 from benchmark.matrix.expand import Cell
-from benchmark.report import names, published
 from benchmark.report.drawing import drawing
-from benchmark.report.frame import tidy
 from benchmark.report.plots import data, figures, style
-from benchmark.report.render import csv_text, escape_markdown, write_text
+from benchmark.report.render import escape_markdown, write_text
 from benchmark.report.tables import EFFICIENCY_SPLITS, slug
-from benchmark.runner.store import Store
+from benchmark.store.store import Store
 
 # name -> (its figure, what that shows)
 FIGURES = {

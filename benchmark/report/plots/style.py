@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-from benchmark.report import names
-from benchmark.report.drawing import write_figure
+from benchmark.analysis import names
+from benchmark.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, write_figure
 
 WIDTH = 3.4  # inches: a column of a two-column paper
-# Okabe and Ito's palette, which people with any form of colour blindness can tell apart (jfly.uni-koeln.de/color)
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#767676"  # in place of their yellow, which is too light for a line on white
 # colour and marker both tell the defence, so that a grey print does as well
 DEFENSES = {
     "none": (BLACK, "x"),

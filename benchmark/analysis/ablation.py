@@ -1,0 +1,61 @@
+"""What each change of protocol does: to accuracy, to the attackers, and to the gain that CEM shows."""
+
+import math
+
+import pandas as pd
+
+from benchmark.analysis.frame import tidy
+from benchmark.analysis.intervals import effect
+from benchmark.analysis.names import base_metric
+from benchmark.analysis.paired import Pair, pairs
+
+BASE = "published"
+METRICS = ("accuracy_percent", "mse", "ssim", "psnr_db")
+COLUMNS = ["suite", "dataset", "protocol", "what", "cem", "attacker", "split", "metric", "rows", "seeds"]
+COLUMNS += ["change", "low", "high"]
+
+
+def ablation(frame: pd.DataFrame) -> pd.DataFrame:
+    """The mean over rows (defences) of each protocol's change against `published`, with its interval over seeds.
+
+    frame: tidy, with `published` and other protocols. Columns COLUMNS; `what` is "value" (the metric itself changes by
+    so much; one line for each form of CEM) or "gain" (the change that CEM makes is larger by so much than under
+    `published`: a difference of differences). change, low, high: percent for MSE, else in the metric's unit; the
+    interval is the 95 % Student t of the seeds' means over rows, NaN for one seed. Only seeds that every row of a line
+    has enter. Raises UserError for a frame that is not tidy.
+    """
+    frame = tidy(frame)
+    frame = frame[frame["metric"].isin(METRICS)]
+    values = {_line(pair, "value"): [] for pair in pairs(frame, "protocol", BASE)}
+    for pair in pairs(frame, "protocol", BASE):
+        values[_line(pair, "value")].append(pair.changes())
+    gains: dict[tuple, list[dict[str, float]]] = {}
+    by_cell = {_cell(pair): pair for pair in pairs(frame)}
+    for (protocol, *rest), pair in by_cell.items():
+        published = by_cell.get((BASE, *rest))
+        if protocol != BASE and published is not None:
+            ours, theirs = pair.changes(), published.changes()
+            difference = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+            gains.setdefault(_line(pair, "gain"), []).append(difference)
+    lines = [_summarise(line, rows) for line, rows in [*values.items(), *gains.items()]]
+    return pd.DataFrame([line for line in lines if line is not None], columns=COLUMNS)
+
+
+def _line(pair: Pair, what: str) -> tuple:
+    return (pair.suite, pair.dataset, pair.protocol, what, pair.cem, pair.attacker, pair.split, pair.metric)
+
+
+def _cell(pair: Pair) -> tuple:
+    return (pair.protocol, pair.suite, pair.dataset, pair.defense, pair.cem, pair.attacker, pair.split, pair.metric)
+
+
+def _summarise(line: tuple, rows: list[dict[str, float]]) -> list | None:
+    """One line of the table; None where no seed has every row."""
+    seeds = set.intersection(*(set(row) for row in rows))
+    if not seeds:
+        return None
+    found = effect([math.fsum(row[seed] for row in rows) / len(rows) for seed in sorted(seeds)])
+    shown = (found.mean, found.low, found.high)
+    if base_metric(line[-1]) == "mse":
+        shown = tuple(100 * math.expm1(value) for value in shown)
+    return [*line, len(rows), len(seeds), *shown]

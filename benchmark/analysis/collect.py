@@ -1,0 +1,118 @@
+"""From the store to the tidy frame: one row for each cell, metric and seed, measured or not."""
+
+import math
+
+import pandas as pd
+
+from benchmark.analysis import baseline, columns, convergence
+from benchmark.analysis.frame import COLUMNS
+from benchmark.matrix.expand import Cell
+from benchmark.store.store import HISTORY, Store
+
+TRAINING = ("accuracy_percent",)
+ATTACK = (
+    "mse",
+    "ssim",
+    "psnr_db",
+    "psnr_db_per_image",
+    "psnr_db_of_mean_mse",
+    "mse_worst_1_percent",
+    "ssim_worst_1_percent",
+    convergence.METRIC,
+    baseline.METRIC,
+    columns.METRIC,
+)
+BOUNDS = (
+    "eq7_nats",
+    "logdet_nats",
+    "released_objective",
+    "mi_lower_nats",
+    "mi_upper_nats",
+    "mi_upper_half_width_nats",
+    "mi_images",
+    "image_dims",
+    "van_trees_mse",
+    "van_trees_mse_half",
+    "linearised_mse",
+    "dfil",
+)
+EFFICIENCY = ("params_m", "mmac", "mmac_conv", "inference_ms")
+
+
+def tidy_frame(cells: list[Cell], store: Store) -> pd.DataFrame:
+    """The results of `cells`, with NaN and a reason where there is none. UserError for a damaged results file."""
+    mean_images = baseline.mean_images(cells, store)
+    rows = [row for cell in cells for row in _rows(cell, store, mean_images.get(baseline.place(cell)))]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def devices(cells: list[Cell], store: Store) -> list[dict]:
+    """Provenance of the finished jobs of `cells`, a record for each job, in order."""
+    jobs = {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
+    return [{"job": job.title} | store.provenance(job) for job in jobs.values() if store.done(job)]
+
+
+def epochs(cells: list[Cell]) -> dict[tuple[str, str], str]:
+    """(protocol, data set) -> `Epochs: training 240, decoder 50, gan 150.`; several numbers where cells differ."""
+    found: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for cell in cells:
+        if cell.job.kind in ("train", "attack"):
+            counts = found.setdefault((cell.protocol, cell.dataset), {})
+            counts.setdefault("training", set()).add(cell.job.cell["train"]["epochs"])
+        if cell.job.kind == "attack" and "epochs" in cell.job.config["params"]:
+            counts.setdefault(cell.attacker, set()).add(cell.job.config["params"]["epochs"])
+    told = {}
+    for place, counts in found.items():
+        parts = [f"{what} {'/'.join(map(str, sorted(some)))}" for what, some in counts.items()]
+        told[place] = f"Epochs: {', '.join(parts)}."
+    return told
+
+
+def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
+    status, reason = store.status(cell.job)
+    status = {"waiting": "missing"}.get(status, status)
+    values = store.metrics(cell.job)["values"] if status == "done" else {}
+    if cell.job.kind == "efficiency":
+        metrics, prefix = EFFICIENCY, f"{cell.split}_"
+    else:
+        metrics, prefix = {"attack": ATTACK, "train": TRAINING, "bounds": BOUNDS}[cell.job.kind], ""
+    if cell.job.kind == "attack" and status == "done":
+        values = values | {columns.METRIC: float(columns.as_named(cell.job))}
+        mean_image = values.get("mse_of_mean_image", mean_image)
+        losses = convergence.read_losses(store.path(cell.job) / HISTORY)
+        if losses:
+            verdict = convergence.verdict(convergence.decrease_percent(losses))
+            values = values | {convergence.METRIC: float(verdict == "yes")}
+        else:  # nothing was fitted, or the history is not there
+            metrics = [name for name in metrics if name != convergence.METRIC]
+        if mean_image is not None and values.get("mse") is not None:
+            values = values | {baseline.METRIC: float(baseline.beats(values["mse"], mean_image))}
+        else:  # no attack of the place has recorded it: `ensemble` alone, which has no images of its own
+            metrics = [name for name in metrics if name != baseline.METRIC]
+    label = cell.label
+    if cell.job.kind == "efficiency" and status == "done":
+        device = f"device {store.provenance(cell.job).get('device', 'unknown')} (published RTX 4090)"
+        label = ", ".join(part for part in (label, device.replace(", ", " with ")) if part)
+    rows = []
+    for metric in metrics:
+        value = values.get(prefix + metric)
+        lost = status == "done" and prefix + metric not in values
+        rows.append(
+            {
+                "suite": cell.suite,
+                "dataset": cell.dataset,
+                "defense": cell.defense,
+                "cem": cell.cem,
+                "protocol": cell.protocol,
+                "attacker": cell.attacker,
+                "split": cell.split,
+                "metric": metric,
+                "seed": cell.seed,
+                "value": math.nan if value is None else value,
+                "status": "missing" if lost else status,
+                "reason": (reason or "not recorded") if lost else "" if status == "done" else reason,
+                "key": cell.job.key,
+                "label": label,
+            }
+        )
+    return rows

@@ -1,0 +1,100 @@
+"""Accuracy against MSE with CEM off and on: which settings are not beaten in both, and how much CEM gains at equal
+accuracy."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
+from benchmark.analysis.names import ORACLE
+
+LINE = ["dataset", "protocol", "defense", "cem", "split"]
+_GRID = 201  # accuracies at which two fronts are compared
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What CEM does to a frontier. percent: MSE at equal accuracy, mean over the accuracies that both fronts reach (NaN
+    where they share none); hypervolume: ratio on / off; each with a 95 % interval over seeds (NaN for one seed)."""
+
+    percent: float
+    low: float
+    high: float
+    hypervolume: float
+    hypervolume_low: float
+    hypervolume_high: float
+    seeds: int
+
+
+def points(frame: pd.DataFrame, strengths: dict[str, str]) -> pd.DataFrame:
+    """One line for each setting and seed: LINE, strength, seed, accuracy, mse (the lowest of any attacker), attacker.
+
+    frame: tidy; strengths: suite (a sweep's point) -> its strength. A setting without accuracy or without an attack
+    on the split is left out.
+    """
+    frame = frame[(frame["status"] == "done") & frame["suite"].isin(strengths)]
+    cell = ["suite", *LINE[:4], "seed"]
+    accuracy = frame[frame["metric"] == "accuracy_percent"].set_index(cell)["value"].rename("accuracy")
+    attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & (frame["attacker"] != ORACLE)]
+    attacks = attacks.loc[attacks.groupby([*cell, "split"])["value"].idxmin()]
+    found = attacks.join(accuracy, on=cell, how="inner").rename(columns={"value": "mse"})
+    found["strength"] = found["suite"].map(strengths)
+    return found[[*LINE, "strength", "seed", "accuracy", "mse", "attacker"]].reset_index(drop=True)
+
+
+def front(settings: np.ndarray) -> np.ndarray:
+    """Rows of settings [n, 2] (accuracy, MSE) that no other beats in both, by falling accuracy and rising MSE."""
+    ordered = settings[np.lexsort((-settings[:, 1], -settings[:, 0]))]
+    best = np.maximum.accumulate(np.concatenate([[-math.inf], ordered[:-1, 1]]))
+    return ordered[ordered[:, 1] > best]
+
+
+def hypervolume(settings: np.ndarray, chance: float) -> float:
+    """Area of (accuracy above `chance`) x (MSE above 0) that the settings' front covers."""
+    inside = front(settings)
+    inside = inside[inside[:, 0] > chance]
+    heights = np.diff(np.concatenate([[0.0], inside[:, 1]]))
+    return float(((inside[:, 0] - chance) * heights).sum())
+
+
+def log_gain(off: np.ndarray, on: np.ndarray) -> float:
+    """Mean of log(MSE on / MSE off) at equal accuracy, over the accuracies that both fronts span; NaN where none.
+
+    Between two settings of a front the line is attained: by using either encoder at random, the server knowing which.
+    """
+    fronts = [front(side)[::-1] for side in (off, on)]
+    low = max(side[0, 0] for side in fronts)
+    high = min(side[-1, 0] for side in fronts)
+    if low >= high:
+        return math.nan
+    grid = np.linspace(low, high, _GRID)
+    errors = [np.interp(grid, side[:, 0], side[:, 1]) for side in fronts]
+    return float(np.mean(np.log(errors[1] / errors[0])))
+
+
+def gain(off: np.ndarray, on: np.ndarray, chance: float, seed: int = 0) -> Gain:
+    """off, on: [seeds, settings, 2] of (accuracy, MSE), the same seeds in the same order; a setting is its mean.
+
+    The interval resamples seeds, both sides together, and draws both fronts anew; a resample whose fronts share no
+    accuracy says nothing and is left out.
+    """
+    count = len(off)
+    middle = _measured(off.mean(0), on.mean(0), chance)
+    low = high = (math.nan, math.nan)
+    if count > 1:
+        rng = np.random.default_rng(seed)
+        drawn = [rng.integers(count, size=count) for _ in range(RESAMPLES)]
+        found = np.array([_measured(off[rows].mean(0), on[rows].mean(0), chance) for rows in drawn])
+        tail = 100 * (1 - CONFIDENCE) / 2
+        if not np.isnan(found).all(axis=0).any():
+            low, high = np.nanpercentile(found, [tail, 100 - tail], axis=0)
+    percent = [100 * math.expm1(side[0]) for side in (middle, low, high)]
+    return Gain(*percent, float(middle[1]), float(low[1]), float(high[1]), count)
+
+
+def _measured(off: np.ndarray, on: np.ndarray, chance: float) -> tuple[float, float]:
+    """(log gain, ratio of hypervolumes)."""
+    without = hypervolume(off, chance)
+    return log_gain(off, on), hypervolume(on, chance) / without if without > 0 else math.nan

@@ -1,0 +1,45 @@
+"""Printed numbers: how they are looked up, rounded, and what a rounded number may stand for."""
+
+from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
+from fractions import Fraction
+
+import pandas as pd
+
+from benchmark.analysis import names
+
+# a cell of one printed table: (table, data set, defence, cem, attacker, split, metric)
+Cell = tuple[str, str, str, str, str, str, str]
+COLUMNS = ["table", "dataset", "defense", "cem", "attacker", "split", "metric"]
+
+# table of MSE -> table of SSIM and PSNR of the same runs
+SAME_RUNS = {"1": "S1", "2": "S3", "3": "S4", "S5": "S2"}
+
+
+def cells(frame: pd.DataFrame) -> dict[Cell, Decimal]:
+    """The printed value of each cell, exact as printed (published.load() or a frame of the same columns)."""
+    rows = frame[[*COLUMNS, "value"]].itertuples(index=False)
+    return {tuple(row[:-1]): Decimal(repr(float(row[-1]))) for row in rows}
+
+
+def decimals(metric: str) -> int:
+    return names.metric(metric).decimals
+
+
+def rounded(value: Fraction | float, digits: int) -> Decimal:
+    """Half up, as printed tables do it."""
+    return _exact(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+
+
+def truncated(value: Fraction | float, digits: int) -> Decimal:
+    return _exact(value).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR)
+
+
+def _exact(value: Fraction | float) -> Decimal:
+    """To 20 digits: enough that a mean of printed numbers ends in a 5 only where it does."""
+    if isinstance(value, Fraction):
+        return Decimal(value.numerator) / Decimal(value.denominator)
+    return Decimal(repr(float(value)))
+
+
+def mean(values: list[Decimal]) -> Fraction:
+    return sum((Fraction(value) for value in values), Fraction(0)) / len(values)

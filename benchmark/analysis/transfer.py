@@ -1,0 +1,97 @@
+"""What a shorter run can be held against: an MSE depends on the lengths, the gain of CEM and the order of rows may not.
+
+Both are read from a diff (diff.py), so from the same pairs of numbers as its absolute values.
+"""
+
+import math
+
+import pandas as pd
+
+from benchmark.analysis import names
+
+GAINS = {"mse": "ratio", "ssim": "difference", "psnr_db": "difference", "accuracy_percent": "difference"}
+FEWEST = 4  # rows whose order says anything
+_PLACE = ["suite", "protocol", "dataset", "attacker", "split", "metric"]
+
+
+def gains(result: pd.DataFrame) -> pd.DataFrame:
+    """What CEM changes in each row, by the reference and as produced: MSE as the ratio on / off, others as on - off.
+
+    Columns: suite, protocol, dataset, attacker, split, metric, defense, kind (`ratio` or `difference`), reference,
+    produced, same_sign (whether both move the same way; None where one does not move).
+    """
+    rows = []
+    wanted = result[result["metric"].isin(GAINS) & result["defense"].isin(names.DEFENSES)]
+    for key, part in wanted.groupby([*_PLACE, "defense"], sort=False):
+        sides = {cem: part[part["cem"] == cem] for cem in ("off", "on")}
+        if any(len(side) != 1 for side in sides.values()):
+            continue
+        place = dict(zip([*_PLACE, "defense"], key, strict=True))
+        off, on = (sides[cem].iloc[0] for cem in ("off", "on"))
+        kind = GAINS[place["metric"]]
+        reference, produced = (_change(on[name], off[name], kind) for name in ("reference", "produced"))
+        if not (math.isnan(reference) or math.isnan(produced)):
+            rows.append(place | {"kind": kind, "reference": reference, "produced": produced})
+    found = pd.DataFrame(rows, columns=[*_PLACE, "defense", "kind", "reference", "produced"])
+    still = found["kind"].map({"ratio": 1.0, "difference": 0.0})
+    moves = (found["reference"] - still) * (found["produced"] - still)
+    found["same_sign"] = moves.map(lambda move: None if move == 0 else bool(move > 0))
+    return found
+
+
+def ranks(result: pd.DataFrame) -> pd.DataFrame:
+    """How alike the rows are ordered: Spearman's rho of each column, with CEM off and on, where it has FEWEST rows.
+
+    Columns: suite, protocol, dataset, attacker, split, metric, cem, rows (their number), rho (NaN where all are equal).
+    """
+    rows = []
+    wanted = result[result["metric"].isin(GAINS) & result["defense"].isin(names.DEFENSES)]
+    wanted = wanted.dropna(subset=["reference", "produced"])
+    for key, part in wanted.groupby([*_PLACE, "cem"], sort=False):
+        if len(part) >= FEWEST:
+            rho = part["reference"].rank().corr(part["produced"].rank())
+            rows.append(dict(zip([*_PLACE, "cem"], key, strict=True)) | {"rows": len(part), "rho": rho})
+    return pd.DataFrame(rows, columns=[*_PLACE, "cem", "rows", "rho"])
+
+
+def _change(on: float, off: float, kind: str) -> float:
+    if kind == "difference":
+        return on - off
+    return on / off if off else math.nan
+
+
+def lines(result: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
+    """(gains, ranks) as rows of text for GAINS_HEADINGS and RANKS_HEADINGS; both empty where there are none."""
+    signs = {True: "yes", False: "no", None: "–"}
+    told = []
+    for row in gains(result).to_dict("records"):
+        spec = ".2f" if row["kind"] == "ratio" else f"+.{names.metric(row['metric']).decimals}f"
+        what = f"{row['metric']} on / off" if row["kind"] == "ratio" else f"{row['metric']} on - off"
+        numbers = [f"{row[name]:{spec}}" for name in ("reference", "produced")]
+        told.append(
+            [row["dataset"], row["protocol"], names.row_label(row["defense"], "off"), _attack(row), what, *numbers]
+        )
+        told[-1].append(signs[row["same_sign"]])
+    order = [
+        [row["dataset"], row["protocol"], _attack(row), row["metric"], row["cem"], str(row["rows"])]
+        + ["–" if math.isnan(row["rho"]) else f"{row['rho']:+.2f}"]
+        for row in ranks(result).to_dict("records")
+    ]
+    return told, order
+
+
+GAINS_HEADINGS = [
+    "data set",
+    "protocol",
+    "method",
+    "attack",
+    "change by CEM",
+    "reference",
+    "produced",
+    "same direction",
+]
+RANKS_HEADINGS = ["data set", "protocol", "attack", "metric", "CEM", "rows", "Spearman's rho"]
+
+
+def _attack(row: dict) -> str:
+    return row["split"] if row["attacker"] == "none" else f"{row['attacker']} {row['split']}"

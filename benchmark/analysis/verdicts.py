@@ -1,0 +1,169 @@
+"""The claims of the paper, each with a verdict by the rules of docs/STATISTICS.md."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmark.analysis import baseline
+from benchmark.analysis.intervals import (
+    Effect,
+    bootstrap_aggregate,
+    bootstrap_log_ratio,
+    effect,
+    holm,
+    interquartile_mean,
+)
+from benchmark.analysis.names import ORACLE, base_metric, family
+from benchmark.analysis.paired import CELL, Pair, pairs
+
+ALPHA = 0.05
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+BLIND = "with CEM and without, the attack is no better than the mean image"
+
+# metric -> (claim, sign of the claimed change, smallest change that matters: a factor for MSE, else in its unit)
+DIRECTED = {
+    "mse": ("CEM raises MSE", +1, math.log(1.05)),
+    "ssim": ("CEM lowers SSIM", -1, 0.01),
+    "psnr_db": ("CEM lowers PSNR", -1, 0.2),
+}
+UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", 1.0)}
+
+COLUMNS = ["claim", "suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric", "seeds"]
+COLUMNS += ["off", "on", "change", "low", "high", "p", "p_holm", "effect_size"]
+OVER_IMAGES = ["image_low", "image_high", "images_harder_percent"]  # from per-image values, which are not shared
+COLUMNS += [*OVER_IMAGES, "verdict", "reason"]
+
+# (job key without CEM, with CEM, metric) -> the per-image values of both, or None where they were not kept
+Images = Callable[[str, str, str], tuple[np.ndarray, np.ndarray] | None]
+
+
+@dataclass(frozen=True)
+class _Row:
+    pair: Pair
+    effect: Effect | None  # None: no seed has both sides
+    blind: bool  # whether the attack learnt nothing on either side
+
+
+def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
+    """One line for each claim about a row: the change from CEM off to on, its uncertainty, and the verdict.
+
+    frame: tidy (report/frame.py). images: reads per-image values, for the bootstrap over seeds and images and the share
+    of images that got harder. Columns COLUMNS: off, on (means over the paired seeds), change with low and high (95 %
+    Student t interval over seeds; percent for MSE, else in the metric's unit), p and p_holm (two-sided; adjusted over
+    the rows of the same claim, suite, protocol, form of CEM and family of attackers), effect_size (d_z), image_low and
+    image_high (95 % bootstrap interval over seeds and images, MSE alone), images_harder_percent. Raises UserError for
+    a bad frame.
+    """
+    lines = []
+    found = pairs(frame)
+    blinded = {_attack(pair) for pair in found if pair.metric == baseline.METRIC and _sees_nothing(pair)}
+    families: dict[tuple, list[_Row]] = {}
+    for pair in found:
+        if pair.metric in DIRECTED or pair.metric in UNCHANGED:
+            change = effect([*pair.changes().values()]) if pair.base else None
+            row = _Row(pair, change, pair.metric in DIRECTED and _attack(pair) in blinded)
+            families.setdefault((pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker)), []).append(
+                row
+            )
+    for rows in families.values():
+        adjusted = holm([math.nan if row.effect is None else row.effect.p for row in rows])
+        lines += [_line(row, p, images) for row, p in zip(rows, adjusted, strict=True)]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
+    pair, found = row.pair, row.effect
+    claim = (DIRECTED.get(pair.metric) or UNCHANGED[pair.metric])[0]
+    line = {name: getattr(pair, name) for name in COLUMNS[1:9]} | {"claim": claim, "seeds": len(pair.base)}
+    verdict, reason = (UNDECIDED, BLIND) if row.blind else judge(pair.metric, found, p_holm)
+    line |= {"verdict": verdict, "reason": "; ".join(text for text in (reason, _lost(pair)) if text)}
+    if found is None:
+        return line
+    shown = _percent if pair.relative else float
+    line |= {"off": float(np.mean([*pair.base.values()])), "on": float(np.mean([*pair.other.values()]))}
+    line |= {"change": shown(found.mean), "low": shown(found.low), "high": shown(found.high)}
+    line |= {"p": found.p, "p_holm": p_holm, "effect_size": found.size}
+    return line | _over_images(pair, images)
+
+
+def _attack(pair: Pair) -> tuple:
+    return tuple(getattr(pair, name) for name in CELL if name != "metric")
+
+
+def _sees_nothing(pair: Pair) -> bool:
+    """Whether in no seed and on neither side the attack beats the mean image."""
+    return bool(pair.base) and not any((*pair.base.values(), *pair.other.values()))
+
+
+def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
+    """(verdict, reason) for one row; the rules are those of docs/STATISTICS.md."""
+    if found is None:
+        return UNDECIDED, "no seed has both sides"
+    if found.n < 2:
+        return UNDECIDED, "one seed says nothing about the spread between trainings"
+    if metric in UNCHANGED:
+        margin = UNCHANGED[metric][1]
+        if -margin < found.low and found.high < margin:
+            return SUPPORTED, f"the interval lies within ±{margin:g}"
+        if found.low >= margin or found.high <= -margin:
+            return NOT_SUPPORTED, f"the interval lies beyond ±{margin:g}"
+        return UNDECIDED, f"the interval crosses ±{margin:g}"
+    _, sign, smallest = DIRECTED[metric]
+    low, high = sorted((sign * found.low, sign * found.high))
+    if p_holm < ALPHA and sign * found.mean > 0:
+        return SUPPORTED, "the change is significant after Holm's correction"
+    if p_holm < ALPHA:
+        return NOT_SUPPORTED, "the change is significant and in the other direction"
+    if high < smallest:
+        return NOT_SUPPORTED, "a change that matters is excluded by the interval"
+    return UNDECIDED, "not significant, and a change that matters is not excluded"
+
+
+def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
+    """The MSE gain over all rows together, for each suite, protocol, data set, form of CEM, split, family of attackers.
+
+    Columns: suite, protocol, dataset, cem, split, family, rows, seeds (fewest of a row), gain_percent (interquartile
+    mean over rows, attackers and seeds of on / off), low, high (95 %, seeds resampled within rows; NaN where a row has
+    one seed).
+    """
+    groups: dict[tuple, list[np.ndarray]] = {}
+    for pair in pairs(frame):
+        if pair.metric == "mse" and pair.base and pair.attacker != ORACLE:
+            cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split, family(pair.attacker))
+            groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
+    lines = []
+    for cell, rows in groups.items():
+        seeds = min(len(row) for row in rows)
+        low, high = bootstrap_aggregate(rows) if seeds > 1 else (math.nan, math.nan)
+        middle = interquartile_mean(np.concatenate(rows))
+        lines.append([*cell, len(rows), seeds, _percent(middle), _percent(low), _percent(high)])
+    columns = ["suite", "protocol", "dataset", "cem", "split", "family"]
+    columns += ["rows", "seeds", "gain_percent", "low", "high"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _percent(log_ratio: float) -> float:
+    return 100 * math.expm1(log_ratio)
+
+
+def _lost(pair: Pair) -> str:
+    return f"without seed {', '.join(pair.lost)}, which lacks a side" if pair.lost else ""
+
+
+def _over_images(pair: Pair, images: Images | None) -> dict:
+    """What the per-image values say, where they were kept for every seed."""
+    if images is None or pair.attacker == "none" or base_metric(pair.metric) not in ("mse", "ssim"):
+        return {}
+    found = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
+    if any(item is None for item in found):
+        return {}
+    sign = DIRECTED[pair.metric][1]
+    harder = float(np.mean([np.mean(sign * on > sign * off) for off, on in found]))
+    line = {"images_harder_percent": 100 * harder}
+    if pair.relative:
+        low, high = bootstrap_log_ratio([off for off, _ in found], [on for _, on in found])
+        line |= {"image_low": _percent(low), "image_high": _percent(high)}
+    return line

@@ -1,1 +1,0 @@
-"""The audit of the printed tables: rules that find misprints and contradictions in published.csv alone."""

@@ -1,0 +1,190 @@
+"""Calibration of a suite's rows: their targets, each candidate's trainings and attacks, the files that are left."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from benchmark.analysis.frame import csv_text, tidy
+from benchmark.analysis.search import Evaluation, Strengths, Values, rungs, search
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell, Job, expand, jobs
+from benchmark.matrix.load import Change, MatrixFile
+from benchmark.report.render import write_text
+from benchmark.store.store import Store
+
+# jobs -> nothing; what fails is left undone in the store
+Run = Callable[[list[Job]], None]
+LOG = "calibration.csv"
+FOUND = "strengths.yaml"
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """The surroundings of a calibration: matrix and suite, the user's choice of cells and changes, store and engine.
+
+    reference: tidy frame whose rows without CEM hold the targets; source: what it is, for the record.
+    """
+
+    file: MatrixFile
+    suite: str
+    where: dict[str, list[str]]
+    changes: list[Change]
+    data_root: Path
+    store: Store
+    run: Run
+    reference: pd.DataFrame
+    source: str
+    out: Path
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(data set, defence, protocol) of each row of the suite that has ranges, in the matrix's order."""
+        cells = self._cells(self.where, self.changes)
+        found = dict.fromkeys((cell.dataset, cell.defense, cell.protocol) for cell in cells)
+        return [row for row in found if row[1] in self.file.matrix.calibration.ranges]
+
+    def calibrate(self) -> list[Path]:
+        """Search every row, write strengths.yaml and calibration.csv below `out` (after each rung), return the paths.
+
+        UserError where no row has both ranges and targets, and where no candidate of a row could be measured.
+        """
+        logged: list[dict] = []
+        found: list[dict] = []
+        paths: list[Path] = []
+        for row in self.rows():
+            targets = self._targets(row)
+            if not targets:
+                continue
+            before = list(logged)
+
+            def log(done: list[Evaluation], row=row, before=before) -> None:
+                logged[:] = before + [_line(row, item) for item in done]
+                write_text(self.out / LOG, _csv(logged))
+
+            found.append(self._calibrate_row(row, targets, log))
+            text = yaml.safe_dump({"strengths": found}, sort_keys=False, width=110)
+            head = (
+                f"# Written by `benchmark calibrate {self.suite}`; use it as --set @{FOUND}. See docs/CALIBRATION.md.\n"
+            )
+            paths = [write_text(self.out / FOUND, head + text), self.out / LOG]
+        if not paths:
+            raise UserError(
+                f"no row of the suite '{self.suite}' has both search ranges in the matrix and values without CEM in "
+                f"{self.source}; choose other rows, or give an earlier run by --against"
+            )
+        return paths
+
+    def _calibrate_row(self, row: tuple[str, str, str], targets: Values, log) -> dict:
+        dataset, defense, protocol = row
+        settings, ranges = self.file.matrix.calibration, self.file.matrix.calibration.ranges[defense]
+        first = self._row_cells(row, [])[0].job.cell
+        params, epochs = first["defense"]["params"], first["train"]["epochs"]
+        anchor = {name: params[name] for name in ranges}
+
+        def evaluate(many: list[Strengths], budget: int) -> list[Values | None]:
+            cells = [self._row_cells(row, _changes(defense, one, budget)) for one in many]
+            self.run(jobs([cell for part in cells for cell in part]))
+            return [self._values(part, targets) for part in cells]
+
+        best, done = search(anchor, ranges, targets, epochs, settings, evaluate, log)
+        if not math.isfinite(best.distance):
+            raise UserError(
+                f"no candidate for {dataset} {defense} could be measured against {self.source}; see the failed jobs"
+            )
+        cells = self._row_cells(row, _changes(defense, best.strengths, epochs))
+        seeds = sorted({cell.seed for cell in cells})
+        record = self.store.provenance(cells[0].job)
+        labels = sorted({cell.label for cell in cells if cell.label})
+        budgets = rungs(settings, epochs)
+        return {
+            "where": {"dataset": dataset, "defense": defense, "protocol": protocol},
+            "set": {f"defenses.{defense}.{name}": value for name, value in best.strengths.items()},
+            "found": {
+                "targets": _named(targets, self.source),
+                "reached": _named(best.values, "measured"),
+                "distance": round(best.distance, 4),
+                "suite": self.suite,
+                "evaluations": len(done),
+                "rungs_epochs": budgets,
+                "trained_epochs": sum(item.epochs for item in done) * len(seeds),
+                "candidates_seed": settings.seed,
+                "seeds": seeds,
+                "device": record.get("device", ""),
+                "commit": record.get("commit", ""),
+                "finished": record.get("finished", ""),
+                "departs_from_the_published_setting": "; ".join(labels),
+            },
+        }
+
+    def _cells(self, where: dict[str, list[str]], changes: list[Change]) -> list[Cell]:
+        """The suite's cells without CEM, and without bounds, which no target is of."""
+        cells = expand(self.file, self.suite, self.data_root, where | {"cem": ["off"]}, changes)
+        return [cell for cell in cells if cell.job.kind in ("train", "attack")]
+
+    def _row_cells(self, row: tuple[str, str, str], changes: list[Change]) -> list[Cell]:
+        dataset, defense, protocol = row
+        chosen = {"dataset": [dataset], "defense": [defense], "protocol": [protocol]}
+        return self._cells(self.where | chosen, self.changes + changes)
+
+    def _targets(self, row: tuple[str, str, str]) -> Values:
+        """The row's values in the reference, for the metrics that its chosen cells measure."""
+        dataset, defense, _ = row
+        frame = tidy(self.reference)
+        rows = frame[(frame["dataset"] == dataset) & (frame["defense"] == defense) & (frame["cem"] == "off")]
+        rows = rows[rows["status"] == "done"]
+        if row[2] in set(rows["protocol"]):  # an earlier run may hold several; the printed numbers have one
+            rows = rows[rows["protocol"] == row[2]]
+        means = rows.groupby(["metric", "attacker", "split"])["value"].mean()
+        measured = {_metric(cell) for cell in self._row_cells(row, [])}
+        named = {_key(*index): float(value) for index, value in means.items()}
+        return {metric: named[metric] for metric in named if metric in measured}
+
+    def _values(self, cells: list[Cell], targets: Values) -> Values | None:
+        """Means over seeds of the metrics that have a target; None where one is missing."""
+        values: dict[tuple[str, ...], list[float]] = {metric: [] for metric in targets}
+        for cell in cells:
+            metric = _metric(cell)
+            if metric not in values:
+                continue
+            if self.store.status(cell.job)[0] != "done":
+                return None
+            value = self.store.metrics(cell.job)["values"].get(metric[0])
+            if value is None:  # finite while it was fitted, not when it was scored
+                return None
+            values[metric].append(value)
+        return {metric: sum(found) / len(found) for metric, found in values.items()}
+
+
+def _changes(defense: str, strengths: Strengths, epochs: int) -> list[Change]:
+    where = "the calibration's candidate"
+    found = [Change(f"defenses.{defense}.{name}", value, where) for name, value in strengths.items()]
+    return [*found, Change("train.epochs", epochs, where)]
+
+
+def _metric(cell: Cell) -> tuple[str, ...]:
+    return ("accuracy_percent",) if cell.job.kind == "train" else ("mse", cell.attacker, cell.split)
+
+
+def _key(metric: str, attacker: str, split: str) -> tuple[str, ...]:
+    return ("accuracy_percent",) if metric == "accuracy_percent" else (metric, attacker, split)
+
+
+def _named(values: Values, source: str) -> dict:
+    return {"source": source} | {" ".join(metric): round(value, 6) for metric, value in values.items()}
+
+
+def _line(row: tuple[str, str, str], item: Evaluation) -> dict:
+    line = dict(zip(("dataset", "defense", "protocol"), row, strict=True))
+    line |= {"rung": item.rung, "epochs": item.epochs}
+    line["strengths"] = " ".join(f"{name}={value:g}" for name, value in item.strengths.items())
+    line["distance"] = f"{item.distance:.4f}"
+    for kind, values in (("measured", item.values), ("expected", item.expected)):
+        line[kind] = " ".join(f"{'/'.join(metric)}={value:.6g}" for metric, value in (values or {}).items())
+    return line
+
+
+def _csv(lines: list[dict]) -> str:
+    return csv_text(pd.DataFrame(lines))

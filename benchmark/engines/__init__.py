@@ -1,0 +1,38 @@
+"""Engines bring jobs to machines: this one (local), a Ray cluster, a Slurm cluster. The results are the same."""
+
+import importlib
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.jobs import estimate
+from benchmark.matrix.expand import Job
+from benchmark.store.store import Store
+
+OPTIONS = {
+    "local": (),
+    "ray": ("address",),
+    "slurm": ("partition", "time", "max_jobs", "sbatch", "wait"),
+}
+
+
+def run(
+    engine: str, jobs: list[Job], store: Store, data_root: Path, device: str, cells: int | None, options: dict
+) -> list[tuple[Job, str, str]]:
+    """Run the jobs that the store lacks; returns (job, reason, log path) of each that failed.
+
+    device: a name as device.pick takes it; cells: how many jobs share a GPU, None: as the engine finds; options: the
+    engines' own, by the names in OPTIONS. UserError for an option of another engine, or an engine not installed.
+    """
+    for name, value in options.items():
+        if value and name not in OPTIONS[engine]:
+            owner = next(other for other, names in OPTIONS.items() if name in names)
+            raise UserError(f"--{name.replace('_', '-')} is for --engine {owner}, not for {engine}")
+    try:
+        module = importlib.import_module(f"benchmark.engines.{engine}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--engine {engine} needs the package {error.name}; run: pip install 'split-inversion-benchmark[{engine}]'"
+        ) from None
+    work = {job.key: estimate.work(job) for job in jobs}
+    own = {name: options[name] for name in OPTIONS[engine]}
+    return module.run(jobs, work, store, data_root, device, cells, **own)

@@ -1,0 +1,77 @@
+"""Which job comes next, and what became of the others."""
+
+from benchmark.matrix.expand import Job
+from benchmark.store.store import Store
+
+
+class Schedule:
+    """The jobs of a suite that are not in the store yet, row by row, parents first.
+
+    What is given out is the first that is ready: a free place takes what the rows begun have left before it begins
+    another one, so that a run which is stopped leaves as many whole rows as it can.
+
+    failures: (job, reason, log path) of each that failed; `running`: those given out and not settled yet.
+    ahead: give out a job as soon as its parents are given out.
+    """
+
+    def __init__(self, jobs: list[Job], store: Store, ahead: bool = False):
+        self.waiting, self.store, self.ahead = by_rows(jobs), store, ahead
+        self.running: list[Job] = []
+        self.failures: list[tuple[Job, str, str]] = []
+        self.failed: set[str] = set()
+
+    def next(self) -> Job | None:
+        """Give out the first job that is ready and that no other runner holds; None: not now.
+
+        A job that times the hardware (Table S6) is alone on it: it waits for the others, and they for it.
+        """
+        if any(map(_timed, self.running)):
+            return None
+        given = {job.key for job in self.running} if self.ahead else set()
+        for job in self.waiting:
+            if _timed(job) and self.running:
+                continue
+            if self._ready(job, given) and self.store.status(job)[0] != "running":
+                self.waiting.remove(job)
+                self.running.append(job)
+                return job
+        return None
+
+    def _ready(self, job: Job, given: set[str]) -> bool:
+        """Whether each parent is done, or failed, or among those given out that count."""
+        return all(
+            parent.key in self.failed or parent.key in given or self.store.done(parent)
+            for parent in job.parents.values()
+        )
+
+    def orphaned(self, job: Job) -> bool:
+        """Whether a parent failed; the job then fails as well."""
+        broken = [parent for parent in job.parents.values() if parent.key in self.failed]
+        if broken:
+            self.fail(job, f"needs {broken[0].title}, which failed", "")
+        return bool(broken)
+
+    def settle(self, job: Job) -> None:
+        self.running.remove(job)
+
+    def fail(self, job: Job, reason: str, log: str) -> None:
+        self.settle(job)
+        self.failed.add(job.key)
+        self.failures.append((job, reason, log))
+
+    def put_back(self, job: Job) -> None:
+        """To be given out again."""
+        self.settle(job)
+        self.waiting.insert(0, job)
+
+
+def _timed(job: Job) -> bool:
+    return job.kind == "efficiency"
+
+
+def by_rows(jobs: list[Job]) -> list[Job]:
+    """The jobs with each training's own (attacks, bounds) right behind it; otherwise in the order given."""
+    rows: dict[str, list[Job]] = {}
+    for job in jobs:
+        rows.setdefault(job.parents.get("train", job).key, []).append(job)
+    return [job for row in rows.values() for job in row]

@@ -1,0 +1,120 @@
+"""What of a store's jobs stands in the Slurm queue: records of what was submitted, joined with `squeue`.
+
+Slurm's ids begin anew, after a reinstallation or at their highest, and each cluster has its own. So every array has a
+name that no other ever has, which the queue is asked for as well: a job of the same id is ours only with that name.
+"""
+
+import json
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
+from benchmark.store import solid
+from benchmark.store.store import Store, write_json
+
+_RECORD = re.compile(r"array-benchmark-[0-9a-f]{16}\.json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A Slurm job that still is in the queue. task: its id, 12_3 for one of an array."""
+
+    task: str
+    state: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Slurm job {self.task}, {self.state.lower()}" + (f" ({self.reason})" if self.reason != "None" else "")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A task of an array as it was submitted. name: the array's and its folder's; clusters: where, "" for the usual."""
+
+    task: str
+    name: str
+    clusters: str
+
+
+def folder(store: Store, name: str = "") -> Path:
+    """Where records of the Slurm jobs are, or the scripts and logs of those of an array."""
+    found = store.work / "slurm" / name
+    solid.require(found, store.root)
+    return found
+
+
+def record(store: Store, name: str, tasks: dict[str, list[str]], clusters: str) -> None:
+    """Remember an array: Slurm id of each task -> keys of its jobs."""
+    folder(store).mkdir(parents=True, exist_ok=True)
+    content = {"name": name, "clusters": clusters, "submitted": time.time_ns(), "tasks": tasks}
+    write_json(folder(store) / f"array-{name}.json", content)
+
+
+def submitted(store: Store) -> dict[str, Submitted]:
+    """Job key -> the last Slurm job it was submitted in, whether that is over or not."""
+    found: dict[str, Submitted] = {}
+    paths = folder(store).glob("array-*.json")
+    records = [_read(path) for path in paths if _RECORD.fullmatch(path.name)]  # others are not ours
+    for content in sorted(records, key=lambda content: content["submitted"]):
+        for task, keys in content["tasks"].items():
+            found |= {key: Submitted(task, content["name"], content["clusters"]) for key in keys}
+    return found
+
+
+def _read(path: Path) -> dict:
+    kinds = {"name": str, "clusters": str, "submitted": int, "tasks": dict}
+    try:
+        content = json.loads(path.read_bytes())
+        if not all(isinstance(content[key], kind) for key, kind in kinds.items()):
+            raise ValueError("not what was written there")
+        if not all(
+            isinstance(keys, list) and all(isinstance(k, str) for k in keys) for keys in content["tasks"].values()
+        ):
+            raise ValueError("not what was written there")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"cannot read {path} ({error}); delete it") from None
+    return content
+
+
+def queued(store: Store) -> dict[str, Entry]:
+    """Job key -> its entry in the queue, of the jobs that are in it. UserError where Slurm does not answer."""
+    ours = submitted(store)
+    entries: dict[tuple, Entry] = {}
+    for clusters in {one.clusters for one in ours.values()}:
+        entries |= {(clusters, name, entry.task): entry for name, entry in _squeue(clusters)}
+    places = {key: (one.clusters, one.name, one.task) for key, one in ours.items()}
+    return {key: entries[place] for key, place in places.items() if place in entries}
+
+
+def status(job: Job, store: Store, queue: dict[str, Entry]) -> tuple[str, str]:
+    """As Store.status, and `queued` for what waits in the queue."""
+    state, reason = store.status(job)
+    return ("queued", str(queue[job.key])) if state in ("waiting", "failed") and job.key in queue else (state, reason)
+
+
+def log(store: Store, job: Submitted) -> Path:
+    """What a Slurm job has printed."""
+    return folder(store, job.name) / f"{job.task}_0_log.err"
+
+
+def _squeue(clusters: str) -> list[tuple[str, Entry]]:
+    """(name, entry) of each of the user's jobs in the queues of `clusters`."""
+    words = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j"]
+    words += [f"--clusters={clusters}"] if clusters else []
+    # the user's own wishes of squeue (SQUEUE_STATES, ...) would change the answer
+    wishes = ("SQUEUE_", "SLURM_CLUSTERS")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(wishes)}
+    try:
+        answer = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=60, check=True, env=environment
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        text = getattr(error, "stderr", None) or error
+        raise UserError(f"cannot read the Slurm queue: {' '.join(str(text).split())[:300]}") from None
+    lines = [line.split("|", 3) for line in answer.splitlines()]  # among them "CLUSTER: name" of several clusters
+    return [(line[3], Entry(*line[:3])) for line in lines if len(line) == 4]

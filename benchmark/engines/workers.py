@@ -1,0 +1,242 @@
+"""Places where jobs run: this process, or worker processes that share the device, each with its own CUDA context."""
+
+import signal
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import Process, connection
+from pathlib import Path
+
+import torch
+
+from benchmark.engines.concurrency import Share
+from benchmark.engines.drain import SPAWN
+from benchmark.jobs.attempt import Outcome, attempt, record_failure
+from benchmark.jobs.run_job import Machine
+from benchmark.matrix.expand import Job
+from benchmark.monitor.heartbeat import Heartbeat
+from benchmark.store.store import Store
+
+TELL = 0.5  # seconds between a worker's messages of progress
+GRACE = 60.0  # seconds that workers get to save their jobs when the run ends in an error
+
+
+class Here:
+    """One job at a time, in this process."""
+
+    ahead = False
+
+    def __init__(self, machine: Machine, display, stop):
+        self.machine, self.display, self.stop = machine, display, stop
+        self.over: list[tuple[Job, Outcome]] = []
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def free(self) -> bool:
+        return not self.over
+
+    def start(self, job: Job) -> None:
+        try:
+            outcome = attempt(job, self.machine, self.display, lambda: bool(self.stop.value))
+        except KeyboardInterrupt:
+            if not self.stop.value:
+                raise
+            outcome = Outcome("interrupted")
+        self.over.append((job, outcome))
+
+    def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
+        if not self.over:
+            time.sleep(seconds)
+        over, self.over = self.over, []
+        return over
+
+    def relieve(self, job: Job) -> str:
+        return ""
+
+
+@dataclass
+class _Worker:
+    process: Process
+    connection: connection.Connection
+    job: Job | None = None
+
+
+class Workers:
+    """Up to `share.limit` jobs at once in processes of their own, made when there is a job for one.
+
+    display: told of the jobs' beginnings and progress; stop: a shared byte, set once the workers shall save and end.
+    """
+
+    ahead = False
+
+    def __init__(self, machine: Machine, display, stop, share: Share, target=None):
+        self.machine, self.display, self.stop, self.share = machine, display, stop, share
+        self.target = target or work
+        self.workers: list[_Worker] = []
+        self.told = 1
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        """Nothing stays running: the idle end, the busy save their jobs (or not, where Ctrl-C came twice)."""
+        self.stop.value = self.stop.value or 1
+        try:
+            for worker in self.workers:
+                worker.connection.close()
+            grace = 0 if kind is KeyboardInterrupt and any(worker.job for worker in self.workers) else GRACE
+            deadline = time.monotonic() + grace
+            for worker in self.workers:
+                worker.process.join(max(0, deadline - time.monotonic()))
+        finally:
+            for worker in self.workers:
+                worker.process.kill()
+                worker.process.join()
+
+    def free(self) -> bool:
+        """Whether one more job may start."""
+        return sum(worker.job is not None for worker in self.workers) < self.share.limit
+
+    def start(self, job: Job) -> None:
+        worker = next((worker for worker in self.workers if worker.job is None), None) or self._spawn()
+        worker.job = job
+        with suppress(OSError):  # died while idle: `wait` finds out and tells
+            worker.connection.send((job, self.share.limit))
+
+    def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
+        """The jobs that ended, as soon as one has; nothing after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if not self.workers:
+                time.sleep(left)
+                return []
+            talking = connection.wait([worker.connection for worker in self.workers], left)
+            over = [self._hear(worker) for worker in list(self.workers) if worker.connection in talking]
+            over = [ended for ended in over if ended]
+            for job, _ in over:
+                self.share.ended(job.key)
+            self._tell_limit()
+            if over or time.monotonic() >= deadline:
+                return over
+
+    def relieve(self, job: Job) -> str:
+        """Fewer at once, and the idle workers end so that their memory is free; "" where the job had it all."""
+        idle = [worker for worker in self.workers if worker.job is None]
+        busy = len(self.workers) - len(idle)
+        several = len(self.workers) > 1
+        for worker in idle:
+            worker.connection.close()
+            worker.process.join()
+            self.workers.remove(worker)
+        if not several:
+            return ""
+        self.share.at_most(busy)
+        return f"{self.share.limit} at once"
+
+    def _tell_limit(self) -> None:
+        if self.share.limit != self.told:
+            self.told = self.share.limit
+            self.display.line(f"{self.told} at once")
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = SPAWN.Pipe()
+        machine = (self.machine.store.root, self.machine.data_root, self.machine.device)
+        process = SPAWN.Process(target=self.target, args=(theirs, self.stop, *machine), daemon=True)
+        with _held_back(signal.SIGUSR2):
+            process.start()
+        theirs.close()  # so that the worker's end closes with it
+        self.workers.append(_Worker(process, ours))
+        return self.workers[-1]
+
+    def _hear(self, worker: _Worker) -> tuple[Job, Outcome] | None:
+        job = worker.job
+        try:
+            what, *rest = worker.connection.recv()
+        except (EOFError, OSError):
+            self.workers.remove(worker)
+            worker.process.join()
+            return job and (job, self._died(job, worker.process.exitcode))
+        if what == "begin":
+            self.display.begin(job)
+        elif what == "progress":
+            beat, memory = rest
+            self.display.progress(job, beat)
+            self.share.seen(job.key, beat.done, memory)
+        else:
+            worker.job = None
+            return job, rest[0]
+        return None
+
+    def _died(self, job: Job, code: int) -> Outcome:
+        """Record the end of a job whose worker is gone, unless the job was finished just before."""
+        if code < 0:
+            name = signal.Signals(-code).name
+            reason = f"its worker process was killed by {name}"
+            if name == "SIGKILL":
+                reason += " (by the system where memory ran out, or by someone)"
+        else:
+            reason = f"its worker process ended with exit status {code}"
+        return record_failure(self.machine.store, job, reason)
+
+
+@contextmanager
+def _held_back(number: int):
+    """A process that starts in the block never gets this signal. Slurm sends its warning before a time limit to every
+    process; a worker would die of it, while the parent stops it in time."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def work(link: connection.Connection, stop, results: Path, data_root: Path, device: torch.device) -> None:
+    """A worker's life: jobs as they come through `link`, until it is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides, through `stop`
+        signal.signal(number, signal.SIG_IGN)
+    machine, teller = Machine(Store(results), data_root, device), _Teller(link, device)
+    with suppress(EOFError, OSError):  # the parent is gone, or needs no more
+        while True:
+            job, machine.cells_at_once = link.recv()
+            try:
+                outcome = attempt(job, machine, teller, lambda: bool(stop.value) or teller.alone)
+            except KeyboardInterrupt:
+                outcome = Outcome("interrupted")
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # for the others
+            link.send(("outcome", outcome))
+
+
+class _Teller:
+    """A job's display in a worker: passes on to the parent, now and then."""
+
+    def __init__(self, link: connection.Connection, device: torch.device):
+        self.link, self.device = link, device
+        self.alone = False  # whether the parent is gone
+
+    def begin(self, job: Job) -> None:
+        self.told = 0.0
+        self._send("begin")
+
+    def progress(self, job: Job, beat: Heartbeat) -> None:
+        now = time.monotonic()
+        if now - self.told >= TELL:
+            self.told = now
+            self._send("progress", beat, self._memory())
+
+    def _memory(self) -> tuple[float, float] | None:
+        if self.device.type != "cuda":
+            return None
+        free = torch.cuda.mem_get_info(self.device)[0]
+        return free / 2**20, torch.cuda.max_memory_reserved(self.device) / 2**20
+
+    def _send(self, *message) -> None:
+        try:
+            self.link.send(message)
+        except OSError:
+            self.alone = True

@@ -1,0 +1,109 @@
+"""One job, tried in the process that calls: how it went, as a value that can be sent to another process."""
+
+import traceback
+from dataclasses import dataclass
+
+import torch
+
+from benchmark.errors import CannotWrite, UserError
+from benchmark.jobs.run_job import Machine, execute
+from benchmark.matrix.expand import Job
+from benchmark.monitor.heartbeat import Monitor
+from benchmark.store.lock import Lost
+from benchmark.store.store import Store
+from benchmark.text import named, told
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    kind: `done`; `cached` (another runner finished it); `held` (another runner holds it, or took it over); `failed`;
+    `memory` (failed for want of memory: worth another try with fewer jobs beside it); `interrupted`; `fatal` (no job
+    can go on).
+    """
+
+    kind: str
+    text: str = ""
+    log: str = ""
+
+
+def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
+    """Claim and run one job. KeyboardInterrupt once `stop()` is true and the job has saved its state."""
+    store = machine.store
+    if store.done(job):
+        return Outcome("cached")
+    try:
+        with store.claim(job) as folder:
+            if folder is None:
+                return Outcome("held")
+            display.begin(job)
+            monitor = Monitor(display, job, folder, lambda: stop() or store.lost(job, look=False))
+            try:
+                return Outcome("done", summary(execute(job, folder, machine, monitor)))
+            except BaseException as error:
+                # whatever went wrong, it is another's affair now; the heartbeat's finding, which may have stopped the
+                # job, holds even where the other has ended since
+                if isinstance(error, Lost) or store.lost(job, look=False) or store.lost(job):
+                    return Outcome("held")
+                # what a plug-in raises (SystemExit, GeneratorExit, an OSError of its own) is this job's failure alone
+                if isinstance(error, (KeyboardInterrupt, CannotWrite)):
+                    raise
+                kind, reason = _failure(error, machine)
+                if not isinstance(error, UserError):
+                    monitor.note(traceback.format_exc())
+            finally:
+                monitor.scalars.close()
+            monitor.note(f"failed: {reason}")
+            store.fail(job, reason)
+            return Outcome(kind, reason, str(monitor.log))
+    except OSError as error:
+        return Outcome(
+            "fatal",
+            f"cannot write the results below {store.root}: {told(error)}; free space or choose another --results, then "
+            "run again: what is finished is kept",
+        )
+
+
+def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None) -> Outcome:
+    """Record a failure that happened elsewhere, unless the job was finished just before. log: as kept there."""
+    with store.claim(job) as folder:
+        if folder is None:
+            return Outcome("cached" if store.done(job) else "held")
+        if log is not None:
+            (folder / "log.txt").write_bytes(log)
+        store.fail(job, reason)
+        return Outcome("failed", reason, str(folder / "log.txt"))
+
+
+def _failure(error: BaseException, machine: Machine) -> tuple[str, str]:
+    """(kind of outcome, reason): whatever a job dies of is that job's failure."""
+    if isinstance(error, UserError):
+        return "memory" if out_of_memory(error) else "failed", told(error, 1000)
+    reason = named(error)
+    if out_of_memory(error):
+        return "memory", f"the memory of {machine.device} does not suffice for it ({reason})"
+    return "failed", reason
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; CUDA says it in several ways, the CPU in one of its own."""
+    # NOT_INITIALIZED: cuBLAS found no room for itself
+    words = ("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "can't allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in told(error) for word in words)
+    )
+
+
+def summary(metrics: dict) -> str:
+    """A finished job's result in a line for people."""
+    if metrics["status"] == "diverged":
+        return f"diverged ({metrics['reason']})"
+    shown = {
+        "accuracy_percent": "accuracy {:.2f} %",
+        "mse": "MSE {:.4f}",
+        "ssim": "SSIM {:.3f}",
+        "psnr_db": "PSNR {:.2f} dB",
+    }
+    known = {name: value for name, value in metrics["values"].items() if value is not None}
+    return "  ".join(text.format(known[name]) for name, text in shown.items() if name in known)

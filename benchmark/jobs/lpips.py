@@ -1,0 +1,48 @@
+"""How alike the rebuilt images and the originals look to a network: LPIPS of every finished attack.
+
+Measured after the attacks, from the state that each of them kept, and kept beside its result, as in `recognise`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmark import data
+from benchmark.attacks.base import SCORE_BATCH
+from benchmark.jobs.reconstruct import ask, obstacle, rebuild
+from benchmark.jobs.run_job import Machine
+from benchmark.matrix.expand import Cell, Job
+from benchmark.metrics import lowest_percent
+from benchmark.metrics.lpips import Lpips, weights_at_hand
+from benchmark.store import checksums
+
+
+def measure(cells: list[Cell], machine: Machine, weights: Path | None) -> Iterator[tuple[Cell, str]]:
+    """LPIPS of every finished attack of `cells`; yields each with what was found, or why nothing was.
+
+    weights: file of AlexNet's; None looks where torch keeps them. UserError where LPIPS cannot be had at all.
+    """
+    network = Lpips(weights_at_hand(weights), machine.device)
+    return ask(cells, lambda cell: obstacle(cell, machine), lambda cell: _told(_measure(cell.job, network, machine)))
+
+
+def _measure(job: Job, network: Lpips, machine: Machine) -> dict:
+    """Read from an earlier call with the same weights where there was one."""
+    if (found := machine.store.lpips(job)).get("weights") == network.sha256:
+        return found
+    rebuilt = rebuild(job, machine)
+    originals = data.to_unit(rebuilt.score.images)
+    pairs = zip(rebuilt.x01.split(SCORE_BATCH), originals.split(SCORE_BATCH), strict=True)
+    values = torch.cat([network(a, b) for a, b in pairs]).double().cpu()
+    found = {
+        "weights": network.sha256,
+        "lpips": float(values.mean()),
+        "lpips_worst_1_percent": float(lowest_percent(values)),
+    }
+    machine.store.add(job, checksums.LPIPS, found)
+    return found
+
+
+def _told(found: dict) -> str:
+    return f"LPIPS {found['lpips']:.4f} (mean of the best rebuilt 1 %: {found['lpips_worst_1_percent']:.4f})"

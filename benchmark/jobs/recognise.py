@@ -1,0 +1,108 @@
+"""Are the rebuilt images recognised? A classifier that no defence has touched is asked for the class of each.
+
+For FaceScrub a class is a person, so this is an identification rate. It is measured after the attacks, from the state
+that each of them kept, and lies beside its result: no job's key or number depends on it.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmark import data
+from benchmark.attacks.base import SCORE_BATCH
+from benchmark.errors import UserError
+from benchmark.jobs.reconstruct import Rebuilt, ask, obstacle, rebuild
+from benchmark.jobs.run_job import Machine, recipe_of, trained_model
+from benchmark.matrix.expand import Cell, Job
+from benchmark.metrics import correct_count
+from benchmark.models import SplitModel
+from benchmark.store import checksums, solid
+from benchmark.store.store import CHECKPOINT
+
+
+def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> Iterator[tuple[Cell, str]]:
+    """Measure every finished attack of `cells`; yields each with what was found, or why nothing was.
+
+    classifier: the folder of a finished training; None takes the row `none` of the same data set, protocol and seed.
+    """
+    given = _read_job(classifier) if classifier else None
+
+    def judge(cell: Cell) -> tuple[Job, Path] | None:
+        return (given, classifier) if given else _undefended(cell, cells, machine)
+
+    return ask(
+        cells,
+        lambda cell: _obstacle(cell, judge(cell), machine),
+        lambda cell: _told(_measure(cell.job, *judge(cell), machine)),
+    )
+
+
+def _undefended(cell: Cell, cells: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
+    """The cell's own classifier without a defence, and its folder."""
+    wanted = (cell.dataset, "none", "off", cell.protocol, cell.seed, "train")
+    for other in cells:
+        if (other.dataset, other.defense, other.cem, other.protocol, other.seed, other.job.kind) == wanted:
+            return other.job, machine.store.path(other.job)
+    return None
+
+
+def _obstacle(cell: Cell, judge: tuple[Job, Path] | None, machine: Machine) -> str:
+    """Why the attack's images cannot be looked at; "" where they can."""
+    if reason := obstacle(cell, machine):
+        return reason
+    if judge is None:
+        return "the suite has no row `none` of this data set, protocol and seed; give one with --classifier"
+    if judge[0].config["dataset"] != cell.dataset:
+        return f"the classifier is of {judge[0].config['dataset']}"
+    return "" if (judge[1] / CHECKPOINT).is_file() else f"the classifier has no {judge[1] / CHECKPOINT}"
+
+
+def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
+    """The rates in percent, read from an earlier call with the same classifier where there was one."""
+    if (found := machine.store.recognition(job)).get("classifier") == judge.key:
+        return found
+    rebuilt = rebuild(job, machine)
+    checksums.verify(folder / CHECKPOINT)
+    model = trained_model(folder / CHECKPOINT, machine, recipe_of(judge), rebuilt.data)
+    found = {
+        "classifier": judge.key,
+        "recognised_percent": _rate(model, rebuilt.x01, rebuilt),
+        "originals_recognised_percent": _rate(model, data.to_unit(rebuilt.score.images), rebuilt),
+        "chance_percent": 100 / rebuilt.data.classes,
+    }
+    machine.store.add(job, checksums.RECOGNITION, found)
+    return found
+
+
+@torch.no_grad()
+def _rate(model: SplitModel, x01: torch.Tensor, rebuilt: Rebuilt) -> float:
+    """Percent of the images [N, 3, H, W] in [0, 1] whose class the model names."""
+    mean, std = rebuilt.data.mean, rebuilt.data.std
+    pairs = zip(x01.split(SCORE_BATCH), rebuilt.score.labels.split(SCORE_BATCH), strict=True)
+    right = sum(int(correct_count(model(data.normalise(x, mean, std)), labels)) for x, labels in pairs)
+    return 100 * right / len(rebuilt.score)
+
+
+def _told(found: dict) -> str:
+    return (
+        f"{found['recognised_percent']:.1f} % recognised (originals {found['originals_recognised_percent']:.1f} %, "
+        f"chance {found['chance_percent']:.1f} %)"
+    )
+
+
+def _read_job(folder: Path) -> Job:
+    """The training whose finished folder it is."""
+    try:
+        solid.require(folder.resolve(), folder.resolve())
+        content = json.loads((folder / "job.json").read_text())
+        job = Job(content["kind"], content["config"])
+        if content["kind"] != "train" or job.key != content["key"]:
+            raise ValueError("not a training of this version")
+        return job
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"--classifier {folder} is not the folder of a finished training ({error}); give one below the results, "
+            "such as results/cifar100/none/train-..."
+        ) from None

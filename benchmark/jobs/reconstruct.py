@@ -1,0 +1,67 @@
+"""The images that a finished attack rebuilt, made anew from the state that it kept, for what is asked of them later."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks import ATTACKS, Selection
+from benchmark.attacks.base import SCORE_BATCH
+from benchmark.data import DataSet, ImageSet
+from benchmark.errors import UserError, foreign
+from benchmark.jobs.run_job import Machine, rebuilt_attack, score_images
+from benchmark.matrix.expand import Cell, Job
+from benchmark.store.store import CHECKPOINT, ENCODER
+
+TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """x01: fp32 [N, 3, H, W] in [0, 1], in the order of `score`, the images that the attack was scored on."""
+
+    x01: Tensor
+    score: ImageSet
+    data: DataSet
+
+
+def obstacle(cell: Cell, machine: Machine) -> str:
+    """Why the attack's images cannot be rebuilt; "" where they can."""
+    store, job = machine.store, cell.job
+    if issubclass(ATTACKS.get(job.config["attack"]), Selection):
+        return "it rebuilds no images of its own"
+    if not store.done(job) or store.metrics(job)["status"] != "done":
+        return f"the attack is not done ({store.status(job)[1] or 'diverged'})"
+    files = {"attack": store.path(job) / CHECKPOINT, "training": store.path(job.parents["train"]) / ENCODER}
+    return "; ".join(f"the {what} has no {file}" for what, file in files.items() if not file.is_file())
+
+
+def ask(
+    cells: list[Cell], obstacle: Callable[[Cell], str], measure: Callable[[Cell], str]
+) -> Iterator[tuple[Cell, str]]:
+    """Each attack of `cells` with what `measure` tells of it, or why it was skipped: an `obstacle`, or a UserError."""
+    for cell in cells:
+        if cell.job.kind == "attack":
+            try:
+                with foreign(cell.job.title):  # a state that somebody else made may fit in all but what it holds
+                    reason = obstacle(cell)
+                    found = f"skipped: {reason}" if reason else measure(cell)
+            except UserError as error:  # of this result alone
+                found = f"skipped: {error}"
+            yield cell, found
+
+
+def rebuild(job: Job, machine: Machine) -> Rebuilt:
+    """UserError where the images are not those of the result, by their MSE."""
+    scene = rebuilt_attack(job, machine)
+    x01 = torch.cat(list(scene.task.reconstructions()))
+    mse = float(score_images(x01.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
+    values = machine.store.metrics(job)["values"]
+    stored = values.get("mse_of_test_images", values["mse"])  # with quirk q14, `mse` of a GAN's `train` is not of them
+    if stored is None or not abs(mse - stored) <= TOLERANCE * stored + ROUNDING:
+        raise UserError(
+            f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored}, so its "
+            f"weights are of another run: delete {machine.store.path(job)} and run again"
+        )
+    return Rebuilt(x01, scene.score, scene.images)

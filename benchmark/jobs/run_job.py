@@ -1,0 +1,408 @@
+"""What a job does: train a cell, attack a trained encoder, say what theory allows, or time encoder and server."""
+
+import csv
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmark import data
+from benchmark.attacks import ATTACKS, Attack, Selection, Target
+from benchmark.attacks.base import NO_QUIRKS, SCORE_BATCH, to_bytes
+from benchmark.attacks.splits import split
+from benchmark.bounds.measure import bounds_of
+from benchmark.config import CEM, Bounds, Efficiency, Model, Quirks, Train
+from benchmark.data import DataSet, ImageSet
+from benchmark.defenses import DEFENSES
+from benchmark.errors import Diverged, UserError, writing
+from benchmark.jobs.efficiency import measure
+from benchmark.jobs.pictures import save_pictures
+from benchmark.jobs.provenance import provenance, told_commit
+from benchmark.jobs.stages import Stages
+from benchmark.matrix.expand import Job
+from benchmark.metrics.reconstruction import mse_per_image, summarise
+from benchmark.metrics.ssim import ssim_per_image
+from benchmark.models import SplitModel
+from benchmark.store.store import CHECKPOINT, ENCODER, HISTORY, PER_IMAGE, Store
+from benchmark.text import told
+from benchmark.training import checkpoint, device, graph, loop
+from benchmark.training.loop import seeded
+from benchmark.training.train import Recipe, Training, build_defense, build_model
+
+RELEASED = "released"  # in a training's configuration: checksums of the authors' files that it was read from
+ALL_OFF = NO_QUIRKS.model_dump()
+
+
+@dataclass
+class Features:
+    """The clean features of the encoder last attacked, on the device: its attacks compute them once.
+
+    Whoever takes one must not change it.
+    """
+
+    encoder: tuple = ()
+    parts: dict[tuple, Tensor] = field(default_factory=dict)
+
+    def get(self, encoder: tuple, part: tuple, compute: Callable[[], Tensor]) -> Tensor:
+        """The features of `part` (of the data) by `encoder` (a training and its arithmetic); compute() where new."""
+        if encoder != self.encoder:
+            self.encoder, self.parts = encoder, {}
+        if part not in self.parts:
+            self.parts[part] = compute()
+        return self.parts[part]
+
+    def clear(self) -> None:
+        """Free their memory."""
+        self.encoder, self.parts = (), {}
+
+
+@dataclass
+class Machine:
+    """What the jobs of one process share: the device, the folders, and the data sets already loaded."""
+
+    store: Store
+    data_root: Path
+    device: torch.device
+    loaded: dict[tuple, DataSet] = field(default_factory=dict)
+    features: Features = field(default_factory=Features)
+    cells_at_once: int = 1  # how many such processes share the device, for the provenance
+
+    def __post_init__(self):
+        device.settle(self.device)
+        told_commit()  # a bad value is told before any job
+        if self.device.type == "cuda":
+            graph.allowed()
+
+    def data(self, config: dict) -> DataSet:
+        """The images of a training's configuration, on the device; the last data set used stays loaded."""
+        key = (config["dataset"], config["data"]["train_images"], config["data"]["test_images"])
+        if key not in self.loaded:
+            self.loaded.clear()
+            whole = data.load(config["dataset"], self.data_root)
+            self.loaded[key] = data.subset(whole, *key[1:]).to(self.device)
+        return self.loaded[key]
+
+
+def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
+    """Run a job in its working folder and move it to its place in the store; returns its metrics.
+
+    A run whose loss stops being finite is a result too: it is recorded as `diverged`, with no values.
+    """
+    start = time.perf_counter()
+    if machine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(machine.device)
+    with Stages(machine.device) as stages:
+        try:
+            values, extra = _KINDS[job.kind](job, folder, machine, monitor, stages)
+            # a reason says why values that a job of its kind could have are not there
+            metrics = {"status": "done", "reason": extra.pop("reason", ""), "values": values}
+        except Diverged as error:
+            metrics, extra = {"status": "diverged", "reason": told(error), "values": {}}, {}
+    seconds = time.perf_counter() - start
+    record = provenance(machine.device) | extra
+    record |= {"seconds": round(seconds, 3), "peak_memory_mib": peak_memory(machine.device)}
+    record |= stages.record() | {"cells_at_once": machine.cells_at_once}
+    machine.store.finish(job, metrics, record)
+    return metrics
+
+
+def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    if RELEASED in job.config:
+        raise UserError("a released model is read, not trained: run attack-released on its folder again")
+    machine.features.clear()  # room for the training
+    with stages("load"):
+        recipe, images = recipe_of(job), machine.data(job.config)
+    with stages("prepare"):
+        precision = device.precision(machine.device, recipe.train.precision)
+        task = Training(recipe, images, machine.device, precision)
+    monitor.images = task.steps * task.batch_size
+    with stages("fit"):
+        history = loop.run(task, folder / "state.safetensors", monitor)
+    values = {"best_epoch": int(task.best_accuracy[1])}
+    if recipe.quirks.q6_test_selection:
+        values["accuracy_percent"] = float(task.best_accuracy[0])
+    else:
+        task.model = build_model(recipe, images, machine.device, task.best["widths"])
+        task.model.load_state_dict(task.best["weights"])
+        with stages("evaluate"):
+            values["accuracy_percent"] = task.accuracy(images.test.images, images.test.labels)
+    with stages("save"):
+        _write_history(folder, history)
+        checkpoint.save(folder / CHECKPOINT, task.best)
+        checkpoint.save(folder / ENCODER, encoder_of(task.best))
+    return values, {
+        "precision": precision,
+        "cuda_graphs": task.captured.used,
+        "steps": task.epochs * task.steps,
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    attack = ATTACKS.get(job.config["attack"])
+    for role, parent in job.parents.items():
+        metrics = machine.store.metrics(parent)
+        if metrics["status"] == "diverged" and (role == "train" or not issubclass(attack, Selection)):
+            raise Diverged(f"{parent.what} diverged: {metrics['reason']}")
+    if issubclass(attack, Selection):
+        return _select(job, folder, machine)
+    with stages("prepare"):
+        scene = prepare_attack(job, machine)
+    task, images = scene.task, scene.images
+    if "warm_start" in job.parents:
+        task.warm_up(checkpoint.load(machine.store.checkpoint(job.parents["warm_start"])))
+    if "start" in job.parents:
+        with stages("prepare"):
+            task.start(
+                {"images": torch.cat(list(rebuilt_attack(job.parents["start"], machine).task.reconstructions()))}
+            )
+    if fit := job.parents.get("fit"):
+        task.start(checkpoint.load(machine.store.checkpoint(fit)))
+        shutil.copyfile(machine.store.path(fit) / HISTORY, folder / HISTORY)
+        final_loss = machine.store.metrics(fit)["values"]["final_loss"]
+    else:
+        monitor.images = task.steps * task.batch_size
+        with stages("fit"):
+            history = loop.run(task, folder / "state.safetensors", monitor)
+        _write_history(folder, history)
+        final_loss = history[-1]["loss"]
+    with stages("evaluate"):
+        per_image, rebuilt = score_images(task.reconstructions(), scene.score)
+        blind = mean_image_mse(scene.fit, scene.score)
+    with stages("save"):
+        checkpoint.save(folder / PER_IMAGE, per_image)
+        if images.publishable:  # pictures of people never reach the results
+            save_pictures(folder, scene.score.images.cpu(), rebuilt, **per_image)
+        if attack.keeps_state and (images.publishable or not attack.keeps_pictures):
+            checkpoint.save(folder / CHECKPOINT, task.fitted())
+    values = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
+    values |= task.found(values) | {"mse_of_mean_image": blind}
+    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score), "final_loss": final_loss}
+    return values, {
+        "precision": scene.precision,
+        "cuda_graphs": task.captured.used,
+        "steps": 0 if fit else task.epochs * task.steps,
+        "fingerprint": images.fingerprint,
+    }
+
+
+def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
+    """What the strongest of the other attackers' finished results are, image by image; diverged ones rebuilt none."""
+    attack, store = ATTACKS.get(job.config["attack"]), machine.store
+    members = {
+        role: checkpoint.load(store.checkpoint(parent, PER_IMAGE))
+        for role, parent in job.parents.items()
+        if role != "train" and store.metrics(parent)["status"] == "done"
+    }
+    if not members:
+        raise Diverged("all other attackers of the row diverged")
+    per_image = attack().select(members)
+    checkpoint.save(folder / PER_IMAGE, per_image)
+    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
+    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members)}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An attack ready to be fitted: the images it is fitted and scored on, the split network it is aimed at."""
+
+    task: Attack
+    fit: ImageSet
+    score: ImageSet
+    images: DataSet
+    precision: str
+
+
+def prepare_attack(job: Job, machine: Machine) -> Scene:
+    """An attack's task on its trained encoder, which must be in the store with its weights."""
+    parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
+    recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    model, defense = _trained(parent, recipe, images, machine)
+    precision = _precision_of(parent, machine)
+    autocast = _autocast(precision, machine)
+    images_of = "train" if "fit" in job.parents else job.config["split"]
+    ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
+    fit, score = split(images_of, images, ordered, recipe.seed)
+
+    def features_of(role: str, part: ImageSet) -> Tensor:
+        named = (role, images_of, ordered)
+        return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
+
+    scored = features_of("score", score)
+    params = attack.Params(**job.config["params"])
+    send = attack.channel(params, lambda z, generator: defense.transform(z, generator, "attack"), defense.kept)
+    target = Target(
+        features=features_of("fit", fit),
+        images=fit.images,
+        send=send,
+        image_size=images.image_size,
+        device=machine.device,
+        seed=recipe.seed,
+        autocast=autocast,
+        encode=_encoder(model, images, autocast),
+        kept=defense.kept,
+        misfit=defense.misfit,
+        received=send(scored, seeded(machine.device, "score", recipe.seed)),
+        split=job.config["split"],
+        quirks=Quirks(**(ALL_OFF | job.config["quirks"])),
+        tested=(scored, score.images),
+    )
+    return Scene(attack(params, target), fit, score, images, precision)
+
+
+def rebuilt_attack(job: Job, machine: Machine) -> Scene:
+    """A finished attack as it was when it was scored. UserError where the state that it kept is not there."""
+    scene = prepare_attack(job, machine)
+    scene.task.start(checkpoint.load(machine.store.checkpoint(job)))
+    return scene
+
+
+def trained_model(weights: Path, machine: Machine, recipe: Recipe, images: DataSet) -> SplitModel:
+    """The network of a finished training, in evaluation mode, its weights frozen. weights: its verified checkpoint."""
+    best = checkpoint.load(weights)
+    model = build_model(recipe, images, machine.device, best["widths"])
+    model.load_state_dict(best["weights"])
+    return model.eval().requires_grad_(False)
+
+
+def _encoder(model: SplitModel, images: DataSet, autocast: dict):
+    """Images in [0, 1] -> clean features fp32, differentiable."""
+
+    def encode(x01: Tensor) -> Tensor:
+        with torch.autocast(**autocast):
+            return model.encoder(data.normalise(x01, images.mean, images.std)).float()
+
+    return encode
+
+
+def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    parent = job.parents["train"]
+    if machine.store.metrics(parent)["status"] == "diverged":
+        raise Diverged(f"{parent.what} diverged: {machine.store.metrics(parent)['reason']}")
+    with stages("load"):
+        recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    model, defense = _trained(parent, recipe, images, machine)
+    precision = _precision_of(parent, machine)
+    with stages("prepare"):
+        train, test = (
+            encode(model, images, part, _autocast(precision, machine)) for part in (images.train, images.test)
+        )
+    with stages("measure"):
+        params = Bounds(**job.config["params"])
+        values, reason = bounds_of(
+            model, defense, images, train.flatten(1), test.flatten(1), params, recipe.seed, monitor
+        )
+    return values, {"precision": precision, "fingerprint": images.fingerprint, "reason": reason}
+
+
+def encoder_of(best: dict) -> dict:
+    """Of a training's checkpoint what an attacker needs, as small as it is: the encoder's weights, and its widths."""
+    prefix = "encoder."
+    weights = {name.removeprefix(prefix): value for name, value in best["weights"].items() if name.startswith(prefix)}
+    return {"weights": weights, "widths": best["widths"]}
+
+
+def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
+    """(network in evaluation mode, defence) of a finished training; of the network, the encoder alone is there."""
+    best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
+    model = build_model(recipe, images, machine.device, best["widths"])
+    model.encoder.load_state_dict(best["weights"])
+    model.server = None
+    autocast = _autocast(_precision_of(parent, machine), machine)
+    return model.eval().requires_grad_(False), build_defense(recipe, images, model, machine.device, autocast)
+
+
+def _autocast(precision: str, machine: Machine) -> dict:
+    enabled = precision == "bf16"
+    return dict(device_type=machine.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
+    config = job.config
+    params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
+    settings = Efficiency(**config["efficiency"])
+    model, name = Model(**config["model"]), config["defense"]["name"]
+    with stages("measure"):
+        return measure(config["dataset"], model, name, params, settings, machine.device), {}
+
+
+_KINDS = {"train": _train, "attack": _attack, "bounds": _bounds, "efficiency": _efficiency}
+
+
+def _precision_of(parent: Job, machine: Machine) -> str:
+    """An attack computes as its training did, where that was on the same kind of device."""
+    record = machine.store.provenance(parent)
+    if record.get("device_type") == machine.device.type and "precision" in record:
+        return record["precision"]
+    return device.precision(machine.device, parent.config["train"]["precision"])
+
+
+def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
+    """The recipe that a training job's configuration declares; `quirks` are those of an attack on it."""
+    config = job.config
+    defense = DEFENSES.get(config["defense"]["name"])
+    return Recipe(
+        model=Model(**config["model"]),
+        train=Train(**config["train"]),
+        defense=defense,
+        params=defense.Params(**config["defense"]["params"]),
+        cem=CEM(**config["cem"]) if config["cem"] else None,
+        quirks=Quirks(**(ALL_OFF | config["quirks"] | (quirks or {}))),
+        seed=config["seed"],
+    )
+
+
+@torch.no_grad()
+def encode(model, images: DataSet, part: ImageSet, autocast: dict) -> Tensor:
+    """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
+    encoder = _encoder(model, images, autocast)
+    features = torch.empty(len(part), *model.feature_shape, device=part.images.device)
+    for start in range(0, len(part), SCORE_BATCH):
+        x01 = data.to_unit(part.images[start : start + SCORE_BATCH]).contiguous(memory_format=torch.channels_last)
+        features[start : start + SCORE_BATCH] = encoder(x01)
+    return features
+
+
+def score_images(rebuilt: Iterable[Tensor], score: ImageSet) -> tuple[dict[str, Tensor], Tensor]:
+    """Per-image MSE and SSIM of reconstructions (fp32 [N]), and these as bytes (uint8 [N, 3, H, W]); on the CPU.
+
+    rebuilt: consecutive batches [B, 3, H, W] in [0, 1], of all the images of `score`.
+    """
+    mse, ssim, pictures, start = [], [], [], 0
+    for batch in rebuilt:
+        x01 = data.to_unit(score.images[start : start + len(batch)])
+        mse.append(mse_per_image(batch, x01))
+        ssim.append(ssim_per_image(batch, x01))
+        pictures.append(to_bytes(batch).cpu())
+        start += len(batch)
+    return {"mse": torch.cat(mse).cpu(), "ssim": torch.cat(ssim).cpu()}, torch.cat(pictures)
+
+
+def mean_image_mse(fit: ImageSet, score: ImageSet) -> float:
+    """The MSE of answering every feature with the mean of the attacker's images: what no feature tells anything."""
+    parts = fit.images.split(SCORE_BATCH)
+    mean = sum(data.to_unit(part).double().sum(0) for part in parts) / len(fit)
+    squares = [(data.to_unit(part).double() - mean).square().sum() for part in score.images.split(SCORE_BATCH)]
+    return float(sum(squares) / score.images.numel())
+
+
+def peak_memory(where: torch.device) -> float:
+    """MiB: the job's peak on a GPU; on a CPU the process's so far, which is all the system tells."""
+    if where.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(where) / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def _write_history(folder: Path, history: list[dict]) -> None:
+    path = folder / HISTORY
+    with writing(path), open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

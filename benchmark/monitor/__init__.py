@@ -1,0 +1,1 @@
+"""How a run is followed: heartbeats, the display with its times left, and scalars for TensorBoard."""

@@ -1,0 +1,83 @@
+"""The audit's findings as Markdown, LaTeX and CSV."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchmark.analysis import names, published
+from benchmark.analysis.audit import RULES, Finding, audit
+from benchmark.analysis.frame import csv_text
+from benchmark.analysis.printed import COLUMNS, cells
+from benchmark.report.render import escape_latex, escape_markdown, write_text
+
+HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
+
+
+def write(out: Path) -> tuple[list[Path], str]:
+    """Audit published.csv and write audit.md, .tex and .csv to the folder `out`; returns (paths, summary)."""
+    found = audit(cells(published.load()))
+    text = summary(found)
+    contents = {"audit.md": _markdown(found, text), "audit.tex": _latex(found), "audit.csv": _csv(found)}
+    return [write_text(out / name, content) for name, content in contents.items()], text
+
+
+def summary(found: list[Finding]) -> str:
+    """One line: how many findings of each severity and rule."""
+    severities = Counter(finding.severity for finding in found)
+    rules = Counter(finding.rule for finding in found)
+    listed = ", ".join(f"{rule} {count}" for rule, count in rules.most_common())
+    counted = ", ".join(f"{count} {severity}" for severity, count in severities.items())
+    return f"{len(found)} findings ({counted}): {listed}" if found else "no findings"
+
+
+def texts(finding: Finding) -> list[str]:
+    """A finding as text, under HEADINGS."""
+    table, _, defense, cem, attacker, split, metric = finding.cell
+    method = (names.average_label(cem) if defense == "average" else names.row_label(defense, cem)) if defense else ""
+    words = [method, attacker if attacker != "none" else "", split if split != "validation" else "", metric]
+    cell = " ".join(word for word in words if word)
+    return [table, cell, finding.printed, finding.expected, finding.why, finding.rule, finding.severity]
+
+
+def _markdown(found: list[Finding], text: str) -> str:
+    rows = [[escape_markdown(item) for item in texts(finding)] for finding in found]
+    rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(rule.__doc__.splitlines()[0])}" for rule in RULES)
+    table = tabulate(rows, headers=HEADINGS, tablefmt="pipe", disable_numparse=True)
+    intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
+    intro += "is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; note: worth knowing."
+    return (
+        "\n\n".join(["# Audit of the printed tables", intro, escape_markdown(text) + ".", table, "Rules:", rules])
+        + "\n"
+    )
+
+
+def _latex(found: list[Finding]) -> str:
+    lines = [" & ".join(escape_latex(item) for item in row) + r" \\" for row in [HEADINGS, *map(texts, found)]]
+    return (
+        "\n".join(
+            [
+                r"% needs \usepackage{booktabs,longtable}",
+                r"\begin{footnotesize}",
+                r"\begin{longtable}{lp{0.16\linewidth}llp{0.36\linewidth}ll}",
+                r"\caption{Audit of the printed tables.}\label{tab:audit}\\",
+                r"\toprule",
+                lines[0],
+                r"\midrule",
+                r"\endhead",
+                *lines[1:],
+                r"\bottomrule",
+                r"\end{longtable}",
+                r"\end{footnotesize}",
+            ]
+        )
+        + "\n"
+    )
+
+
+def _csv(found: list[Finding]) -> str:
+    rows = [dict(zip(COLUMNS, finding.cell, strict=True)) | asdict(finding) for finding in found]
+    columns = [*COLUMNS, "printed", "expected", "why", "rule", "severity"]
+    return csv_text(pd.DataFrame(rows, columns=columns))

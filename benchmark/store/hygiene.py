@@ -1,0 +1,158 @@
+"""Looking after a store: is every finished job as it was written, and what may go."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from benchmark.errors import Unreadable, UserError
+from benchmark.matrix.expand import Job
+from benchmark.store import checksums, solid
+from benchmark.store.store import METRICS, Store
+
+_KEY = re.compile("[0-9a-f]{12}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A finished job's folder.
+
+    state: `intact`, `no checksums` (from before there were any), `damaged`, or `unreadable` (nobody knows).
+    """
+
+    folder: Path
+    state: str
+    problems: list[str]
+    lacks_tensors: bool
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Something in a store that no kept suite needs; held: by whom, where a job still runs in it."""
+
+    path: Path
+    why: str
+    held: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(path.stat().st_size for path in (self.path, *self.path.rglob("*")) if path.is_file())
+
+
+def finished(root: Path) -> Iterator[Path]:
+    """The folders of all finished jobs, of whatever suite, in order. Irregular where one is reached by a link."""
+    for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}")):
+        solid.require(metrics.parent, root)
+        yield metrics.parent
+
+
+def verify(store: Store) -> list[Finding]:
+    """Check every finished job. UserError where there is no such store."""
+    if not store.root.is_dir():
+        raise UserError(f"there is no results folder {store.root}; choose another --results")
+    return [_look(path.parent, store.root) for path in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}"))]
+
+
+def _look(folder: Path, root: Path) -> Finding:
+    try:
+        solid.require(folder, root)
+        return _checked(folder)
+    except Unreadable as error:
+        return Finding(folder, "unreadable", [str(error)], False)
+
+
+def _checked(folder: Path) -> Finding:
+    problems = checksums.problems(folder)
+    listed = None if problems else checksums.read(folder)
+    lacking = [name for name in listed or () if checksums.spared(name) and not (folder / name).exists()]
+    if not problems:
+        problems = list(filter(None, [foreign(folder)]))
+    state = "damaged" if problems else "intact" if listed else "no checksums"
+    return Finding(folder, state, problems, bool(lacking))
+
+
+def foreign(folder: Path) -> str:
+    """Why the folder's job.json is not that of a job with its key and name; "" where it is.
+
+    The key is a hash of what job.json says, so a result cannot pass for another job's. Unreadable (an error)
+    where it cannot be told.
+    """
+    path = folder / "job.json"
+    try:
+        said = json.loads(checksums.content(path))
+        parents = {role: SimpleNamespace(key=key) for role, key in said["parents"].items()}
+        key = Job(said["kind"], said["config"], parents).key
+        sound = said["key"] == key and folder.name.endswith(f"-{key[:12]}")
+        return "" if sound else f"{path} describes another job than its name and key say"
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return f"cannot read {path} ({error})"
+
+
+def training(folder: Path) -> Job:
+    """The training whose finished folder it is. Damaged (a UserError) where its job.json is not its own."""
+    if problem := foreign(folder):
+        raise checksums.Damaged(f"{folder} is damaged ({problem}); delete it and run its suite again")
+    said = json.loads(checksums.content(folder / "job.json"))
+    return Job(said["kind"], said["config"])
+
+
+def waste(store: Store, keep: list[Job]) -> list[Waste]:
+    """What is not a result of, or work on, the jobs to keep. Irregular where there is a link, pipe or the like.
+
+    A result that was set aside stays until its job is done again. What no job's key is the name of is an engine's.
+    """
+    solid.require_all(store.root)
+    keys = {job.key[:12]: job for job in keep}
+    found = [
+        Waste(folder, "in no kept suite")
+        for folder in finished(store.root)
+        if folder.name.rpartition("-")[2] not in keys
+    ]
+    for path in sorted(store.work.iterdir()) if store.work.is_dir() else []:
+        name = path.name.partition(".")[0]
+        if path.name.startswith("replaced-"):  # replaced-WHAT-KEY-TIME
+            job = keys.get(path.name.rpartition("-")[0].rpartition("-")[2])
+            if job is None or store.done(job):
+                found.append(Waste(path, "left over"))
+        elif path.name.startswith("."):
+            found.append(Waste(path, "left over"))
+        elif _KEY.fullmatch(name) and name not in keys:
+            holder = store.locks.holder(name)
+            held = f"on {holder.host}, process {holder.pid}" if holder else ""
+            found.append(Waste(path, "work on a job in no kept suite", held))
+    return found
+
+
+def remove(store: Store, item: Waste) -> bool:
+    """Remove it; False where a runner holds it. Irregular where it is not what `waste` found."""
+    solid.require(item.path, store.root)
+    name = item.path.name.partition(".")[0]
+    if item.path.parent == store.work and name and not name.startswith("replaced-"):
+        with store.locks.hold(name) as folder:  # nobody else can be in it now
+            if folder is None:
+                return False
+            store.locks.drop(name)
+            return True
+    aside = store.work / f".old-{uuid.uuid4().hex}"  # a reader sees a whole result or none
+    store.work.mkdir(parents=True, exist_ok=True)
+    os.rename(item.path, aside)
+    shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    for above in (item.path.parent, item.path.parent.parent):
+        if store.root in above.parents and above != store.work and not any(above.iterdir()):
+            above.rmdir()
+    return True
+
+
+def known(jobs: list[Job]) -> list[Job]:
+    """The jobs themselves. UserError where a data set is not prepared here, as the keys then are not known."""
+    for job in jobs:
+        if "fingerprint" in job.cell and job.cell["fingerprint"] is None:
+            name = job.cell["dataset"]
+            raise UserError(f"which results belong to a suite with {name} is known only where {name} is prepared")
+    return jobs

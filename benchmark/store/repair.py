@@ -1,0 +1,41 @@
+"""Before a run: results that are damaged, or lack what a waiting job needs, are set aside and computed again."""
+
+from collections.abc import Callable
+
+from benchmark.matrix.expand import Job
+from benchmark.store.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
+
+# what a job reads of a parent, by the parent's role; of the members of a selection, the values of each image
+READS = {"train": ENCODER, "warm_start": CHECKPOINT, "start": CHECKPOINT, "fit": CHECKPOINT}
+
+
+def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
+    """Set aside what cannot be used of the finished among `jobs`; `say` is told of each, in a line.
+
+    Weights and per-image values are looked at only where a waiting job will read them. Results may be shared without
+    them; a parent whose are needed then runs again.
+    """
+    for job in jobs:
+        if store.done(job):
+            _set_aside(job, store.damage(job, tensors=False), store, say)
+    waiting = [job for job in jobs if not store.done(job)]
+    while waiting:
+        for role, parent in waiting.pop().parents.items():
+            if store.done(parent) and store.metrics(parent)["status"] == "done":
+                found = store.damage(parent, tensors=True)
+                name = READS.get(role, PER_IMAGE)
+                if not (store.path(parent) / name).is_file():
+                    found = [f"{parent.title} has no {name}"]
+                if _set_aside(parent, found, store, say):
+                    waiting.append(parent)
+
+
+def _set_aside(job: Job, problems: list[str], store: Store, say: Callable[[str], None]) -> bool:
+    if not problems:
+        return False
+    try:
+        aside = store.set_aside(job)
+    except FileNotFoundError:  # another runner was as quick
+        return True
+    say(f"{'; '.join(problems)}: it runs again; the old result is {aside}")
+    return True

@@ -1,0 +1,90 @@
+"""Results that come with the project: one archive a row, brought into the store before anybody asks for them.
+
+    RESULTS/shipped/DATASET/DEFENCE[+cem].tar.gz    finished jobs of that row, of any suite; of weights, the encoders
+
+Few files for git, the same bytes for the same results, and written anew only where a row has new results.
+"""
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmark.data.files import digest
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
+from benchmark.store.archive import export, import_
+from benchmark.store.store import Store, write_json
+
+FOLDER, RECEIVED = "shipped", "shipped.json"
+
+
+def receive(root: Path, say: Callable[[str], None]) -> None:
+    """Bring the shipped results into the store at `root`, where that was not done before; `say` is told in a line.
+
+    A store that cannot be written to is read as it is.
+    """
+    archives = sorted((root / FOLDER).glob("*/*.tar.gz"))
+    if not archives:
+        return
+    try:
+        store = Store(root)
+        known = _known(store)
+        new = {_name(root, path): path for path in archives if known.get(_name(root, path)) != digest(path, "sha256")}
+        if not new:
+            return
+        count = 0
+        for name, path in new.items():
+            count += len(import_(store, path).new)
+            known[name] = digest(path, "sha256")
+        write_json(store.work / RECEIVED, known)
+    except (UserError, OSError) as error:
+        say(f"the results shipped in {root / FOLDER} are not brought in: {error}")
+        return
+    if count:
+        say(f"{count} results that come with the project were brought into {root}")
+
+
+def ship(store: Store, jobs: list[Job]) -> list[Path]:
+    """Write the finished among `jobs` into the archives of their rows, beside what those hold; returns the archives.
+
+    UserError where what an archive holds is not in the store, which `receive` would bring in.
+    """
+    rows: dict[Path, set[Path]] = {}
+    for job in jobs:
+        if store.done(job):
+            dataset, row, _ = job.folder.split("/")
+            rows.setdefault(store.root / FOLDER / dataset / f"{row}.tar.gz", set()).add(store.path(job))
+    for archive, folders in rows.items():
+        folders |= _held(store, archive)
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        export(store, sorted(folders), archive, tensors=False)
+    if rows:
+        known = _known(store) | {_name(store.root, path): digest(path, "sha256") for path in rows}
+        write_json(store.work / RECEIVED, known)
+    return sorted(rows)
+
+
+def _held(store: Store, archive: Path) -> set[Path]:
+    """The folders of the jobs that the archive holds, all of which are in the store."""
+    if not archive.is_file():
+        return set()
+    with tarfile.open(archive) as content:
+        folders = {store.root / Path(name).parent for name in content.getnames()}
+    missing = sorted(str(folder) for folder in folders if not folder.is_dir())
+    if missing:
+        raise UserError(f"{archive} holds results that are not in the store ({missing[0]}); `store import` it first")
+    return folders
+
+
+def _name(root: Path, archive: Path) -> str:
+    return archive.relative_to(root / FOLDER).as_posix()
+
+
+def _known(store: Store) -> dict[str, str]:
+    """Archive -> sha256 of it as it was brought in; {} where that is not told."""
+    try:
+        found = json.loads((store.work / RECEIVED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

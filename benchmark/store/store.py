@@ -1,0 +1,256 @@
+"""The store of results: one folder for each finished job, named by what it is and its key.
+
+    RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt SHA256SUMS
+                                              checkpoint.safetensors per_image.safetensors encoder.safetensors
+                                              reconstructions.png extremes.png pictures.json
+                                              recognition.json lpips.json (measured later)
+    RESULTS/.work/KEY[.N]/                    a job under way or failed: its lock, log, heartbeat and mid-job state
+
+A finished folder appears by one rename, so it is whole or not there, and what is read of it is checked against its
+checksums (checksums.py). Locks with a heartbeat let several runners share a store (lock.py): no job runs twice while
+its holder lives. Nothing read here is ever executed: JSON, safetensors, CSV, PNG and text.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import time
+import uuid
+from pathlib import Path
+
+from benchmark.errors import UserError, writing
+from benchmark.files import whole
+from benchmark.matrix.expand import Job
+from benchmark.store import checksums, solid
+from benchmark.store.lock import LOCK, Locks, Lost
+from benchmark.text import plain
+
+CHECKPOINT = "checkpoint.safetensors"
+ENCODER = checksums.ENCODER  # of a training: what attacks read of its checkpoint
+METRICS = "metrics.json"
+HISTORY = "history.csv"  # of a training or an attack, epoch by epoch
+LARGEST = 1e100  # of a number among the metrics: no sum of fp32 numbers is beyond it
+PER_IMAGE = "per_image.safetensors"
+PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
+
+
+class Store:
+    """The results below `root`. Reading needs no right to write there.
+
+    Every folder that it gives away, or reads, was looked at before: Irregular (a UserError) where it, or anything
+    directly in it, is neither a real folder nor a regular file (solid.py).
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        self.work = self.root / ".work"
+        solid.require_folder(self.work)
+        self.locks = Locks(self.work)
+
+    def check_writable(self) -> None:
+        """Make the folder. UserError where that, or writing there, fails: told before a run rather than in it."""
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            probe = self.work / f".probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the results folder {self.root}: {error}; choose another --results") from None
+
+    def path(self, job: Job) -> Path:
+        """The folder of the finished job."""
+        return self._solid(self.root / job.folder)
+
+    def workdir(self, job: Job) -> Path:
+        """The folder of the job while it runs, and after it failed."""
+        return self._solid(self.locks.folder(_name(job)))
+
+    def _solid(self, folder: Path) -> Path:
+        solid.require(folder, self.root)
+        return folder
+
+    def done(self, job: Job) -> bool:
+        return (self.path(job) / METRICS).is_file()
+
+    def metrics(self, job: Job) -> dict:
+        """The finished job's metrics: `status` done or diverged, `reason`, `values` (numbers, null for none).
+
+        Damaged (a UserError) for a file that is not what was written, or not a result at all; Unreadable (another)
+        for one that may well be.
+        """
+        path = self.path(job) / METRICS
+        found = self._json(path, {"status": str, "reason": str, "values": dict})
+        if found["status"] not in ("done", "diverged") or not all(map(is_number, found["values"].values())):
+            raise _damaged(path, "it holds no result")
+        return found | {"reason": plain(found["reason"])}
+
+    def provenance(self, job: Job) -> dict:
+        return self._json(self.path(job) / "provenance.json", {})
+
+    def checkpoint(self, job: Job, name: str = CHECKPOINT) -> Path:
+        """The path of one of a finished job's files of tensors, which is as it was written; it may not be there."""
+        path = self.path(job) / name
+        try:
+            checksums.verify(path)
+        except FileNotFoundError:
+            pass
+        except checksums.Damaged as error:
+            raise _damaged(path, str(error)) from None
+        return path
+
+    def damage(self, job: Job, tensors: bool) -> list[str]:
+        """What is wrong with a finished job's files, a line for each; tensors: look at those as well, where shared."""
+        found = checksums.problems(self.path(job), tensors)
+        if not found:
+            try:
+                self.metrics(job), self.provenance(job)
+            except checksums.Damaged as error:
+                found = [str(error)]
+        return found
+
+    def recognition(self, job: Job) -> dict:
+        """What `recognise` found of the finished attack's images; {} where it is to be asked (again)."""
+        return self._added(job, checksums.RECOGNITION, {"classifier": str, "recognised_percent": float})
+
+    def lpips(self, job: Job) -> dict:
+        """What `lpips` found of the finished attack's images; {} where it is to be measured (again)."""
+        return self._added(job, checksums.LPIPS, {"weights": str, "lpips": float, "lpips_worst_1_percent": float})
+
+    def _added(self, job: Job, name: str, fields: dict[str, type]) -> dict:
+        """No part of a result, so a kill while it was written, or damage, costs no more than measuring again."""
+        try:
+            return self._json(self.path(job) / name, fields)
+        except checksums.Damaged:
+            return {}
+
+    def status(self, job: Job) -> tuple[str, str]:
+        """(`done` | `diverged` | `failed` | `running` | `waiting`, reason)."""
+        if self.done(job):
+            metrics = self.metrics(job)
+            return metrics["status"], metrics["reason"]
+        if holder := self.locks.holder(_name(job)):
+            return "running", plain(f"on {holder.host}, process {holder.pid}")
+        failed = self.workdir(job) / "failed.json"
+        if failed.is_file():
+            return "failed", plain(self._json(failed, {"reason": str})["reason"])
+        return "waiting", "not run yet"
+
+    def finish(self, job: Job, metrics: dict, provenance: dict) -> None:
+        """Turn the job's working folder, which already holds its other files, into its finished folder.
+
+        Lost where another runner has taken the job over, or finished it first: its result stays.
+        """
+        with writing(self.root):
+            self._finish(job, metrics, provenance)
+
+    def _finish(self, job: Job, metrics: dict, provenance: dict) -> None:
+        folder, final = self.workdir(job), self.path(job)
+        parents = {role: parent.key for role, parent in job.parents.items()}
+        write_json(folder / "job.json", {"key": job.key, "kind": job.kind, "config": job.config, "parents": parents})
+        write_json(folder / "provenance.json", provenance)
+        write_json(folder / METRICS, metrics)
+        spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
+        spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
+        for path in spare:  # mid-job state, and what a crash left behind
+            path.unlink(missing_ok=True)
+        checksums.write(folder, leave_out=(LOCK,))
+        if self.locks.lost(_name(job)):
+            raise Lost
+        final.parent.mkdir(parents=True, exist_ok=True)
+        self.publish(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
+        (final / LOCK).unlink(missing_ok=True)
+
+    def publish(self, folder: Path, final: Path) -> None:
+        """Let a whole folder appear as `final`. Lost where a result is there already, which stays."""
+        try:
+            os.rename(folder, final)
+            return
+        except FileNotFoundError:  # taken away just now
+            raise Lost from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        if (final / METRICS).is_file():
+            raise Lost
+        self._move_aside(final)  # without metrics, so nobody's result: a remnant of a copy
+        os.rename(folder, final)
+
+    def add(self, job: Job, name: str, value) -> None:
+        """Write `value` as JSON beside a finished job's files, and among its checksums."""
+        folder = self.path(job)
+        write_json(folder / name, value)
+        checksums.add(folder, name)
+
+    def set_aside(self, job: Job) -> Path:
+        """Move a finished job's folder out of the way, so that the job counts as not run; returns where it is now."""
+        return self._move_aside(self.path(job))
+
+    def fail(self, job: Job, reason: str) -> None:
+        with writing(self.root):
+            write_json(self.workdir(job) / "failed.json", {"reason": reason})
+
+    def lost(self, job: Job, look: bool = True) -> bool:
+        """Whether another runner took over the job that is claimed here, as this one was suspended for long.
+
+        look: ask the file system, else tell what the last heartbeat found.
+        """
+        return self.locks.lost(_name(job)) if look else _name(job) in self.locks.robbed
+
+    @contextlib.contextmanager
+    def claim(self, job: Job):
+        """Hold the job while the block runs; yields its working folder, or None where another runner holds it or
+        has finished it."""
+        with self.locks.hold(_name(job)) as folder:
+            if folder is not None and self.done(job):  # finished since the caller looked
+                self.locks.drop(_name(job))
+                folder = None
+            yield folder
+
+    def _move_aside(self, folder: Path) -> Path:
+        aside = self.work / f"replaced-{folder.name}-{time.time_ns()}"
+        self.work.mkdir(parents=True, exist_ok=True)
+        os.rename(folder, aside)
+        return aside
+
+    @staticmethod
+    def _json(path: Path, fields: dict[str, type]) -> dict:
+        """The JSON object in `path`, which must have `fields` of these types and be what was written."""
+        try:
+            value = json.loads(checksums.verified(path))
+        except (checksums.Damaged, FileNotFoundError, ValueError, RecursionError) as error:
+            raise _damaged(path, str(error)) from None
+        if not isinstance(value, dict) or not all(isinstance(value.get(key), fields[key]) for key in fields):
+            raise _damaged(path, "not what was written there")
+        return value
+
+
+def _name(job: Job) -> str:
+    return job.key[:12]
+
+
+def _damaged(path: Path, why: str) -> checksums.Damaged:
+    remedy = "run the suite again, which sets it aside and computes it anew"
+    return checksums.Damaged(f"{path} is damaged ({plain(why)}); {remedy}")
+
+
+def is_number(value) -> bool:
+    """Whether a value read from JSON is a number that arithmetic can take, or null."""
+    if value is None:
+        return True
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def write_json(path: Path, value) -> None:
+    """Write `value` as JSON by an atomic rename. NaN and infinities become null."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

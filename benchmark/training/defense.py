@@ -1,0 +1,160 @@
+"""What a defence may do: change the encoder, change the feature, add a loss, train an adversary, act on an epoch.
+
+This is the interface that a training calls (train.py), and an attack; the defences themselves are in
+`benchmark.defenses`. A defence is a subclass of `Defense` with its parameters as the fields of its `Params`; it
+overrides only the hooks it needs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.config import Number, Quirks, Strict
+
+Phase = Literal["train", "eval", "attack"]
+Channel = Literal["gaussian", "processed", "other"]
+SHARPEST = 0.01  # [ours] a noise's standard deviation in `misfit`, at least; about the precision of bf16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a defence may want to know of the cell it is in."""
+
+    classes: int
+    image_size: int
+    feature_shape: tuple[int, int, int]
+    widths: tuple[int, ...]  # output channels of the encoder's conv layers before any pruning
+    epochs: int
+    quirks: Quirks
+    device: torch.device
+    autocast: dict  # arguments of torch.autocast: the arithmetic of the job
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, on the device.
+
+    x01: images in [0, 1], augmented, [B, 3, H, W]; x: the same, normalised; labels: int64 [B];
+    z_clean: the encoder's feature [B, C, h, w]; z: the feature as sent (after `transform`).
+    """
+
+    x01: Tensor
+    x: Tensor
+    labels: Tensor
+    z_clean: Tensor
+    z: Tensor
+
+
+class Defense(nn.Module):
+    """The base of every defence: isotropic Gaussian noise on the feature and nothing else.
+
+    Paper section 5.1 and released code: noise of standard deviation `noise_std` (the paper says variance in places)
+    in training, in evaluation and in the attack. Raise `version` when a change alters results.
+    """
+
+    name = ""
+    version = 1
+    # On CUDA the training step is run a few times, captured as a graph and replayed: `transform`, `loss` and
+    # `task_weight` are then not called any more. What changes from step to step has to be a tensor on the device,
+    # changed in place (`fill_`, `copy_`), and nothing may wait for the device. False: the step is not captured.
+    capturable = True
+    # the quirks ("q3") that it reads in training, and that `transform` reads in the attack; keys depend on them
+    train_quirks: tuple[str, ...] = ()
+    attack_quirks: tuple[str, ...] = ()
+
+    class Params(Strict):
+        noise_std: Annotated[Number, Field(ge=0)] = Field(
+            description="standard deviation of the Gaussian noise on the feature"
+        )
+
+    def __init__(self, params: Params, setting: Setting):
+        super().__init__()
+        self.params, self.setting = params, setting
+
+    @classmethod
+    def model_options(cls, params: Params) -> dict:
+        """Changes to the arguments of `benchmark.models.build` (`bottleneck`, `front`)."""
+        return {}
+
+    @classmethod
+    def final_widths(cls, params: Params, widths) -> list[int]:
+        """The output channels of the encoder's conv layers once trained, given those before (pruning lowers them)."""
+        return list(widths)
+
+    def transform(self, z: Tensor, generator: torch.Generator, phase: Phase) -> Tensor:
+        """The feature as sent: z_clean [B, C, h, w] -> z of the same shape, with fresh draws from `generator`."""
+        return add_gaussian(z, self.params.noise_std, generator)
+
+    def channel(self) -> Channel:
+        """What an attacker is sent, given the clean feature z_hat; the bounds (benchmark/bounds/) rest on it.
+
+        `gaussian`: z_hat + N(0, noise_std^2 I); `processed`: that, passed on by something which knows nothing more of
+        z_hat; `other`: anything else, of which no bound is given.
+        """
+        return "gaussian" if type(self).transform is Defense.transform else "other"
+
+    def kept(self, z: Tensor) -> Tensor:
+        """What an attacker can tell of a mask: the elements of a feature as sent that none has zeroed, bool as z."""
+        return torch.ones_like(z, dtype=torch.bool)
+
+    def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
+        """-log p(z | z_clean) up to a constant, [B, C, h, w] twice -> [B]: Gaussian, over the elements kept.
+
+        Noise of less than SHARPEST counts as that, or no noise would make it infinite.
+        """
+        residual = (z - z_clean) * self.kept(z) / max(self.params.noise_std, SHARPEST)
+        return residual.square().flatten(1).sum(1) / 2
+
+    def build(self) -> None:
+        """Make the defence's own networks and optimisers. Called for training alone: an attack needs none."""
+
+    def prepare(self, model: nn.Module, batches, generator: torch.Generator) -> None:
+        """Before the first epoch. `batches(epoch, size)` yields un-augmented (x01, x), [size, 3, H, W] or fewer images
+        at once where there are fewer: one pass over the images that a defence may be pre-trained on (quirk q8).
+
+        They are the same two tensors each time, filled anew.
+        """
+
+    def before_step(self, x01: Tensor, x: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
+        """Before the model's forward pass in every step: steps of the defence's own networks, with its own optimisers.
+
+        x01, x: the batch's images in [0, 1] and normalised, augmented; encode(x): their clean feature by the encoder as
+        it is now, in evaluation mode and without gradient. Runs outside autocast; `autocast` of `Setting` has it.
+        """
+
+    def task_weight(self) -> float:
+        """Factor on the cross-entropy."""
+        return 1.0
+
+    def loss(self, batch: Batch) -> Tensor | None:
+        """A 0-dim tensor added to the cross-entropy, or None. Runs inside autocast."""
+        return None
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The defence's own optimisers by name, for its own parameters. The loop saves them; the defence steps them.
+
+        `benchmark.training.graph.adam` makes one that a CUDA graph may hold.
+        """
+        return {}
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before epoch `epoch` (from 0), for schedules."""
+
+    def end_epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """Called last after each epoch, and the epoch's own metrics, which the history gets.
+
+        The gradients of the epoch's last step are still in `model` (pruning uses them).
+        """
+        return {}
+
+
+def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """z + std * N(0, I), drawn from `generator` in float32; z itself where std is 0."""
+    if std == 0:
+        return z
+    noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
+    return z + std * noise
