@@ -448,7 +448,7 @@ def test_imported_archives(tmp_path, count):
     store = Store(tmp_path / "results")
 
     def read(content):
-        archive.import_(store, _written(tmp_path / "x.tar.gz", content))
+        import_(store, _written(tmp_path / "x.tar.gz", content))
 
     fuzzed(damaged(buffer.getvalue()[:3072]) | damaged(_zipped()), read, count)
     assert {path.name for path in tmp_path.iterdir()} == {"x.tar.gz", "results"}

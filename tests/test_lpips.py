@@ -18,6 +18,12 @@ CONVS = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # AlexNet: pla
 POOLED_BEFORE = (3, 6)
 
 
+def needs_lpips() -> None:
+    """Skip where the package is not; torchvision, which it imports, first by the one way that always works."""
+    _torchvision.load("torchvision.models")
+    pytest.importorskip("lpips")
+
+
 def random_alexnet(path: Path, seed: int = 0) -> Path:
     """A file like torchvision's, with random weights: the real ones are a download."""
     models = _torchvision.load("torchvision.models")
@@ -46,7 +52,7 @@ def features(x: torch.Tensor, state: dict) -> list[np.ndarray]:
 @pytest.mark.parametrize("size", [32, 64])
 def test_it_is_the_weighted_squared_distance_of_unit_features(weights, size):
     """Zhang et al. 2018, Eq 1, with the linear weights that the package brings."""
-    pytest.importorskip("lpips")
+    needs_lpips()
     a, b = torch.rand(2, 3, 3, size, size, generator=torch.Generator().manual_seed(1))
     network = Lpips(weights, CPU)
     state = torch.load(weights)
@@ -72,7 +78,7 @@ def test_without_the_weights_it_says_what_to_do(tmp_path, monkeypatch):
 
 
 def test_what_is_not_alexnet_is_told(tmp_path):
-    pytest.importorskip("lpips")
+    needs_lpips()
     contents = (b"", b".", b"not a network", [1], torch.ones(3), {"a": torch.ones(1)}, {"features.0.weight": 3})
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.pth"

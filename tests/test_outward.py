@@ -188,7 +188,7 @@ def test_a_clone_path_is_no_command(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm.benchmark, "__file__", str(clone / "benchmark" / "__init__.py"))
     job = Job("train", {}, resources=Resources(gpu=1, memory=1))
     submitter = slurm._Submitter(Store(tmp_path / "results"), tmp_path, "cpu", None, 5, {})
-    setup = submitter._parameters(slurm.Array([[job]], None, 1, False), None, "x")["setup"]
+    setup = submitter._parameters(slurm.Array([[job]], None, 1, False, 0), None, "x")["setup"]
     script = "\n".join([*setup, 'printf %s "$PYTHONPATH"'])
     said = subprocess.run(["bash", "-c", script], cwd=tmp_path, env={"PATH": os.environ["PATH"]}, capture_output=True)
     assert said.stdout.decode() == str(clone) and not said.stderr

@@ -8,7 +8,7 @@ import pytest
 import torch
 from command_line import place  # noqa: F401 (a fixture)
 from test_attacks import CPU, add_noise, attack, everything, images, shrink  # noqa: F401 (images is a fixture)
-from test_lpips import random_alexnet
+from test_lpips import needs_lpips, random_alexnet
 from torch.nn.functional import mse_loss
 
 from benchmark.analysis import names
@@ -289,7 +289,7 @@ def test_those_that_see_more_than_one_feature_are_kept_from_the_bounds():
 
 
 def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F811
-    pytest.importorskip("lpips")
+    needs_lpips()
 
     def change(value, smoke):
         smoke["attacker"] = ["decoder", "informed", "queries4", "whitebox", "ensemble"]
