@@ -41,6 +41,7 @@ from benchmark.report import verdicts as verdict_stage
 from benchmark.report.page import build_page
 from benchmark.report.plots import data as plots_data
 from benchmark.store import hygiene
+from benchmark.store.archive import import_
 from benchmark.store.store import Store
 from benchmark.training import checkpoint
 
