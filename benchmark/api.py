@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -251,7 +251,7 @@ def _attackers(names: Sequence[str], dataset: str, settings: Mapping[str, object
     return {name: every[name] for name in names}
 
 
-def _model(encoder: nn.Module, images: DataSet, where: torch.device, autocast: dict) -> SplitModel:
+def _model(encoder: nn.Module, images: DataSet, where: torch.device, autocast: dict[str, Any]) -> SplitModel:
     """A frozen copy of the encoder, in evaluation mode. UserError where it makes no feature map."""
     copied = copy.deepcopy(encoder).to(where).eval().requires_grad_(False)
     x = normalise(datasets.to_unit(images.test.images[:2]), images.mean, images.std)
@@ -284,7 +284,9 @@ class _Function(Defense):
         )
 
 
-def _defense(channel: Channel, images: DataSet, model: SplitModel, where: torch.device, autocast: dict) -> Defense:
+def _defense(
+    channel: Channel, images: DataSet, model: SplitModel, where: torch.device, autocast: dict[str, Any]
+) -> Defense:
     if isinstance(channel, Defense):
         return copy.deepcopy(channel).to(where)
     if callable(channel):
@@ -294,7 +296,7 @@ def _defense(channel: Channel, images: DataSet, model: SplitModel, where: torch.
     return Defense(Defense.Params(noise_std=channel), _setting(images, model, where, autocast)).to(where)
 
 
-def _setting(images: DataSet, model: SplitModel, where: torch.device, autocast: dict) -> Setting:
+def _setting(images: DataSet, model: SplitModel, where: torch.device, autocast: dict[str, Any]) -> Setting:
     return Setting(
         classes=images.classes,
         image_size=images.image_size,
@@ -317,7 +319,7 @@ def _attack(
     features: list[Tensor],
     seed: int,
     split: str,
-    autocast: dict,
+    autocast: dict[str, Any],
 ) -> tuple[dict, Tensor]:
     """One attacker's line of the frame, and what it rebuilt, uint8 [N, 3, H, W] on the CPU."""
     attack: type[Attack] = ATTACKS.get(name)

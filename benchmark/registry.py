@@ -11,8 +11,10 @@ import pkgutil
 import re
 import sys
 import threading
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from benchmark.errors import UserError, foreign
 from benchmark.text import NAME
@@ -22,7 +24,10 @@ FILES = "BENCHMARK_PLUGINS"
 _LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
 
 
-class Registry:
+Kind = TypeVar("Kind")  # the base of the classes of a registry
+
+
+class Registry(Generic[Kind]):
     """Classes of one kind (defences, attacks, data sets), each registered under a name by its own file.
 
     kind: the word used in messages; package: every module in it is imported before the first look-up;
@@ -31,10 +36,10 @@ class Registry:
 
     def __init__(self, kind: str, package: str, entry_points: str):
         self.kind, self.package, self.group = kind, package, entry_points
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, type[Kind]] = {}
         self._discovered = False
 
-    def register(self, name: str):
+    def register(self, name: str) -> Callable[[type], type]:
         """Class decorator: `@DEFENSES.register("dropout")`. Sets the class attribute `name`.
 
         Raises UserError where another class already has the name, and for one that cannot name a folder.
@@ -52,7 +57,7 @@ class Registry:
 
         return add
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> type[Kind]:
         """The class registered as `name`; UserError listing the known names where there is none."""
         self._discover()
         if name not in self._classes:

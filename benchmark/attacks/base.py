@@ -8,6 +8,7 @@ chooses among the results of the row's other attackers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from benchmark.registry import Registry
 from benchmark.training.graph import Captured, Order
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
-ATTACKS = Registry("attacker", "benchmark.attacks", "benchmark.attacks")
+ATTACKS: Registry["Attacker"] = Registry("attacker", "benchmark.attacks", "benchmark.attacks")
 Send = Callable[[Tensor, torch.Generator], Tensor]  # (clean feature, generator) -> what is sent, same shape
 SCORE_BATCH = 128  # images in a batch of every evaluation
 NO_QUIRKS = Quirks(**dict.fromkeys(Quirks.model_fields, False))
@@ -45,7 +46,7 @@ class Target:
     image_size: int
     device: torch.device
     seed: int
-    autocast: dict
+    autocast: dict[str, Any]
     encode: Callable[[Tensor], Tensor] | None = None
     kept: Callable[[Tensor], Tensor] | None = None
     misfit: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -60,7 +61,9 @@ class Target:
 
 
 class Attacker:
-    """What the matrix and the runner ask of every attacker."""
+    """What the matrix and the jobs ask of every attacker."""
+
+    params: Any  # the subclass's Params
 
     name = ""
     version = 1

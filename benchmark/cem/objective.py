@@ -49,6 +49,14 @@ class ConditionalEntropy(nn.Module):
     Raises UserError for values out of range and where the inverses would take over 80 % of the free memory.
     """
 
+    fitted: Tensor
+    centers: Tensor
+    counts: Tensor
+    information: Tensor
+    inverse: Tensor
+    variance: Tensor
+    share: Tensor
+
     def __init__(
         self,
         estimator: str,

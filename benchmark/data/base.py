@@ -11,7 +11,7 @@ from benchmark.data import files
 from benchmark.data.tensors import ImageSet, Triple
 from benchmark.registry import Registry
 
-DATASETS = Registry("data set", "benchmark.data", "benchmark.datasets")
+DATASETS: Registry["Source"] = Registry("data set", "benchmark.data", "benchmark.datasets")
 
 
 class Parts(NamedTuple):

@@ -6,6 +6,6 @@ A defence is a file in this folder, or in an installed package (entry-point grou
 from benchmark.registry import Registry
 from benchmark.training.defense import SHARPEST, Batch, Defense, Setting, add_gaussian
 
-DEFENSES = Registry("defence", "benchmark.defenses", "benchmark.defenses")
+DEFENSES: Registry[Defense] = Registry("defence", "benchmark.defenses", "benchmark.defenses")
 
 __all__ = ["DEFENSES", "SHARPEST", "Batch", "Defense", "Setting", "add_gaussian"]

@@ -44,13 +44,13 @@ class ResSFL(Defense):
         pretrain_epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of MSE fitting on the initial encoder")
         pretrain_batch_size: Count = Field(description="images in a step of it")
 
+    seen: Tensor
+    adversary: Decoder  # made by `build`: the attacker never needs it
+    optimizer: torch.optim.Adam
     decay = 0.2  # of the adversary's learning rate at each milestone
 
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)
-        # the attacker never needs the adversary, so `build` makes it
-        self.adversary: Decoder | None = None
-        self.optimizer: torch.optim.Adam | None = None
         # of this epoch: steps, SSIM of the adversary before each step of its own, SSIM that the encoder was judged by
         self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
 

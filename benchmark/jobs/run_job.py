@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -271,7 +272,7 @@ def trained_model(weights: Path, machine: Machine, recipe: Recipe, images: DataS
     return model.eval().requires_grad_(False)
 
 
-def _encoder(model: SplitModel, images: DataSet, autocast: dict):
+def _encoder(model: SplitModel, images: DataSet, autocast: dict[str, Any]):
     """Images in [0, 1] -> clean features fp32, differentiable."""
 
     def encode(x01: Tensor) -> Tensor:
@@ -359,7 +360,7 @@ def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
 
 
 @torch.no_grad()
-def encode(model, images: DataSet, part: ImageSet, autocast: dict) -> Tensor:
+def encode(model, images: DataSet, part: ImageSet, autocast: dict[str, Any]) -> Tensor:
     """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
     encoder = _encoder(model, images, autocast)
     features = torch.empty(len(part), *model.feature_shape, device=part.images.device)

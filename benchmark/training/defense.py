@@ -7,7 +7,7 @@ overrides only the hooks it needs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -31,7 +31,7 @@ class Setting:
     epochs: int
     quirks: Quirks
     device: torch.device
-    autocast: dict  # arguments of torch.autocast: the arithmetic of the job
+    autocast: dict[str, Any]  # arguments of torch.autocast: the arithmetic of the job
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Defense(nn.Module):
     in training, in evaluation and in the attack. Raise `version` when a change alters results.
     """
 
+    params: Any  # the subclass's Params
     name = ""
     version = 1
     # On CUDA the training step is run a few times, captured as a graph and replayed: `transform`, `loss` and

@@ -8,6 +8,7 @@ The data set lies on the device; metrics stay there and are read once an epoch. 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -375,7 +376,9 @@ def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None
     return model.to(device, memory_format=torch.channels_last)
 
 
-def build_defense(recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, autocast: dict) -> Defense:
+def build_defense(
+    recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, autocast: dict[str, Any]
+) -> Defense:
     """The cell's defence on `device`; autocast: arguments of torch.autocast."""
     setting = Setting(
         classes=data.classes,
