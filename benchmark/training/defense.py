@@ -158,3 +158,10 @@ def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
         return z
     noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
     return z + std * noise
+
+
+def add_laplace(z: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """z + Laplace(0, scale) for each element, by the inverse distribution function of uniform float32 draws."""
+    u = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
+    # 1 - 2|u| is in (0, 1] because rand is in [0, 1), so the end that gives log 0 is nudged
+    return z - scale * u.sign() * torch.log((1 - 2 * u.abs()).clamp_min(1e-7))
