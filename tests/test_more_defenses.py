@@ -9,13 +9,14 @@ import torch
 from command_line import Place, place  # noqa: F401 (fixture)
 from scipy import stats
 from tape import Tape
+from test_bounds_report import bounds
 from test_defenses import generator, make
 from test_graph import Notes, assert_same, states, training
 
 import benchmark
 from benchmark.bounds.fisher import jacobian
 from benchmark.data import normalise
-from benchmark.defenses import Batch
+from benchmark.defenses import DEFENSES, Batch
 from benchmark.defenses.intervals import log_between
 from benchmark.errors import UserError
 from benchmark.jobs.run_job import Machine, encoder_of, prepare_attack
@@ -324,7 +325,7 @@ def test_the_encoder_of_a_training_gives_fisher_its_jacobian(tiny_images):
     assert task.defense.sensitivity.item() == pytest.approx(exact, rel=0.1)
 
 
-def test_the_bounds_of_fisher_reckon_with_its_own_noise():
+def test_what_fisher_learned_is_its_noise():
     defense = trained("fisher", 400.0, noise_std=0.001, leakage=0.5)
     assert defense.channel() == "gaussian"
     assert defense.noise_level() == pytest.approx((defense.sensitivity.item() / 1536) ** 0.5, rel=1e-5)
@@ -333,6 +334,16 @@ def test_the_bounds_of_fisher_reckon_with_its_own_noise():
     assert (z - z_clean).std().item() == pytest.approx(defense.noise_level(), rel=0.05)
     expected = ((z - z_clean).double() / defense.noise_level()).square().flatten(1).sum(1) / 2
     np.testing.assert_allclose(defense.misfit(z_clean, z).numpy(), expected.numpy(), rtol=1e-5)
+
+
+def test_the_bounds_of_fisher_are_those_of_its_noise_and_learned_noise_has_none(tiny_images, monkeypatch):
+    monkeypatch.setattr(DEFENSES.get("fisher"), "std", lambda self: torch.tensor(0.3))
+    found, reason = bounds("fisher", tiny_images, noise_std=0.001)
+    expected = bounds("bottleneck", tiny_images, noise_std=0.3)[0]
+    assert found == pytest.approx(expected, rel=1e-4) and "dfil" in found and reason == ""
+    for name in ("laplace", "vib", "shredder"):
+        values, reason = bounds(name, tiny_images)
+        assert values == {} and f"what the attacker is sent by {name} is not the feature" in reason
 
 
 # -- shredder
