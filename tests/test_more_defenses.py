@@ -1,5 +1,6 @@
 """The defences that are not the paper's, each against its formula in float64, and all of them from end to end."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -23,7 +24,7 @@ from benchmark.jobs.run_job import Machine, encoder_of, prepare_attack
 from benchmark.store.store import Store
 from benchmark.training import checkpoint, loop
 
-MORE = ("quantise", "topk", "laplace", "vib", "fisher", "shredder")
+MORE = ("quantise", "topk", "laplace", "vib", "fisher", "shredder", "infoscissors")
 LEARNING = ("vib", "fisher", "shredder")
 
 
@@ -396,6 +397,44 @@ def test_the_misfit_of_shredder_is_the_density_of_the_mixture():
     np.testing.assert_allclose(found, log_density(a) - log_density(b), rtol=1e-4, atol=1e-3)
 
 
+# -- infoscissors
+
+
+def test_the_decoder_of_infoscissors_steps_and_then_judges():
+    """Its own step lowers the MSE on what `encode` gives; then the encoder is charged by it, in evaluation mode."""
+    torch.manual_seed(0)
+    defense = make("infoscissors", weight=0.7, adversary_steps=2)
+    defense.build()
+    x01, encoded = torch.rand(4, 3, 32, 32), torch.rand(4, 8, 8, 8)
+    start = copy.deepcopy(defense.adversary)
+    (gradient,) = torch.autograd.grad((start(encoded) - x01).square().mean(), next(start.parameters()))
+    defense.before_step(x01, x01, lambda x: encoded)
+    moved = next(defense.adversary.parameters()).detach() - next(start.parameters()).detach()
+    assert (moved * gradient).sum() < 0 and defense.adversary.training
+
+    before = [parameter.grad.clone() for parameter in defense.adversary.parameters()]
+    judge = copy.deepcopy(defense.adversary).eval()
+    charged = {}
+    for at, order in enumerate(([0, 1, 2, 3], [1, 2, 3, 0])):  # of images, so that one of the two is not 0
+        clean = encoded.clone().requires_grad_()
+        batch = replace(batch_of(defense, clean), x01=x01[order])
+        loss = defense.loss(batch)
+        errors = [
+            (judge(clean).double() - images.double()).square().mean()
+            for images in (x01[order], x01[[order[-1], *order[:-1]]])
+        ]
+        expected = 0.7 * (errors[1] - errors[0]).clamp_min(0)
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-8)
+        (got,), (wanted,) = torch.autograd.grad(loss, clean), torch.autograd.grad(expected, clean)
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-8)
+        charged[at] = loss.item()
+    assert max(charged.values()) > 0
+    assert all(map(torch.equal, before, (parameter.grad for parameter in defense.adversary.parameters())))
+    told = defense.end_epoch(0, None, None)
+    assert told["bound"] == pytest.approx(sum(charged.values()) / 0.7, rel=1e-5) and told["adversary_mse"] > 0
+    assert defense.seen.sum() == 0
+
+
 # -- what a defence learned
 
 
@@ -449,9 +488,12 @@ def test_the_chosen_checkpoint_holds_what_was_learned_by_then(tiny_images, monke
 
 @pytest.mark.parametrize("name", MORE)
 def test_what_an_attacker_is_sent(name):
-    assert make(name).channel() == {"quantise": "processed", "topk": "processed", "fisher": "gaussian"}.get(
-        name, "other"
-    )
+    assert make(name).channel() == {
+        "quantise": "processed",
+        "topk": "processed",
+        "fisher": "gaussian",
+        "infoscissors": "gaussian",
+    }.get(name, "other")
 
 
 @pytest.mark.usefixtures("one_thread")
