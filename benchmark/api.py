@@ -207,6 +207,7 @@ def load_encoder(
         model = build_model(recipe, facts, cpu, best["widths"])
         model.encoder.load_state_dict(best["weights"])
         channel = build_defense(recipe, facts, model, cpu, _autocast(cpu, "fp32"))
+        channel.load_learned(best.get("defense", {}))
     accuracy = store.metrics(job)["values"].get("accuracy_percent")
     stored = StoredEncoder(model.encoder, job.config["dataset"], channel, accuracy, at)
     return stored.eval().requires_grad_(False)
@@ -288,7 +289,7 @@ def _defense(
     channel: Channel, images: DataSet, model: SplitModel, where: torch.device, autocast: dict[str, Any]
 ) -> Defense:
     if isinstance(channel, Defense):
-        return copy.deepcopy(channel).to(where)
+        return copy.deepcopy(channel).to(where).requires_grad_(False)
     if callable(channel):
         return _Function(channel, _setting(images, model, where, autocast))
     if isinstance(channel, bool) or not isinstance(channel, (int, float)) or not 0 <= channel < math.inf:

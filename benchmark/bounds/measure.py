@@ -27,7 +27,7 @@ def bounds_of(
     model: in evaluation mode; train, test: clean features [N, D] of the whole parts of `images`, un-augmented.
     Diverged for features that are not finite; KeyboardInterrupt where `monitor` says to stop.
     """
-    sigma, channel = defense.params.noise_std, defense.channel()
+    sigma, channel = defense.noise_level(), defense.channel()
     if channel == "other":
         return {}, f"what the attacker is sent by {defense.name} is not the feature with Gaussian noise"
     if sigma == 0:

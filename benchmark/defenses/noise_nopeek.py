@@ -6,11 +6,10 @@ released code of the CEM paper (Gaussian noise; whether dCor is included is not 
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.defenses import DEFENSES, SHARPEST, add_gaussian
+from benchmark.defenses import DEFENSES, SHARPEST, add_gaussian, add_laplace
 from benchmark.defenses.distcorr import DistCorr
 
 
@@ -24,14 +23,12 @@ class NoiseNoPeek(DistCorr):
             description="always (released), or only once the network is trained (Titcombe et al.)"
         )
 
-    def transform(self, z: Tensor, generator: torch.Generator, phase) -> Tensor:
+    def transform(self, z: Tensor, generator, phase) -> Tensor:
         if phase == "train" and self.params.when == "after_training":
             return z
         if self.params.distribution == "gaussian":
             return add_gaussian(z, self.params.noise_std, generator)
-        u = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
-        # inverse CDF; 1 - 2|u| is in (0, 1] because rand is in [0, 1), so the end that gives log 0 is nudged
-        return z - self.params.noise_std * u.sign() * torch.log((1 - 2 * u.abs()).clamp_min(1e-7))
+        return add_laplace(z, self.params.noise_std, generator)
 
     def channel(self):
         return "gaussian" if self.params.distribution == "gaussian" else "other"

@@ -131,6 +131,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
     else:
         task.model = build_model(recipe, images, machine.device, task.best["widths"])
         task.model.load_state_dict(task.best["weights"])
+        task.defense.load_learned(task.best.get("defense", {}))
         with stages("evaluate"):
             values["accuracy_percent"] = task.accuracy(images.test.images, images.test.labels)
     with stages("save"):
@@ -303,10 +304,11 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 
 def encoder_of(best: dict) -> dict:
-    """Of a training's checkpoint what an attacker needs, as small as it is: the encoder's weights, and its widths."""
+    """Of a training's checkpoint what an attacker needs, as small as it is: the encoder's weights, its widths, and what
+    the defence learned, where it learned anything."""
     prefix = "encoder."
     weights = {name.removeprefix(prefix): value for name, value in best["weights"].items() if name.startswith(prefix)}
-    return {"weights": weights, "widths": best["widths"]}
+    return best | {"weights": weights}
 
 
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
@@ -316,7 +318,9 @@ def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
     model.encoder.load_state_dict(best["weights"])
     model.server = None
     autocast = _autocast(_precision_of(parent, machine), machine)
-    return model.eval().requires_grad_(False), build_defense(recipe, images, model, machine.device, autocast)
+    defense = build_defense(recipe, images, model, machine.device, autocast)
+    defense.load_learned(best.get("defense", {}))
+    return model.eval().requires_grad_(False), defense.requires_grad_(False)
 
 
 def _autocast(precision: str, machine: Machine) -> dict:

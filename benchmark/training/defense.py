@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.config import Number, Quirks, Strict
+from benchmark.errors import UserError
 
 Phase = Literal["train", "eval", "attack"]
 Channel = Literal["gaussian", "processed", "other"]
@@ -66,6 +67,9 @@ class Defense(nn.Module):
     # the quirks ("q3") that it reads in training, and that `transform` reads in the attack; keys depend on them
     train_quirks: tuple[str, ...] = ()
     attack_quirks: tuple[str, ...] = ()
+    # Those of its own parameters and buffers, made in `__init__`, that training changes and that `transform`, `kept` or
+    # `misfit` read. They are stored with the chosen encoder and given to every evaluation and attack of it.
+    learned: tuple[str, ...] = ()
 
     class Params(Strict):
         noise_std: Annotated[Number, Field(ge=0)] = Field(
@@ -93,10 +97,28 @@ class Defense(nn.Module):
     def channel(self) -> Channel:
         """What an attacker is sent, given the clean feature z_hat; the bounds (benchmark/bounds/) rest on it.
 
-        `gaussian`: z_hat + N(0, noise_std^2 I); `processed`: that, passed on by something which knows nothing more of
-        z_hat; `other`: anything else, of which no bound is given.
+        `gaussian`: z_hat + N(0, s^2 I), s = noise_level(); `processed`: that, passed on by something which knows
+        nothing more of z_hat; `other`: anything else, of which no bound is given.
         """
         return "gaussian" if type(self).transform is Defense.transform else "other"
+
+    def noise_level(self) -> float:
+        """The noise's standard deviation in a `gaussian` or `processed` channel, for the bounds."""
+        return self.params.noise_std
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Copies of what `learned` names, as it is now."""
+        return {name: getattr(self, name).detach().clone() for name in self.learned}
+
+    @torch.no_grad()
+    def load_learned(self, state: dict[str, Tensor]) -> None:
+        """Take over what `learned_state` gave. UserError where that is of another defence or another shape."""
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        if shapes != {name: tuple(getattr(self, name).shape) for name in self.learned}:
+            told = f"{shapes or 'nothing'}, which is not what the defence '{self.name}' learns"
+            raise UserError(f"the stored state of the defence holds {told}; train again")
+        for name, value in state.items():
+            getattr(self, name).copy_(value)
 
     def kept(self, z: Tensor) -> Tensor:
         """What an attacker can tell of a mask: the elements of a feature as sent that none has zeroed, bool as z."""
@@ -124,7 +146,14 @@ class Defense(nn.Module):
         """Before the model's forward pass in every step: steps of the defence's own networks, with its own optimisers.
 
         x01, x: the batch's images in [0, 1] and normalised, augmented; encode(x): their clean feature by the encoder as
-        it is now, in evaluation mode and without gradient. Runs outside autocast; `autocast` of `Setting` has it.
+        it is now, in evaluation mode and without gradient; encode(x, gradient=True): with one. Runs outside autocast;
+        `autocast` of `Setting` has it.
+        """
+
+    def after_step(self) -> None:
+        """After the model's optimiser in every step: a step of parameters of the defence that the loss trains as well.
+
+        Their gradients are those of the whole loss, CEM's term included. Nobody else zeroes them.
         """
 
     def task_weight(self) -> float:
@@ -159,3 +188,10 @@ def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
         return z
     noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
     return z + std * noise
+
+
+def add_laplace(z: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """z + Laplace(0, scale) for each element, by the inverse distribution function of uniform float32 draws."""
+    u = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
+    # 1 - 2|u| is in (0, 1] because rand is in [0, 1), so the end that gives log 0 is nudged
+    return z - scale * u.sign() * torch.log((1 - 2 * u.abs()).clamp_min(1e-7))

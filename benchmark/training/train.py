@@ -56,7 +56,7 @@ def learning_rate(train: Train, epoch: int, progress: float, idle: bool) -> floa
 
 
 class Training(Task):
-    """A `Task` whose `best` is the chosen checkpoint (weights and encoder widths) when it has run.
+    """A `Task` whose `best` is the chosen checkpoint when it has run: weights, encoder widths, the defence's own.
 
     data: the whole data set on `device`; precision: fp32 or bf16 (autocast; the rest of the step stays in fp32).
     """
@@ -93,7 +93,7 @@ class Training(Task):
         self.totals = torch.zeros(4, device=device, dtype=torch.float64)  # loss, L_C, hits, images of this epoch
         # accuracy of the best epoch so far (-1: none yet), its number, and its weights
         self.best_accuracy = torch.full((2,), -1.0, dtype=torch.float64)
-        self.best = _snapshot(self.model)
+        self.best = _snapshot(self.model, self.defense)
         self._buffers: list[Tensor] | None = None  # of the pre-training
         self.captured = Captured(device, generators(self.parts()), self._obstacle())
 
@@ -116,6 +116,7 @@ class Training(Task):
         loss, term, hits = self.losses(x01, x, labels, cem_on)
         (loss + self.cem_weight * term if cem_on else loss).backward()
         self.optimizer.step()
+        self.defense.after_step()
         self.totals += torch.stack([loss.detach(), term.detach(), hits, torch.full_like(loss, len(chosen))])
 
     def losses(self, x01: Tensor, x: Tensor, labels: Tensor, cem_on: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,11 +138,11 @@ class Training(Task):
             term = self.cem(z_clean.float().flatten(1), z.float().flatten(1), labels)
         return loss, term, correct_count(logits, labels)
 
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w], in evaluation mode and without gradient."""
+    def encode(self, x: Tensor, gradient: bool = False) -> Tensor:
+        """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w], in evaluation mode; without gradient unless
+        it is asked for."""
         self.model.encoder.eval()
-        with torch.autocast(**self.autocast):
+        with torch.set_grad_enabled(gradient), torch.autocast(**self.autocast):
             z_clean = cast_once(self.model.encoder, x)
         self.model.encoder.train()
         return z_clean
@@ -193,7 +194,7 @@ class Training(Task):
         late = epoch + 1 > self.recipe.train.select_after * self.epochs or epoch + 1 == self.epochs
         if late and accuracy > self.best_accuracy[0]:
             self.best_accuracy = torch.tensor([accuracy, epoch + 1], dtype=torch.float64)
-            self.best = _snapshot(self.model)
+            self.best = _snapshot(self.model, self.defense)
         before = list(self.model.parameters())
         more = self.defense.end_epoch(epoch, self.model, self.optimizer)
         if list(map(id, before)) != list(map(id, self.model.parameters())):  # pruned: the graphs train the old ones
@@ -399,6 +400,8 @@ def _batches(images: Tensor, size: int):
         yield to_unit(images[rows]).contiguous(memory_format=torch.channels_last), rows
 
 
-def _snapshot(model: models.SplitModel) -> dict:
+def _snapshot(model: models.SplitModel, defense: Defense) -> dict:
     weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    return {"weights": weights, "widths": list(model.encoder.widths)}
+    best = {"weights": weights, "widths": list(model.encoder.widths)}
+    learned = defense.learned_state()
+    return best | {"defense": learned} if learned else best
