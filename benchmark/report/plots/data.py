@@ -6,6 +6,7 @@ import pandas as pd
 
 from benchmark.analysis import history, names
 from benchmark.analysis.diff import diff
+from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.frame import Summary, summarise, too_wide
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import QUANTILES, quantile_names
@@ -16,9 +17,9 @@ ATTACKED = ["attacker", "split", "defense", "cem"]
 
 def attacks(part: pd.DataFrame) -> pd.DataFrame:
     """One row for each attack on a row of the matrix: mean MSE and accuracy over seeds, with the half-widths of their
-    Student t 95 % intervals (NaN for one seed, and where n is too small). part: a tidy frame of one suite, protocol and
-    data set."""
-    summaries = summarise(part)
+    Student t 95 % intervals (NaN for one seed, and where n is too small), and why nothing may be read into it ("" where
+    something may). part: a tidy frame of one suite, protocol and data set."""
+    summaries, doubts = summarise(part), Doubts(part)
     rows = []
     for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
         accuracy = summaries.get((dataset, defense, cem, "none", "validation", "accuracy_percent"))
@@ -30,10 +31,12 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
                     **{"seeds": len(found.values), "mse": found.mean, "mse_half_width": _spread(metric, found)},
                     "accuracy_percent": accuracy.mean if known else None,
                     "accuracy_half_width": _spread("accuracy_percent", accuracy) if known else None,
+                    "doubt": doubts.of(*part.iloc[0][["suite", "protocol"]], dataset, defense, cem, attacker, split),
                 }
             )
     numbers = ["seeds", "mse", "mse_half_width", "accuracy_percent", "accuracy_half_width"]
-    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, *numbers]).astype(dict.fromkeys(numbers[1:], float)))
+    columns = [*ATTACKED, *numbers, "doubt"]
+    return _sorted(pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers[1:], float)))
 
 
 def _spread(metric: str, found: Summary) -> float | None:

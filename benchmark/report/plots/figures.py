@@ -9,6 +9,7 @@ from benchmark.analysis import names
 from benchmark.report.plots import style
 from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title, tell
 
+PALE = 0.25  # the opacity of what nothing may be read into
 HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 
 
@@ -26,7 +27,7 @@ def tradeoff(frame: pd.DataFrame):
     figure.supylabel("accuracy (%)")
     marks = [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     defenses = [_defense_mark(name, looks(frame["defense"])) for name in ordered(frame["defense"])]
-    _legend(figure, [*defenses, *marks])
+    _legend(figure, [*defenses, *marks, *_pale(frame)])
     return figure
 
 
@@ -47,13 +48,15 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
             markeredgecolor=colour if marker in "x+" or not filled else "black",
             markeredgewidth=0.8 if not filled or marker in "x+" else 0.3,
             elinewidth=0.5,
+            alpha=PALE if row.doubt else None,
             zorder=3,
         )
         accuracy = _with_spread(row.accuracy_percent, row.accuracy_half_width, 2)
-        tell(container[0], f"{_row(row.defense, row.cem)}: MSE {_mse(row)}, accuracy {accuracy} %")
+        tell(container[0], f"{_row(row.defense, row.cem)}: MSE {_mse(row)}, accuracy {accuracy} %{_because(row)}")
         if row.cem != "off" and len(base):
             start = (base["mse"].iloc[0], base["accuracy_percent"].iloc[0])
             arrow = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
+            arrow["alpha"] = PALE if row.doubt or base["doubt"].iloc[0] else None
             panel.annotate("", (row.mse, row.accuracy_percent), start, arrowprops=arrow, zorder=2)
 
 
@@ -142,9 +145,10 @@ def bars(frame: pd.DataFrame):
                         hatch=_hatch(index),
                         edgecolor="black",
                         linewidth=0.4,
+                        alpha=PALE if row["doubt"] else None,
                         error_kw={"elinewidth": 0.6, "capsize": 1.5, "capthick": 0.6},
                     )
-                    tell(bar, f"{_row(defense, cem)}: MSE {_mse(row)}")
+                    tell(bar, f"{_row(defense, cem)}: MSE {_mse(row)}{_because(row)}")
         panel.set_xlim(left=0)
         panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
         panel.grid(axis="y", visible=False)
@@ -153,7 +157,8 @@ def bars(frame: pd.DataFrame):
     seeds = frame["seeds"].max()
     note = f"; 95 % interval, {seeds} seeds" if frame["mse_half_width"].notna().any() else ""
     figure.supxlabel(f"reconstruction MSE (pixels in [0, 1]){note}")
-    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)])
+    forms = [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)]
+    _legend(figure, [*forms, *_pale(frame)])
     return figure
 
 
@@ -302,6 +307,17 @@ def _with_spread(value: float, half_width: float, digits: int) -> str:
 
 def _mse(row) -> str:
     return _with_spread(row.mse, row.mse_half_width, 4)
+
+
+def _because(row) -> str:
+    return f" ({row.doubt})" if row.doubt else ""
+
+
+def _pale(frame: pd.DataFrame) -> list:
+    """The legend's entry on pale marks, where there are any."""
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], ls="", label="pale: blind, or at chance")] if (frame["doubt"] != "").any() else []
 
 
 def _half(width: float):
