@@ -33,11 +33,14 @@ HOSTILE = "<script>alert(1)</script>\"'&]]>"
 def two_rows(value: dict) -> None:
     """A small CIFAR-100 suite: two defences, both attackers and splits."""
     value["suites"]["cifar100"]["defense"] = ["bottleneck", "patrol"]
+    for attack in value["attacks"].values():
+        attack |= {"epochs": 4} if "epochs" in attack else {}
+    value["train"]["epochs"] = 6
 
 
 def shortened(value: dict) -> None:
     two_rows(value)
-    value["train"]["epochs"] = 6
+    value["suites"]["cifar100"]["set"] = {"train.epochs": 3}
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +147,7 @@ def test_deviations_are_graded_in_tolerances():
 
 def test_a_shortened_suite_is_not_coloured_and_tells_its_departures_once(tmp_path):
     text = build_page(*simulate(tmp_path, "cifar100", shortened))
-    assert text.count("train.epochs 6 (published 240)") == 1
+    assert text.count("train.epochs 3 (published 6)") == 1
     assert "▲" not in text and "≈" not in text and "within tolerance" not in text
     assert 'title="published 0.0007"' in text
 
@@ -272,7 +275,7 @@ def test_the_history_of_the_simulation_is_drawn(small, page):
         if cell.job.kind == "train" and (cell.defense, cell.cem) == ("patrol", "on"):
             with open(store.path(cell.job) / "history.csv", newline="") as file:
                 last.append(float([*csv.DictReader(file)][-1]["selection_accuracy_percent"]))
-    assert len(last) == 3 and f"<title>PATROL+CEM: {sum(last) / 3:.4g} in epoch 240</title>" in page
+    assert len(last) == 3 and f"<title>PATROL+CEM: {sum(last) / 3:.4g} in epoch 6</title>" in page
 
 
 # -- the answer
@@ -302,7 +305,7 @@ def test_one_seed_is_no_verdict():
     grid = only_grid([line for line in HELPED if line["seed"] == 0])
     ((_, _, row),) = grid.rows
     assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "+100\u00a0%"
-    assert grid.sentence.startswith("One seed: no verdict. The attackers' MSE changes by +100 %")
+    assert grid.sentence.startswith("One seed: no verdict. The attackers' MSE changes by +100\u00a0%")
 
 
 @pytest.mark.parametrize("form", ["off", "on"])

@@ -60,7 +60,7 @@ def build_page(
     pictures, left_out = strips.grids(cells, store, ordered(cell.defense for cell in cells))
     script = f"\n//<![CDATA[\n{_asset('page.js')}//]]>\n"  # as CDATA, so that the page is well-formed XML, too
     tables = build_tables(frame, compare=True, extra_metrics=extra_metrics, epochs=epochs(cells))
-    tables.sort(key=lambda table: table.columns[0].metric != "accuracy_percent")  # what has no attack comes last
+    first = [table for table in tables if any(column.metric == "mse" for column in table.columns)]
     printed = [cell for table in tables for row in table.rows for cell in row.cells if cell.behind]
     return (
         environment("html")
@@ -76,7 +76,8 @@ def build_page(
             claims=_claims(lines),
             claim_headings=verdict_stage.HEADINGS,
             axes=_axes(cells),
-            tables=[*tables, *bounds_tables(frame)],
+            tables=first,
+            more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],
             files={table.name for table in tables},  # the bounds share one file
             printed=bool(printed),
             judged=any(cell.comparable and cell.value is not None for cell in printed),
