@@ -480,6 +480,7 @@ def test_the_address_holds_the_filters_and_a_link_sets_them(opened):
     opened.execute_script("location.hash = '#defense=patrol'")
     time.sleep(0.2)
     assert column(opened, "S5", 1) == ["PATROL", "PATROL+CEM"]
+    opened.execute_script("scrollTo(0, 0)")
     opened.find_element("css selector", "#filters button[type=reset]").click()
     time.sleep(0.2)
     assert opened.current_url == opened.page and complaints(opened) == []
