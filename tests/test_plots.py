@@ -299,6 +299,17 @@ def test_names_of_any_kind_are_text(tmp_path):
     assert all(path.parent == tmp_path / "plots" for path in paths)
 
 
+def test_odd_numbers_are_drawn_or_left_out():
+    """What a stranger's results may hold: numbers no axis holds together, epochs that are none."""
+    losses = [[1, 0.5], [2, math.inf], [math.nan, 1.0], [3, -1.0], [4, math.nan]]
+    fits = pd.DataFrame([["gan", "train", "dropout", "on", 1, *line] for line in losses])
+    fits.columns = [*data.ATTACKED, "seed", "epoch", "loss"]
+    assert stage._fitted(fits)["epoch"].tolist() == [1] and stage._fitted(fits.drop(columns="loss")).empty
+    for value in (1e-300, 1e100, 0.0, -1.0):
+        frame = made(VALUES | {("dropout", "off", "decoder", "infer", "mse"): [value]})
+        assert style.svg(figures.against(data.against(frame, published.reference())))
+
+
 def test_nothing_finished_is_no_figure(tmp_path):
     frame = made(VALUES).assign(status="missing", value=math.nan)
     assert stage.write([], Store(tmp_path), frame, tmp_path / "plots") == []

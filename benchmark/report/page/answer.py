@@ -87,7 +87,9 @@ def _sentence(attacks: list[Verdict], seeds: int) -> str:
     size = f"the attackers' MSE changes by {changes.median():+.0f}\u00a0% in the median" if len(changes) else ""
     rest = f" {doubtful} of {len(attacks)} attacks tell nothing ({BLIND} or {CHANCE}, below)." if doubtful else ""
     if seeds < 2:
-        spread = f", from {changes.min():+.0f} to {changes.max():+.0f}\u00a0%, over {len(changes)} attacks" if size else ""
+        spread = (
+            f", from {changes.min():+.0f} to {changes.max():+.0f}\u00a0%, over {len(changes)} attacks" if size else ""
+        )
         return f"One seed: no verdict. {size[:1].upper()}{size[1:]}{spread}.{rest}" if size else f"No verdict.{rest}"
     told = ", ".join(f"{kind} in {number}" for kind, number in count.items())
     return f"CEM raises the attackers' MSE: {told} of {len(attacks)} attacks{'; ' + size if size else ''}.{rest}"

@@ -9,6 +9,7 @@ from benchmark.analysis import names
 from benchmark.report.plots import style
 from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title, tell
 
+SMALLEST = 1e-9  # of the largest value: a logarithmic axis reaches no further down
 PALE = 0.25  # the opacity of what nothing may be read into
 HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 
@@ -68,7 +69,7 @@ def against(frame: pd.DataFrame):
     for panel, metric in zip(grid, metrics, strict=True):
         rows = frame[frame["metric"] == metric]
         both = pd.concat([rows["published"], rows["produced"]])
-        logarithmic = metric == "mse" and (both > 0).all()
+        logarithmic = metric == "mse" and both.min() > SMALLEST * both.max()
         low, high = _span(both.min(), both.max(), logarithmic)
         line = [low * (high / low) ** (i / 50) if logarithmic else low + (high - low) * i / 50 for i in range(51)]
         _band(panel, line, rows)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmark.analysis import names, published
@@ -89,7 +90,10 @@ def _shown(cells: list[Cell], store: Store, part: pd.DataFrame) -> dict[str, pd.
 
 
 def _fitted(epochs: pd.DataFrame) -> pd.DataFrame:
-    return epochs[epochs["loss"] > 0] if "loss" in epochs else epochs.iloc[:0]
+    """The epochs whose loss can stand on a logarithmic axis."""
+    if "loss" not in epochs:
+        return epochs.iloc[:0]
+    return epochs[(epochs["loss"] > 0) & np.isfinite(epochs[["epoch", "loss"]]).all(axis=1)]
 
 
 def _caption(name: str, part: pd.DataFrame, suite: str) -> str:
