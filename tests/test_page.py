@@ -4,7 +4,6 @@ import base64
 import csv
 import io
 import json
-import math
 import re
 import shutil
 import time
@@ -16,14 +15,16 @@ from browser import chromium, complaints, needed, prefer, requests, resize
 from PIL import Image
 from simulated import simulate
 from test_pictures import tiles
+from test_report import HELPED, SPREAD, frame_of, pair
 
 from benchmark.analysis import published
-from benchmark.analysis.frame import CELL
+from benchmark.analysis.frame import CELL, half_width
+from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
-from benchmark.report.page import build_page, strips
-from benchmark.report.page.axes import axis
-from benchmark.report.page.charts import tradeoff
+from benchmark.report.page import answer, build_page, strips
+from benchmark.report.page.drawn import inline
 from benchmark.report.page.grades import graded
+from benchmark.report.plots import style
 from benchmark.report.tables import build_tables
 
 HOSTILE = "<script>alert(1)</script>\"'&]]>"
@@ -37,9 +38,14 @@ def two_rows(value: dict) -> None:
     value["train"]["epochs"] = 6
 
 
+def shortened(value: dict) -> None:
+    two_rows(value)
+    value["suites"]["cifar100"]["set"] = {"train.epochs": 3}
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("small"), "cifar100", two_rows, seeds=(125, 126))
+    return simulate(tmp_path_factory.mktemp("small"), "cifar100", two_rows, seeds=(125, 126, 127))
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +60,42 @@ def parsed(text: str) -> ElementTree.Element:
 # -- what it holds
 
 
+XLINK = "{http://www.w3.org/1999/xlink}href"
+SVG = "{http://www.w3.org/2000/svg}"
+
+
 def test_the_page_is_well_formed_and_loads_nothing(page):
+    """Links lead on, when clicked; nothing else names a file. No id stands twice, whatever the figures."""
     tree = parsed(page)
-    for element in tree.iter():
-        for name in ("src", "href", "action", "data"):
+    for element in (element for element in tree.iter() if element.tag != "a"):
+        for name in ("src", "href", "action", "data", XLINK):
             target = element.get(name)
-            assert target is None or target.startswith(("data:image/webp;base64,", "#")), target
+            assert target is None or target.startswith(("data:image/", "#")), target
     assert "url(http" not in page and "@import" not in page and page.count("<script") == 1
     identifiers = [element.get("id") for element in tree.iter() if element.get("id")]
     assert len(identifiers) == len(set(identifiers))
-    links = [element.get("href")[1:] for element in tree.iter("a")]
-    assert links and set(links) <= set(identifiers)
+    inner = [element.get(XLINK, "")[1:] for element in tree.iter(f"{SVG}use")] + re.findall(r"url\(#([^)]*)\)", page)
+    links = [link.get("href")[1:] for link in tree.iter("a") if link.get("href").startswith("#")]
+    assert inner and links and set(inner) | set(links) <= set(identifiers)
+
+
+def test_links_lead_to_what_the_report_writes_beside_the_page(tmp_path):
+    """Every file of the report, the log of each job and the documents, where they lie beside the folder of tables."""
+    from benchmark.report import stage
+
+    cells, store = simulate(tmp_path, "cifar100", two_rows)
+    for cell in cells:
+        (store.path(cell.job) / "log.txt").write_text("")
+        (store.path(cell.job) / "SHA256SUMS").unlink()
+    out = tmp_path / "tables" / "cifar100"
+    stage.write(cells, store.root, out, False, [])
+    tree = parsed(build_page(cells, store, out=out))
+    links = [link.get("href") for link in tree.iter("a") if not link.get("href").startswith(("#", "https://"))]
+    assert all((out / link).is_file() for link in links), links
+    assert {"results.csv", "S5.tex", "plots/tradeoff-cifar100.pdf"} <= set(links)
+    assert sum(link.endswith("log.txt") for link in links) == len({cell.job.key for cell in cells})
+    elsewhere = build_page(cells, store, out=tmp_path / "far" / "away" / "cifar100", figures=False)
+    assert "log.txt" not in elsewhere and str(tmp_path) not in elsewhere and "plots/" not in elsewhere
 
 
 def test_every_value_and_its_published_one_stand_in_the_tables(small, page):
@@ -77,15 +108,16 @@ def test_every_value_and_its_published_one_stand_in_the_tables(small, page):
             continue
         both = [other for other in cells if other.job.cell | {"seed": 0} == cell.job.cell | {"seed": 0}]
         both = [other for other in both if (other.attacker, other.split) == (cell.attacker, cell.split)]
-        mean = sum(store.metrics(other.job)["values"]["mse"] for other in both) / len(both)
-        assert len(both) == 2
+        values = [store.metrics(other.job)["values"]["mse"] for other in both]
+        mean, spread = sum(values) / len(values), half_width(values)
+        assert len(both) == 3
         label = {"bottleneck": "Bottleneck", "patrol": "PATROL"}[cell.defense] + ("+CEM" if cell.cem == "on" else "")
         column = 1 + ["decodertrain", "decoderinfer", "gantrain", "ganinfer"].index(cell.attacker + cell.split)
         found = text["S5"][label][column]
         reference = printed["cifar100", cell.defense, cell.cem, cell.attacker, cell.split, "mse"]
-        assert f"{mean:.4f} ±" in found and f"({reference:.4f})" in found
+        assert f"{mean:.4f} ± {spread:.4f}" in found and f"({reference:.4f})" in found
         seen += 1
-    assert seen == 2 * 2 * 4 * 2
+    assert seen == 2 * 2 * 4 * 3
 
 
 def rows_of(tree: ElementTree.Element, table: str) -> list[tuple[str, list[str]]]:
@@ -111,6 +143,13 @@ def test_deviations_are_graded_in_tolerances():
         assert {cell.grade for cell in found} == {grade} and len(found) == 8
         if factor != 1:
             assert {cell.higher for cell in found} == {factor > 1}
+
+
+def test_a_shortened_suite_is_not_coloured_and_tells_its_departures_once(tmp_path):
+    text = build_page(*simulate(tmp_path, "cifar100", shortened))
+    assert text.count("train.epochs 3 (published 6)") == 1
+    assert "▲" not in text and "≈" not in text and "within tolerance" not in text
+    assert 'title="published 0.0007"' in text
 
 
 def test_pictures_are_those_of_the_store(small, page):
@@ -163,7 +202,7 @@ def test_many_pictures_are_cut_to_a_budget(small, page, monkeypatch):
 def test_pictures_come_from_the_first_seed_that_has_them(small, tmp_path):
     cells, store = small
     for cell in cells:
-        if cell.attacker != "none" and cell.seed == 126:
+        if cell.attacker != "none" and cell.seed == 126:  # of which no pictures are kept here, but of the first
             what = (cell.defense, cell.cem, cell.attacker, cell.split, 125)
             other = next(c for c in cells if (c.defense, c.cem, c.attacker, c.split, c.seed) == what)
             shutil.copytree(store.path(other.job), tmp_path / "results" / cell.job.folder)
@@ -228,39 +267,76 @@ def test_nothing_of_the_results_becomes_markup(small, tmp_path):
         file.write_bytes(before)
 
 
-def test_an_arrow_leads_from_cem_off_to_on(small):
+def test_the_history_of_the_simulation_is_drawn(small, page):
+    """The last value of a line is the mean of the jobs' history.csv files."""
     cells, store = small
-    from benchmark.analysis.collect import tidy_frame
-
-    frame = tidy_frame(cells, store)
-    facets = {(facet.cell["attacker"], facet.cell["split"]): facet for facet in tradeoff(frame)}
-    assert set(facets) == {(a, s) for a in ("decoder", "gan") for s in ("train", "infer")}
-    for (attacker, split), facet in facets.items():
-        assert len(facet.marks) == 4 and 1 <= len(facet.lines) <= 2
-        places = {(mark.cell["defense"], mark.cell["cem"]): (mark.x, mark.y) for mark in facet.marks}
-        for line in facet.lines:
-            start, end = (tuple(map(float, point.split(","))) for point in line.points.split())
-            defense = line.cell["defense"]
-            assert math.dist(start, places[defense, "off"]) < 7.5 and math.dist(end, places[defense, "on"]) < 7.5
-        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split) & (frame["metric"] == "mse")]
-        means = rows.groupby(["defense", "cem"])["value"].mean()
-        assert sorted(places, key=lambda row: places[row][0]) == sorted(places, key=lambda row: means[row])
+    last = []
+    for cell in cells:
+        if cell.job.kind == "train" and (cell.defense, cell.cem) == ("patrol", "on"):
+            with open(store.path(cell.job) / "history.csv", newline="") as file:
+                last.append(float([*csv.DictReader(file)][-1]["selection_accuracy_percent"]))
+    assert len(last) == 3 and f"<title>PATROL+CEM: {sum(last) / 3:.4g} in epoch 6</title>" in page
 
 
-@pytest.mark.parametrize(
-    ("values", "log"),
-    [([0.001, 0.05], True), ([60.0, 61.5], False), ([5.0], False), ([0.01], True), ([1e-6, 10], True)],
-)
-def test_an_axis_holds_its_values_and_has_ticks_within(values, log):
-    found = axis("x", values, 50, 400, log)
-    assert all(50 < found.at(value) < 400 for value in values)
-    assert 2 <= len(found.ticks) <= 12 and len({label for _, label in found.ticks}) == len(found.ticks)
-    for place, label in found.ticks:
-        assert 50 <= place <= 400 and abs(found.at(float(label)) - place) < 0.5
+# -- the answer
 
 
-def test_epochs_are_whole_numbers():
-    assert [label for _, label in axis("Epoch", [1, 2], 0, 100, whole=True).ticks] == ["1", "2"]
+def only_grid(rows: list[dict]) -> answer.Grid:
+    frame = frame_of(*rows)
+    (grid,) = answer.grids(frame, verdicts(frame))
+    return grid
+
+
+def test_the_answer_is_a_grid_of_rows_by_attackers():
+    worse = pair([0.020, 0.022, 0.024], [0.010, 0.011, 0.012], "mse", "gan")
+    grid = only_grid(HELPED + SPREAD + worse)
+    assert grid.columns == [("none", "validation"), ("decoder", "infer"), ("gan", "infer")]
+    found = {defense: row for defense, _, row in grid.rows}
+    assert list(found) == ["bottleneck", "dropout"] and found["dropout"][2] is None
+    assert [verdict.kind for verdict in found["bottleneck"]] == ["supported", "supported", "not supported"]
+    assert [verdict.kind for verdict in found["dropout"][:2]] == ["undecided", "undecided"]
+    assert found["bottleneck"][1].text == "✓ +100\u00a0%" and "+100" in found["bottleneck"][1].hint
+    assert grid.sentence.startswith(
+        "CEM raises the attackers' MSE: supported in 1, not supported in 1, undecided in 1 of 3 attacks; "
+    )
+
+
+def test_one_seed_is_no_verdict():
+    grid = only_grid([line for line in HELPED if line["seed"] == 0])
+    ((_, _, row),) = grid.rows
+    assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "+100\u00a0%"
+    assert grid.sentence.startswith("One seed: no verdict. The attackers' MSE changes by +100\u00a0%")
+
+
+@pytest.mark.parametrize("form", ["off", "on"])
+def test_an_attack_that_learnt_nothing_has_no_verdict_and_no_part_in_the_sentence(form):
+    beats = {"off": [1.0, 1.0, 1.0], "on": [1.0, 1.0, 1.0]} | {form: [1.0, 0.0, 1.0]}
+    ((_, _, row),) = (grid := only_grid(HELPED + pair(beats["off"], beats["on"], "beats_mean_image"))).rows
+    assert (row[1].kind, row[1].text) == ("plain", "blind") and "learnt nothing" in row[1].hint
+    assert row[0].kind == "supported" and "1 of 1 attacks tell nothing" in grid.sentence and "%" not in grid.sentence
+
+
+def test_a_row_at_chance_has_no_verdict():
+    chance = pair([10.0, 10.2, 10.4], [10.1, 10.2, 10.3], "accuracy_percent", "none")
+    ((_, _, row),) = only_grid([line for line in HELPED if line["metric"] != "accuracy_percent"] + chance).rows
+    assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "chance"
+
+
+# -- the figures
+
+
+def test_figures_of_one_page_share_no_id_and_keep_what_their_marks_say():
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    (line,) = figure.subplots().plot([1, 2], [3, 4], "o")
+    style.tell(line, HOSTILE)
+    parts = [inline(style.svg(figure), name, HOSTILE) for name in ("a", "b")]
+    one, other = (ElementTree.fromstring(part) for part in parts)
+    ids = [{element.get("id") for element in tree.iter()} - {None} for tree in (one, other)]
+    assert ids[0] and ids[1] and not ids[0] & ids[1]
+    assert one.get("aria-label") == HOSTILE == one.find(f".//{SVG}title").text
+    assert "<!--" not in parts[0] and "<style" not in parts[0]
 
 
 # -- in a browser
@@ -329,7 +405,7 @@ def test_tables_sort_by_mouse_and_by_keyboard(opened):
     values = [float(text.split()[1]) for text in before if "±" in text]
     assert len(values) == 4
     assert numbers(column(opened, "S5", 3)) == sorted(values)
-    opened.execute_script("document.getElementById('beside').focus()")
+    opened.execute_script("document.querySelector('[name=beside]').focus()")
     active = None
     for _ in range(40):  # on by the tab key alone
         opened.switch_to.active_element.send_keys(Keys.TAB)
@@ -351,23 +427,23 @@ def test_tables_sort_by_mouse_and_by_keyboard(opened):
 def choose(window, name: str, value: str) -> None:
     from selenium.webdriver.support.select import Select
 
-    Select(window.find_element("css selector", f"#filters [name={name}], #filters #{name}")).select_by_value(value)
+    Select(window.find_element("css selector", f"#filters [name={name}]")).select_by_value(value)
 
 
-def test_filters_choose_rows_columns_pictures_and_points(opened):
+def test_filters_choose_rows_columns_and_pictures(opened):
     assert len(column(opened, "S5", 1)) == 4
     choose(opened, "defense", "patrol")
     assert column(opened, "S5", 1) == ["PATROL", "PATROL+CEM"]
     who = shown(opened, "#reconstructions .row.leaf .who")
     assert {text.split("\n")[0] for text in who} == {"PATROL", "PATROL+CEM"}
-    assert len(shown(opened, "#tradeoff .mark")) == 4 * 2
+    assert shown(opened, ".answer tbody th") == ["PATROL+CEM"]
     choose(opened, "cem", "on")
     assert column(opened, "S5", 1) == ["PATROL+CEM"]
     choose(opened, "attacker", "gan")
     assert shown(opened, "#table-S5 thead .group") == ["", "GAN-based MSE"]
     choose(opened, "split", "infer")
     assert len(shown(opened, "#table-S5 tbody td")) == 2  # accuracy and one MSE
-    assert len(shown(opened, "#tradeoff .facet")) == 1
+    assert len(shown(opened, ".answer tbody td")) == 2
     assert "of" in shown(opened, "#count")[0]
     opened.find_element("css selector", "#filters button[type=reset]").click()
     time.sleep(0.2)
@@ -391,21 +467,37 @@ def test_published_values_stand_beside_on_demand_and_in_the_hint(opened):
     assert re.search(r"[+-]0\.\d{4}", shown(opened, cell)[0]) and "(0.0007)" not in shown(opened, cell)[0]
 
 
-def test_points_tell_what_they_are_and_the_arrow_keys_move_between_them(opened):
-    from selenium.webdriver.common.keys import Keys
+def test_the_address_holds_the_filters_and_a_link_sets_them(opened):
+    choose(opened, "defense", "patrol")
+    choose(opened, "beside", "published")
+    assert opened.current_url == opened.page + "#defense=patrol&beside=published"
+    opened.get("about:blank")
+    opened.get(opened.page + "#defense=bottleneck&cem=on&split=no-such-split")
+    assert column(opened, "S5", 1) == ["Bottleneck+CEM"] and opened.current_url.endswith("#defense=bottleneck&cem=on")
+    opened.find_element("css selector", "nav a[href='#figures']").click()
+    top = "return Math.abs(document.querySelector('#figures').getBoundingClientRect().top) < 120"
+    assert opened.execute_script(top) and opened.current_url.endswith("#defense=bottleneck&cem=on")
+    opened.execute_script("location.hash = '#defense=patrol'")
+    time.sleep(0.2)
+    assert column(opened, "S5", 1) == ["PATROL", "PATROL+CEM"]
+    opened.execute_script("scrollTo(0, 0)")
+    opened.find_element("css selector", "#filters button[type=reset]").click()
+    time.sleep(0.2)
+    assert opened.current_url == opened.page and complaints(opened) == []
 
-    stops = all_of(opened, "'#tradeoff .facet:first-of-type .mark')].map((mark) => mark.getAttribute('tabindex'))")
-    assert sorted(stops) == ["-1", "-1", "-1", "0"]
-    opened.execute_script("document.querySelector('#tradeoff .mark').focus()")
-    first = shown(opened, "#tip")
-    assert len(first) == 1 and "MSE" in first[0] and "accuracy" in first[0]
-    opened.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
-    second = shown(opened, "#tip")
-    assert len(second) == 1 and second != first
-    opened.switch_to.active_element.send_keys(Keys.ESCAPE)
-    assert shown(opened, "#tip") == []
-    for chart in opened.find_elements("css selector", "svg[role=group]"):
-        assert chart.find_element("tag name", "title") and chart.find_element("tag name", "desc")
+
+def test_details_are_folded_and_the_answer_is_first(opened):
+    headings = shown(opened, "h1, h2")
+    assert headings[1].startswith("Does CEM") and headings[2:4] == ["Tables", "Figures"]
+    assert shown(opened, ".answer thead th")[1:] == [
+        "Acc.",
+        *(f"{who} {split}" for who in ("Dec.-based", "GAN-based") for split in ("train", "infer")),
+    ]
+    assert len(shown(opened, ".figure svg")) == 2 and len(all_of(opened, "'.figure svg')]")) == 6
+    assert shown(opened, "#audit table, #provenance table, .extremes .row") == []
+    order = "return [...document.querySelectorAll('main > section')].map((section) => section.id)"
+    first, last = ["answer", "tables", "figures", "reconstructions"], ["audit", "provenance", "missing"]
+    assert opened.execute_script(order) == first + last
 
 
 def luminance(window, query: str, what: str) -> float:
@@ -426,24 +518,50 @@ def test_light_and_dark_follow_the_system_and_the_button(opened, scheme):
     assert (luminance(opened, "body", "backgroundColor") < 0.2) == (scheme == "dark")
     for query in ("h1", ".caption", ".legend", "nav a"):  # WCAG AA: at least 4.5 to 1
         assert contrast(opened, query, "body") >= 4.5, query
-    for grade in (".chip.g1.higher", ".chip.g2.higher", ".chip.g3.higher", ".chip.g3.lower"):
+    assert contrast(opened, "figcaption", ".figure") >= 4.5 and contrast(opened, "figcaption a", ".figure") >= 4.5
+    verdicts = (".chip.supported", ".chip.not-supported")
+    for grade in (".chip.g1.higher", ".chip.g2.higher", ".chip.g3.higher", ".chip.g3.lower", *verdicts):
         assert contrast(opened, grade, grade) >= 4.5, grade
     button = opened.find_element("id", "theme")
     assert button.get_attribute("aria-pressed") == str(scheme == "dark").lower()
+    other = {"light": "Dark", "dark": "Light"}
+    assert button.text == other[scheme]
     button.click()
     assert (luminance(opened, "body", "backgroundColor") < 0.2) == (scheme == "light")
-    button.click()
+    assert button.text != other[scheme]
+    opened.get(opened.page)
+    assert (luminance(opened, "body", "backgroundColor") < 0.2) == (scheme == "light")  # remembered
+    opened.find_element("id", "theme").click()
     opened.execute_script("localStorage.clear()")
 
 
-def test_on_a_phone_only_tables_and_pictures_scroll_sideways(opened):
+def test_on_a_phone_accuracy_and_both_attackers_mse_are_read_without_scrolling(opened):
+    """All of the answer and of Table S5, with intervals: inside the screen, and not too small."""
     resize(opened, 390, 844)
     opened.get(opened.page)
     assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
-    opened.execute_script("document.querySelector('#table-S5 .scroll').scrollLeft = 200")
-    left = "return document.querySelector('#table-S5 tbody th').getBoundingClientRect().left"
-    assert 0 <= opened.execute_script(left) < 20  # the row's name stays
     assert opened.execute_script("return document.querySelector('#filters details').open") is False
+    for query in (".answer", "#table-S5 table"):
+        box = f"const box = document.querySelector('{query}').closest('.scroll'); "
+        assert opened.execute_script(box + "return box.scrollWidth - box.clientWidth") == 0, query
+        cells = all_of(opened, f"'{query} :is(th, td)')].map((e) => [e.getBoundingClientRect().right, e.scrollWidth - "
+                       "e.clientWidth, parseFloat(getComputedStyle(e).fontSize)])")  # fmt: skip
+        assert cells and all(right <= 390 and cut <= 0 and size >= 12 for right, cut, size in cells), query
+
+
+def test_what_is_wider_than_the_screen_scrolls_with_its_first_column_fixed_and_fades_at_the_end(opened):
+    resize(opened, 390, 844)
+    opened.get(opened.page)
+    opened.execute_script("document.querySelectorAll('.gallery')[0].scrollIntoView()")
+    box = "const box = document.querySelectorAll('.gallery')[0]; "
+    fades = box + "return getComputedStyle(box).maskImage !== 'none'"
+    time.sleep(0.2)
+    assert opened.execute_script(box + "return box.scrollWidth > box.clientWidth") and opened.execute_script(fades)
+    opened.execute_script(box + "box.scrollLeft = 200")
+    assert 0 <= opened.execute_script(box + "return box.querySelector('.who').getBoundingClientRect().left") < 20
+    opened.execute_script(box + "box.scrollLeft = 9999")
+    time.sleep(0.2)
+    assert not opened.execute_script(fades)
 
 
 def test_the_skip_link_is_first_and_leads_to_the_results(opened):
@@ -493,17 +611,9 @@ def test_a_page_of_all_tables_and_three_seeds_is_small_and_opens_fast(tmp_path, 
         timing = "const n = performance.getEntriesByType('navigation')[0]; return n.loadEventEnd / 1000"
         seconds = window.execute_script(timing)
         assert complaints(window) == []
+        height = window.execute_script("return document.documentElement.scrollHeight")
     record_property("megabytes", round(size, 2))
     record_property("load_seconds", round(seconds, 2))
     with capsys.disabled():
-        print(f"\n112 cells, 3 seeds: {size:.1f} MiB, loaded in {seconds:.2f} s")
-    assert size < 15
-
-
-def test_the_history_of_the_simulation_is_drawn(small, page):
-    """The last value of a curve is that of the job's history.csv."""
-    cells, store = small
-    cell = next(c for c in cells if c.job.kind == "train" and c.seed == 126 and c.defense == "patrol" and c.cem == "on")
-    with open(store.path(cell.job) / "history.csv", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
-    assert f"+CEM, seed 126: {float(last['selection_accuracy_percent']):.4g} in epoch 6" in page
+        print(f"\n112 cells, 3 seeds: {size:.1f} MiB, {height} px, loaded in {seconds:.2f} s")
+    assert size < 15 and height < 6000

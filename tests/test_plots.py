@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -69,6 +70,11 @@ def trainings(variants=("off", "on"), epochs: int = 5) -> pd.DataFrame:
     )
 
 
+def fits(frame: pd.DataFrame) -> pd.DataFrame:
+    rows = data.attacks(frame)
+    return pd.concat([rows.assign(seed=1, epoch=epoch, loss=rows["mse"] * (1 + 5 / epoch)) for epoch in (1, 2, 3)])
+
+
 def quantiles(frame: pd.DataFrame) -> pd.DataFrame:
     rows = data.attacks(frame)
     spread = dict(zip(QUANTILES, (0.1, 0.2, 0.5, 1, 2, 5, 10), strict=True))
@@ -83,6 +89,7 @@ def every_figure(frame: pd.DataFrame) -> dict:
             "bars": figures.bars(attacks),
             "published": figures.against(data.against(frame, published.reference())),
             "training": figures.training(trainings()),
+            "fitting": figures.fitting(fits(frame)),
             "images": figures.images(quantiles(frame)),
         }
 
@@ -131,7 +138,8 @@ def test_bars_are_as_long_as_the_mse_and_only_several_seeds_have_intervals():
     assert sorted(bar.get_width() for bar in panel.patches) == pytest.approx([0.011, 0.0215, 0.03])
     segments = [segment for lines in panel.collections for segment in lines.get_segments()]
     spans = sorted((segment[0][0] + segment[1][0]) / 2 for segment in segments)
-    assert spans == pytest.approx([0.011, 0.0215])  # none for the row with one seed
+    assert spans == pytest.approx([0.0215])  # none for one seed, nor where the interval would reach below zero
+    assert all(segment[0][0] >= 0 for segment in segments) and panel.get_xlim()[0] == 0
     assert [label.get_text() for label in panel.get_yticklabels()] == ["Bottleneck", "Dropout"]
 
 
@@ -158,6 +166,33 @@ def test_training_curves_are_means_over_seeds_in_the_panel_of_their_form_of_cem(
     assert (off.get_title(), on.get_title()) == ("without CEM", "with CEM")
     assert off.lines[0].get_xydata().tolist() == [[1, 2], [2, 4]]
     assert on.lines[0].get_xydata().tolist() == [[1, 7], [2, 7]]
+
+
+def test_curves_of_attacks_are_means_over_seeds_dashed_without_cem():
+    frame = pd.DataFrame(
+        [["gan", "train", "dropout", "off", seed, epoch, seed / epoch] for seed in (1, 3) for epoch in (1, 2)]
+        + [["gan", "train", "dropout", "on", 1, epoch, 7.0] for epoch in (1, 2)],
+        columns=["attacker", "split", "defense", "cem", "seed", "epoch", "loss"],
+    )
+    (panel,) = figures.fitting(frame).axes
+    assert [line.get_xydata().tolist() for line in panel.lines] == [[[1, 2], [2, 1]], [[1, 7], [2, 7]]]
+    assert [line.get_linestyle() for line in panel.lines] == ["--", "-"] and panel.get_yscale() == "log"
+
+
+def test_every_mark_says_what_it_is():
+    """A title in the SVG for each point, bar, box and line, with its numbers; and no mark of matplotlib's own."""
+    frame = whole_suite(3)
+    expected = {"tradeoff": 60, "bars": 60, "published": len(data.against(frame, published.reference()))}
+    expected |= {"training": 2 * 2 * 8, "fitting": 60, "images": 60}
+    first = data.attacks(frame).iloc[0]
+    for name, figure in every_figure(frame).items():
+        with matplotlib.rc_context(style.RC):
+            root = xml.etree.ElementTree.fromstring(style.svg(figure))
+        titles = [element.text for element in root.iter("{http://www.w3.org/2000/svg}title")]
+        assert len(titles) == expected[name], name
+        assert all(re.match(r"(No defence|Bottle|Dist|Drop|PATROL|ResSFL|Noise_).*\d", title) for title in titles), name
+        if name == "bars":
+            assert titles[0] == f"No defence: MSE {first['mse']:.4f} ± {first['mse_half_width']:.4f}"
 
 
 # -- at a column's width
@@ -197,9 +232,10 @@ def test_every_text_stands_inside_the_page_and_no_label_on_another(seeds):
 def test_rows_are_told_apart_by_colour_and_by_marker():
     looks = list(style.looks([*style.DEFENSES, "mine", "yours"]).values())
     assert len({marker for _, marker in looks}) == len(looks)
+    colours = [colour for colour, _ in looks]
+    assert len(set(colours)) == len(colours)
     okabe_ito = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-    colours = [colour for colour, _ in style.DEFENSES.values()]
-    assert len(set(colours)) == len(colours) and set(colours) <= okabe_ito | {style.GREY}
+    assert {colour for colour, _ in style.DEFENSES.values()} <= okabe_ito | {style.GREY}
 
 
 # -- the files
@@ -218,7 +254,8 @@ def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
     assert outcome.code == 0, outcome.err
     folder = tmp_path / "smoke" / "plots"
     stems = {path.stem for path in folder.iterdir()} - {"README"}
-    assert stems == {"tradeoff-photos", "bars-photos", "training-photos", "images-photos"}  # nothing printed for photos
+    names = ("tradeoff", "bars", "training", "fitting", "images")  # nothing is printed for photos
+    assert stems == {f"{name}-photos" for name in names}
     assert all(str(path) in outcome.out for path in folder.iterdir())
     for stem in stems:
         root = xml.etree.ElementTree.parse(folder / f"{stem}.svg").getroot()
@@ -260,6 +297,17 @@ def test_names_of_any_kind_are_text(tmp_path):
     paths = stage.write([], Store(tmp_path), frame.assign(dataset="x/$y$", label=hostile), tmp_path / "plots")
     assert {path.stem for path in paths} == {"tradeoff-x-y", "bars-x-y", "README"}
     assert all(path.parent == tmp_path / "plots" for path in paths)
+
+
+def test_odd_numbers_are_drawn_or_left_out():
+    """What a stranger's results may hold: numbers no axis holds together, epochs that are none."""
+    losses = [[1, 0.5], [2, math.inf], [math.nan, 1.0], [3, -1.0], [4, math.nan]]
+    fits = pd.DataFrame([["gan", "train", "dropout", "on", 1, *line] for line in losses])
+    fits.columns = [*data.ATTACKED, "seed", "epoch", "loss"]
+    assert stage._fitted(fits)["epoch"].tolist() == [1] and stage._fitted(fits.drop(columns="loss")).empty
+    for value in (1e-300, 1e100, 0.0, -1.0):
+        frame = made(VALUES | {("dropout", "off", "decoder", "infer", "mse"): [value]})
+        assert style.svg(figures.against(data.against(frame, published.reference())))
 
 
 def test_nothing_finished_is_no_figure(tmp_path):

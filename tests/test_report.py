@@ -146,23 +146,79 @@ def test_package_data_is_the_given_file():
     assert tiny[tiny["metric"] == "accuracy_percent"]["value"].tolist() == [52.25]
 
 
-def test_bold_marks_help_and_nothing_else():
-    rows = []
-    for metric, attacker, split, pairs in [
-        ("accuracy_percent", "none", "validation", [(90.0, 90.0), (90.0, 89.99)]),
-        ("mse", "decoder", "infer", [(0.01, 0.02), (0.01, 0.010001)]),
-        ("ssim", "decoder", "infer", [(0.5, 0.4), (0.5, 0.6)]),
-        ("psnr_db", "decoder", "infer", [(20.0, 19.0), (20.0, 20.0)]),
-    ]:
-        for defense, (off, on) in zip(("bottleneck", "dropout"), pairs, strict=True):
-            place = {"metric": metric, "attacker": attacker, "split": split, "defense": defense}
-            rows += [row(off, **place), row(on, cem="on", **place)]
-    mse, ssim = (table_named(frame_of(*rows), name) for name in ("1", "S1"))
-    assert [cell.bold for cell in cells_of(mse, "Bottleneck+CEM")] == [True, False, True, False, False]
-    assert [cell.bold for cell in cells_of(mse, "Dropout+CEM")] == [False] * 5
-    assert [cell.bold for cell in cells_of(ssim, "Bottleneck+CEM")] == [True, True, True, False, False]
-    assert [cell.bold for cell in cells_of(ssim, "Dropout+CEM")] == [False] * 5
-    assert not any(cell.bold for cell in cells_of(mse, "Bottleneck"))
+def pair(off: list, on: list, metric: str, attacker="decoder", defense="bottleneck", **more) -> list[dict]:
+    """Rows of one cell with CEM off and on, a value for each seed."""
+    place = {"metric": metric, "attacker": attacker, "defense": defense} | more
+    place["split"] = "validation" if attacker == "none" else "infer"
+    return [
+        row(value, cem=cem, seed=seed, **place)
+        for cem, values in (("off", off), ("on", on))
+        for seed, value in enumerate(values)
+    ]
+
+
+HELPED = [  # three seeds that agree
+    *pair([90.0, 90.1, 90.2], [90.1, 90.0, 90.2], "accuracy_percent", "none"),
+    *pair([0.010, 0.011, 0.012], [0.020, 0.022, 0.024], "mse"),
+    *pair([0.50, 0.51, 0.52], [0.40, 0.41, 0.42], "ssim"),
+    *pair([20.0, 20.1, 20.2], [20.0, 20.1, 20.2], "psnr_db"),
+]
+SPREAD = [  # as much on average, but the seeds disagree
+    *pair([90.0, 90.1, 90.2], [91.0, 88.0, 92.0], "accuracy_percent", "none", "dropout"),
+    *pair([0.010, 0.011, 0.012], [0.009, 0.030, 0.027], "mse", defense="dropout"),
+]
+
+
+def bold(rows: list[dict], label: str = "Bottleneck+CEM", name: str = "1") -> list[bool]:
+    return [cell.bold for cell in cells_of(table_named(frame_of(*rows), name), label)]
+
+
+def test_bold_is_what_the_verdicts_support_and_nothing_else():
+    rows = HELPED + SPREAD
+    assert bold(rows) == [True, False, True, False, False]
+    assert bold(rows, name="S1") == [True, True, False, False, False]
+    for label in ("Dropout+CEM", "Bottleneck", "Average w/ CEM"):
+        assert not any(bold(rows, label)), label
+
+
+@pytest.mark.parametrize(
+    "case",
+    {
+        "one seed": lambda rows: [line for line in rows if line["seed"] == 0],
+        "learnt nothing": lambda rows: rows + pair([1.0, 1.0, 1.0], [1.0, 0.0, 1.0], "beats_mean_image"),
+        "learnt nothing without CEM": lambda rows: rows + pair([1.0, 0.0, 1.0], [1.0, 1.0, 1.0], "beats_mean_image"),
+        "at chance": lambda rows: [
+            line | {"value": 10.4 + line["seed"] / 10} if line["metric"] == "accuracy_percent" else line
+            for line in rows
+        ],
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_what_nothing_may_be_read_into_is_never_bold_and_says_why(case):
+    what, change = case
+    rows = change(HELPED)
+    assert not any(bold(rows)[1:]) and (what.startswith("learnt") or not bold(rows)[0])
+    table = table_named(frame_of(*rows), "1")
+    cell = cells_of(table, "Bottleneck+CEM")[2]
+    told = " ".join(table.notes[number - 1] for number in cell.notes)
+    assert {"learnt nothing": "it learnt nothing", "at chance": "accuracy at chance"}.get(what, "") in told
+    assert cell.comparable == (what not in ("learnt nothing", "at chance"))
+
+
+def test_a_number_of_another_setting_is_not_judged_by_the_published_one():
+    assert cells_of(table_named(frame_of(row(0.02)), "1"), "Bottleneck")[2].comparable
+    table = table_named(frame_of(row(0.02, label="train.epochs 2 (published 240)")), "1")
+    assert not cells_of(table, "Bottleneck")[2].comparable
+    assert not cells_of(table, "Average w/o CEM")[2].comparable
+
+
+def test_an_interval_wider_than_the_scale_is_not_printed():
+    wide = table_named(frame_of(row(0.01), row(0.03, seed=1)), "1")
+    assert cells_of(wide, "Bottleneck")[2].text == "0.0200 (n too small)"
+    accuracy = pair([85.0, 97.0], [], "accuracy_percent", "none")
+    assert cells_of(table_named(frame_of(*accuracy), "1"), "Bottleneck")[0].text == "91.00 (n too small)"
+    same = table_named(frame_of(row(0.0), row(0.0, seed=1)), "1")
+    assert cells_of(same, "Bottleneck")[2].text == "0.0000 ± 0.0000"
 
 
 def test_several_seeds_give_mean_and_t_interval():
@@ -209,7 +265,7 @@ def test_lost_cells_are_dashes_with_reasons_and_never_averaged():
         )
         for label in [line.label for line in table.rows]
     }
-    assert shown["Bottleneck"][0].startswith("0.0150 ± ")
+    assert shown["Bottleneck"][0] == "0.0150 (n too small)"
     assert shown["Bottleneck"][1] == ["mean of 2 of 3 seeds; diverged: loss not finite in epoch 3"]
     assert shown["Bottleneck+CEM"] == ("–", ["failed: out of memory"])
     assert shown["DistCorr"] == ("–", ["diverged: the value is not a finite number"])
@@ -252,6 +308,7 @@ def test_further_attackers_have_tables_beside_the_printed_ones():
     frame = frame_of(
         row(0.02),
         row(0.03, cem="on"),
+        *pair([0.010, 0.011, 0.012], [0.020, 0.022, 0.024], "mse", "large"),
         row(0.01, attacker="ensemble"),
         row(0.015, attacker="mine"),
         row(0.012, attacker="informed", split="train"),
@@ -263,11 +320,11 @@ def test_further_attackers_have_tables_beside_the_printed_ones():
     assert set(tables) - {table.name for table in printed} == {"cifar10-attackers-mse", "cifar10-attackers-ssim"}
     table = tables["cifar10-attackers-mse"]
     columns = [(group.title, column) for group in table.groups for column in group.columns]
-    attackers = ["Dec.-based", "informed", "best of all (oracle)", "mine"]
+    attackers = ["Dec.-based", "informed", "larger", "best of all (oracle)", "mine"]
     assert columns == [(f"MSE↑ {split}", name) for split in ("train", "infer") for name in attackers]
     found = [cell.text for cell in cells_of(table, "Bottleneck")]
-    assert found == ["–", "0.0120", "–", "–", "0.0200", "–", "0.0100", "0.0150"]
-    assert cells_of(table, "Bottleneck+CEM")[4].bold
+    assert found == ["–", "0.0120", "–", "–", "–", "0.0200", "–", "0.0110 ± 0.0025", "0.0100", "0.0150"]
+    assert cells_of(table, "Bottleneck+CEM")[7].bold
 
 
 def test_an_attack_not_shown_to_have_converged_is_noted():
@@ -303,10 +360,10 @@ def test_protocols_and_suites_have_tables_of_their_own():
 
 def test_reductions_are_in_the_caption_and_marked_where_only_some_cells_have_them():
     whole = table_named(frame_of(row(label="2 epochs, 512 images")), "1")
-    assert "Not at the published setting: 2 epochs; 512 images." in whole.caption
+    assert whole.departures == "Not at the published setting: 2 epochs; 512 images."
     assert cells_of(whole, "Bottleneck")[2].notes == ()
     part = table_named(frame_of(row(label="2 epochs"), row(0.02, cem="on")), "1")
-    assert "Some cells are not at the published setting: 2 epochs." in part.caption
+    assert part.departures == "Some cells are not at the published setting: 2 epochs."
     assert [part.notes[n - 1] for n in cells_of(part, "Bottleneck")[2].notes] == ["reduced: 2 epochs"]
     assert cells_of(part, "Bottleneck+CEM")[2].notes == ()
 
@@ -424,7 +481,7 @@ def test_a_caption_says_protocol_seeds_epochs_and_deviations():
     table = next(table for table in tables if table.number == "1")
     assert "protocol published" in table.subject
     assert "Seeds 125, 126. Epochs: training 2/240, decoder 50." in table.caption
-    assert "Some cells are not at the published setting: train.epochs 2 (published 240)." in table.caption
+    assert table.departures == "Some cells are not at the published setting: train.epochs 2 (published 240)."
     assert "Seed 125." in table_named(frame_of(row(0.02, seed="125")), "1").caption
     assert "Seed" not in table_named(frame_of(row(math.nan, status="failed")), "1").caption
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import t as student_t
 
+from benchmark.analysis.names import base_metric
 from benchmark.errors import UserError
 from benchmark.text import plain
 
@@ -115,6 +116,14 @@ def half_width(values: list[float]) -> float | None:
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     return float(student_t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
+
+
+_SCALES = {"accuracy_percent": 100.0, "mse": 1.0, "ssim": 1.0}  # from the least to the largest value
+
+
+def too_wide(metric: str, mean: float, half_width: float) -> bool:
+    """Whether an interval says nothing: wider than the scale of its metric, or than the mean is from zero."""
+    return half_width > min(abs(mean), _SCALES.get(base_metric(metric), math.inf) / 2)
 
 
 def summarise(frame: pd.DataFrame) -> dict[tuple, Summary]:

@@ -188,9 +188,10 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
             groups.append(Group(title, []))
         groups[-1].columns.append(heading)
     changes = names.changes(part["label"])
-    caption = _CAPTION + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
+    departures = f"Not at the published setting: {'; '.join(changes)}." if changes else ""
     subject = f"{names.dataset_title(dataset)}, bounds ({where})"
-    return Table(f"bounds-{index}", f"{dataset}-bounds", subject, caption, "Methods", groups, lines, notes)
+    stem, number = f"bounds-{index}", f"{dataset}-bounds"
+    return Table(stem, number, subject, _CAPTION, "Methods", groups, lines, notes, departures=departures)
 
 
 def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Table:

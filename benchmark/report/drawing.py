@@ -11,6 +11,8 @@ from benchmark.files import whole
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#767676"  # in place of their yellow, which is too light for a line on white
+# Paul Tol's muted colours that are far from those above (sronpersonalpages.nl/~pault), for rows that the paper has not
+FURTHER = ("#332288", "#882255", "#999933", "#117733", "#44AA99", "#AA4499")
 MARKS = "osD^vP*X"
 
 

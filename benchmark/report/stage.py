@@ -34,7 +34,7 @@ def write(
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
     frame = tidy_frame(cells, store)
     keep.require_some(frame, cells[0].suite, results)
-    page = build_page(cells, store, metrics)  # whatever is damaged is told before any file is written
+    page = build_page(cells, store, metrics, out, figures)  # whatever is damaged is told before any file is written
     keep.set_aside_richer(frame, out)
     paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
     paths += write_attacks(cells, store, out)

@@ -7,18 +7,24 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from benchmark.analysis import baseline, columns, convergence, names, published
-from benchmark.analysis.frame import Summary, half_width, summarise, tidy
+from benchmark.analysis.doubts import Doubts
+from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
+from benchmark.analysis.verdicts import COLUMNS, SUPPORTED, verdicts
 
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
 COMPARED = "In brackets: the published value."
 ALL_ATTACKERS = ("attackers_mse", "attackers_ssim")  # layouts of our own, beside the paper's
 NOT_IN_SUITE = "not in this suite"
+TOO_FEW = "(n too small)"  # in place of an interval that says nothing
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: what is printed; behind: the published value or ""; notes: numbers of the table's notes."""
+    """text: what is printed; behind: the published value or ""; notes: numbers of the table's notes.
+
+    comparable: False where the number may not be judged by the published one: made at another setting, or doubtful.
+    """
 
     text: str
     bold: bool
@@ -26,6 +32,7 @@ class Cell:
     notes: tuple[int, ...]
     value: float | None
     half_width: float | None
+    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Table:
     """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1.
 
     dataset, protocol: of all cells, or ""; columns: those of `groups`, flat, with what their cells are of, or none.
+    departures: the end of the caption, how the cells depart from the published setting, or "".
     """
 
     name: str
@@ -80,6 +88,7 @@ class Table:
     dataset: str = ""
     protocol: str = ""
     columns: tuple[Column, ...] = ()
+    departures: str = ""
 
     @property
     def title(self) -> str:
@@ -109,15 +118,24 @@ class Table:
 
 @dataclass
 class _Draft:
-    """One table under construction: columns, rows (defense, cem) and where their cells are looked up."""
+    """One table under construction: columns, rows (defense, cem) and where their cells are looked up.
 
-    dataset: str
+    place: suite, protocol, data set; supported: (place, row, attacker, split, metric) whose claim the verdicts support.
+    """
+
+    place: tuple[str, str, str]
     columns: list[Column]
     rows: list[tuple[str, str]]
     summaries: dict[tuple, Summary]
-    printed: dict[tuple, float]
+    doubts: Doubts
+    supported: set[tuple]
+    printed: dict[tuple, float] = field(default_factory=dict)
     mixed: bool = False
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def dataset(self) -> str:
+        return self.place[2]
 
     def summary(self, defense: str, cem: str, column: Column) -> Summary | None:
         key = (self.dataset, defense, cem, column.attacker, column.split, column.metric)
@@ -161,11 +179,13 @@ def build_tables(
     """
     frame = tidy(frame)
     several = frame["suite"].nunique() > 1
+    doubts, supported = Doubts(frame), _supported(frame)
     tables = []
     for (suite, protocol), part in frame.groupby(["suite", "protocol"], sort=True):
         summaries = summarise(part)
         for dataset, layout in _layouts(part):
-            draft = _draft(part[part["dataset"] == dataset], dataset, layout, summaries, extra_metrics)
+            columns, rows = _shape(part[part["dataset"] == dataset], dataset, layout, extra_metrics)
+            draft = _Draft((suite, protocol, dataset), columns, rows, summaries, doubts, supported)
             told = (epochs or {}).get((protocol, dataset), "") if layout != "efficiency" else ""
             tables.append(_finish(draft, layout, protocol, suite if several else "", compare, told))
     return _with_own_names(tables)
@@ -182,15 +202,19 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: names.rank(pair, order))
 
 
-def _draft(part, dataset: str, layout: str, summaries: dict, extra_metrics: Sequence[str]) -> _Draft:
+def _supported(frame: pd.DataFrame) -> set[tuple]:
+    lines = verdicts(frame)
+    return set(lines.loc[lines["verdict"] == SUPPORTED, [*COLUMNS[1:9]]].itertuples(index=False, name=None))
+
+
+def _shape(part, dataset: str, layout: str, extra_metrics: Sequence[str]) -> tuple[list[Column], list[tuple[str, str]]]:
+    """The columns and the rows (defense, cem) of a layout."""
     efficiency = part["split"].isin(EFFICIENCY_SPLITS)
     if layout == "efficiency":
-        columns, rows = _efficiency_columns(), _efficiency_rows(part[efficiency])
-    else:
-        all_of_them = layout in ALL_ATTACKERS
-        columns = _all_attackers_columns(layout, part) if all_of_them else _attack_columns(layout, extra_metrics)
-        rows = _method_rows(part[~efficiency], dataset, layout)
-    return _Draft(dataset, columns, rows, summaries, {})
+        return _efficiency_columns(), _efficiency_rows(part[efficiency])
+    all_of_them = layout in ALL_ATTACKERS
+    columns = _all_attackers_columns(layout, part) if all_of_them else _attack_columns(layout, extra_metrics)
+    return columns, _method_rows(part[~efficiency], dataset, layout)
 
 
 def _attack_columns(layout: str, extra_metrics: Sequence[str]) -> list[Column]:
@@ -269,7 +293,8 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
         dataset=draft.dataset,
         protocol=protocol,
         subject=f"{names.dataset_title(draft.dataset)}, {_SUBJECT[layout][0]}" + (f" ({where})" if where else ""),
-        caption=_caption(draft, layout, rows, labels, epochs),
+        caption=_caption(draft, layout, rows, epochs),
+        departures=_departures(labels),
         stub="Methods",
         groups=_groups(draft.columns),
         columns=tuple(draft.columns),
@@ -299,7 +324,7 @@ _SUBJECT = {
 }
 
 
-def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str], epochs: str) -> str:
+def _caption(draft: _Draft, layout: str, rows: list[Row], epochs: str) -> str:
     parts = [_SUBJECT[layout][1]]
     seeds = draft.seeds() if layout != "efficiency" else []
     if seeds:
@@ -308,17 +333,19 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str], epoc
         parts.append(epochs)
     cells = [cell for row in rows for cell in row.cells]
     if any(cell.bold for cell in cells):
-        gain = "raises the MSE" if layout.endswith("mse") else "lowers SSIM or PSNR"
-        parts.append(f"Bold: at the printed precision CEM {gain}, or costs no accuracy.")
+        claim = "CEM raises the MSE" if layout.endswith("mse") else "CEM lowers SSIM or PSNR"
+        parts.append(f"Bold: over the seeds, {claim} significantly, or leaves the accuracy within a point.")
     if any(cell.half_width is not None for cell in cells):
         parts.append("Mean ± half-width of the Student t 95 % interval of the mean over seeds.")
     if draft.printed:
         parts.append(COMPARED)
-    reductions = names.changes(labels)
-    if reductions:
-        which = "Some cells are not" if "" in labels else "Not"
-        parts.append(f"{which} at the published setting: {'; '.join(reductions)}.")
     return " ".join(parts)
+
+
+def _departures(labels: set[str]) -> str:
+    changes = names.changes(labels)
+    which = "Some cells are not" if "" in labels else "Not"
+    return f"{which} at the published setting: {'; '.join(changes)}." if changes else ""
 
 
 def _groups(columns: list[Column]) -> list[Group]:
@@ -333,13 +360,18 @@ def _groups(columns: list[Column]) -> list[Group]:
 def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
     summary = draft.summary(defense, cem, column)
     if summary is None:
-        return _make_cell(draft, column, defense, cem, None, None, None, [NOT_IN_SUITE])
+        return _make_cell(draft, column, (defense, cem), None, None, [NOT_IN_SUITE])
     notes = [summary.reason] if summary.reason else []
     notes += _attack_notes(draft, defense, cem, column)
+    place = (*draft.place, defense, cem, column.attacker, column.split)
+    doubt = draft.doubts.of(*place)
+    if doubt and doubt not in notes and column.split not in EFFICIENCY_SPLITS:
+        notes.append(doubt)
     if draft.mixed and summary.values:
         notes += [f"reduced: {label}" for label in sorted(summary.labels - {""})]
-    plain = draft.mean(defense, "off", column) if cem != "off" else None
-    return _make_cell(draft, column, defense, cem, summary.mean, summary.half_width, plain, notes)
+    bold = (*place, column.metric) in draft.supported and not draft.doubts.of_change(*place)
+    judged = column.split in EFFICIENCY_SPLITS or (not doubt and summary.labels == {""})
+    return _make_cell(draft, column, (defense, cem), summary.mean, summary.half_width, notes, bold, judged)
 
 
 def _attack_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list[str]:
@@ -351,30 +383,21 @@ def _attack_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list
     return notes
 
 
-def _make_cell(draft, column: Column, defense, cem, value, spread, plain, notes: list[str]) -> Cell:
-    """plain: the value of the same row without CEM, which decides on bold; None where there is none."""
+def _make_cell(draft, column: Column, row, value, spread, notes: list[str], bold=False, comparable=True) -> Cell:
     digits = column.decimals
     text = DASH if value is None else f"{value:.{digits}f}"
     if spread is not None:
-        text += f" ± {spread:.{digits}f}"
-    other = draft.printed.get((defense, cem, column.attacker, column.split, column.metric))
+        text += f" {TOO_FEW}" if too_wide(column.metric, value, spread) else f" ± {spread:.{digits}f}"
+    other = draft.printed.get((*row, column.attacker, column.split, column.metric))
     return Cell(
         text=text,
-        bold=value is not None and plain is not None and _helps(column.metric, value, plain, digits),
+        bold=bold,
         behind="" if other is None else f"{other:.{digits}f}",
         notes=tuple(draft.note(note) for note in notes),
         value=value,
         half_width=spread,
+        comparable=comparable,
     )
-
-
-def _helps(name: str, with_cem: float, without: float, digits: int) -> bool:
-    """Whether CEM helps at the printed precision, so that bold never contradicts the numbers one reads."""
-    with_cem, without = float(f"{with_cem:.{digits}f}"), float(f"{without:.{digits}f}")
-    if name == "accuracy_percent":
-        return with_cem >= without
-    better = names.metric(name).better
-    return (better == "higher" and with_cem > without) or (better == "lower" and with_cem < without)
 
 
 def _average_rows(draft: _Draft) -> list[Row]:
@@ -394,20 +417,19 @@ def _average_rows(draft: _Draft) -> list[Row]:
 
 
 def _average_cell(draft: _Draft, cem: str, column: Column) -> Cell:
-    members = _averaged(draft, cem, column)
+    members, row = _averaged(draft, cem, column), ("average", cem)
     if not members:
-        return _make_cell(draft, column, "average", cem, None, None, None, ["no row to average"])
+        return _make_cell(draft, column, row, None, None, ["no row to average"])
     notes = []
     if len(members) < len(names.DEFENSES):
         listed = ", ".join(names.DEFENSES[name] for name in members)
         notes.append(f"average over {len(members)} of {len(names.DEFENSES)} rows: {listed}")
-    plain = None
-    if cem != "off":
-        without = [draft.mean(name, "off", column) for name in members]
-        plain = None if None in without else sum(without) / len(without)
-    by_row = [draft.summary(name, cem, column).values for name in members]
-    value = sum(draft.mean(name, cem, column) for name in members) / len(members)
-    return _make_cell(draft, column, "average", cem, value, _average_spread(by_row), plain, notes)
+    summaries = [draft.summary(name, cem, column) for name in members]
+    value = sum(summary.mean for summary in summaries) / len(members)
+    spread = _average_spread([summary.values for summary in summaries])
+    doubtful = any(draft.doubts.of(*draft.place, name, cem, column.attacker, column.split) for name in members)
+    judged = not doubtful and all(summary.labels == {""} for summary in summaries)
+    return _make_cell(draft, column, row, value, spread, notes, comparable=judged)
 
 
 def _averaged(draft: _Draft, cem: str, column: Column) -> list[str]:

@@ -3,27 +3,28 @@
 import base64
 import hashlib
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 from markupsafe import Markup
 
+import benchmark
 from benchmark.analysis import diff, names, published
 from benchmark.analysis.audit import audit
 from benchmark.analysis.collect import devices, epochs, tidy_frame
 from benchmark.analysis.printed import cells as printed_cells
 from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.expand import Cell, Job
 from benchmark.report import audit as audit_stage
 from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
-from benchmark.report.page import charts, grades, history, strips
+from benchmark.report.page import answer, drawn, grades, strips
+from benchmark.report.plots.style import ordered
 from benchmark.report.render import environment
 from benchmark.report.tables import COMPARED, build_tables
 from benchmark.store.store import Store, is_number
 
-VERDICTS = ["method", "attack", "claim", "verdict", "change", "95 % interval", "p (Holm)", "seeds", "off", "on"]
-VERDICTS += ["d_z", "why", "data set", "protocol"]
 AXES = {
     "dataset": "Data set",
     "protocol": "Protocol",
@@ -36,18 +37,31 @@ AXES = {
 SHARED = {"device": "Device", "precision": "Precision", "platform": "Platform", "python": "Python"}
 SHARED |= {"version": "Version", "commit": "Commit"}
 JOB = {"seconds": "Seconds", "peak_memory_mib": "Peak memory (MiB)", "finished": "Finished"}
+LOG = "log.txt"
+PAPER = "https://arxiv.org/abs/2503.00383"
+DOCS = Path(benchmark.__file__).parents[1] / "docs"  # in a checkout
 
 
-def build_page(cells: list[Cell], store: Store, extra_metrics: list[str] | tuple = ()) -> str:
+def build_page(
+    cells: list[Cell],
+    store: Store,
+    extra_metrics: list[str] | tuple = (),
+    out: Path | None = None,
+    figures: bool = True,
+) -> str:
     """The HTML of one suite's page; it loads nothing from outside, and its only script is its own.
 
-    extra_metrics: as in tables.build_tables. UserError for a damaged result.
+    extra_metrics: as in tables.build_tables. out: the folder that the page will be written to, for links to logs and
+    documents, which are left out where those are far away. figures: whether plots/ is written beside the page, which
+    then shows and links its figures. UserError for a damaged result.
     """
     frame = tidy_frame(cells, store)
-    compared = _compared(frame)
-    order, records = charts.defenses(frame), devices(cells, store)
-    pictures, left_out = strips.grids(cells, store, order)
+    lines, records = verdicts(frame), devices(cells, store)
+    pictures, left_out = strips.grids(cells, store, ordered(cell.defense for cell in cells))
     script = f"\n//<![CDATA[\n{_asset('page.js')}//]]>\n"  # as CDATA, so that the page is well-formed XML, too
+    tables = build_tables(frame, compare=True, extra_metrics=extra_metrics, epochs=epochs(cells))
+    first = [table for table in tables if any(column.metric == "mse" for column in table.columns)]
+    printed = [cell for table in tables for row in table.rows for cell in row.cells if cell.behind]
     return (
         environment("html")
         .get_template("page.html.j2")
@@ -56,29 +70,33 @@ def build_page(cells: list[Cell], store: Store, extra_metrics: list[str] | tuple
             style=Markup(_asset("page.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-            overview=_overview(cells, frame, compared),
+            facts=_facts(cells, frame),
+            departures=names.changes(cell.label for cell in cells),
+            answers=answer.grids(frame, lines),
+            claims=_claims(lines),
+            claim_headings=verdict_stage.HEADINGS,
             axes=_axes(cells),
-            tables=[
-                *build_tables(frame, compare=True, extra_metrics=extra_metrics, epochs=epochs(cells)),
-                *bounds_tables(frame),
-            ],
+            tables=first,
+            more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],
+            files={table.name for table in tables},  # the bounds share one file
+            printed=bool(printed),
+            judged=any(cell.comparable and cell.value is not None for cell in printed),
             brackets=COMPARED,  # told in the caption of a file, and here by the control that shows them
             shown=grades.shown,
             graded=grades.graded,
-            legend=charts.legend(frame),
-            tradeoff=charts.tradeoff(frame),
-            agreement=charts.agreement(compared),
-            agreement_legend=charts.agreement_legend(compared),
-            training=_training(cells, store),
-            attacking=charts.attack_curves(history.curves(_first_seed(cells), store, "attack", history.LOSS), order),
+            row_label=names.row_label,
+            attacker_title=names.attacker_title,
+            figures=drawn.figures(cells, store, frame) if figures else [],
+            open_figures=drawn.OPEN,
             grids=pictures,
             pictures_left_out=left_out,
-            verdicts=_verdicts(frame),
             audit=_audit(),
             shared=_shared(records),
-            jobs=[[line["job"], *(line.get(key, "") for key in JOB)] for line in records],
+            jobs=_jobs(cells, store, records, out),
             job_headings=["Job", *JOB.values()],
-            missing=_missing(frame),
+            missing=_missing(cells, store, frame, out),
+            paper=PAPER,
+            documents=_link(DOCS, out),
         )
     )
 
@@ -87,29 +105,30 @@ def _asset(name: str) -> str:
     return files("benchmark.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _compared(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the diff against the printed numbers; none where the suite's data sets have none."""
-    try:
-        return diff.diff(published.reference(), frame)
-    except UserError:  # no cell in common
-        columns = ["protocol", "dataset", "defense", "cem", "attacker", "split", "metric", "reference", "produced"]
-        return pd.DataFrame(columns=[*columns, "verdict"])
+def _link(path: Path, out: Path | None) -> str:
+    """From a page in TABLES/SUITE to what lies beside TABLES; "" for what lies elsewhere: nobody else has that path."""
+    if out is None or not path.exists():
+        return ""
+    home, path = Path(out).resolve().parents[1], path.resolve()
+    return f"../../{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else ""
 
 
-def _overview(cells: list[Cell], frame: pd.DataFrame, compared: pd.DataFrame) -> dict:
+def _facts(cells: list[Cell], frame: pd.DataFrame) -> list[tuple[str, str]]:
     jobs = {cell.job.key for cell in cells}
     done = set(frame[frame["status"] == "done"]["key"])
-    judged = compared[compared["verdict"].isin(["within", "beyond"])]
-    seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})
-    figures = [("Cells with a result", f"{len(done)} of {len(jobs)}")]
+    found = [("Cells with a result", f"{len(done)} of {len(jobs)}")]
+    try:
+        compared = diff.diff(published.reference(), frame)
+        judged = compared[compared["verdict"].isin(["within", "beyond"]) & (compared["label"] == "")]
+    except UserError:  # no cell in common
+        judged = []
     if len(judged):
         within = (judged["verdict"] == "within").sum()
-        figures.append(("Values within tolerance of the published", f"{within} of {len(judged)}"))
-    figures += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
+        found.append(("Values within tolerance of the published", f"{within} of {len(judged)}"))
+    seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})
+    found += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
-    figures += [("Protocols" if len(protocols) > 1 else "Protocol", ", ".join(protocols) or "none")]
-    reductions = names.changes(cell.label for cell in cells)
-    return {"figures": figures, "reductions": reductions, "published": bool(len(compared))}
+    return [*found, ("Protocols" if len(protocols) > 1 else "Protocol", ", ".join(protocols) or "none")]
 
 
 def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -117,8 +136,7 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     called = {
         "dataset": names.dataset_title,
         "defense": lambda name: names.row_label(name, "off"),
-        "cem": lambda name: {"off": "off", "on": "on"}.get(name, name),
-        "attacker": lambda name: names.ATTACKERS.get(name, name),
+        "attacker": names.attacker_title,
     }
     found = []
     for axis, heading in AXES.items():
@@ -129,46 +147,18 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     return found
 
 
-def _first_seed(cells: list[Cell]) -> list[Cell]:
-    first = {}
-    for cell in cells:
-        first.setdefault((cell.dataset, cell.protocol), cell.seed)
-    return [cell for cell in cells if cell.seed == first[cell.dataset, cell.protocol]]
-
-
-def _training(cells: list[Cell], store: Store) -> list[tuple[str, list[charts.Facet]]]:
-    accuracy = history.curves(cells, store, "train", history.ACCURACY)
-    loss = history.curves(cells, store, "train", history.LOSS)
-    return [
-        ("Accuracy by which the checkpoint is chosen", charts.training_curves(accuracy, "Accuracy (%)")),
-        ("Training loss", charts.training_curves(loss, "Loss (log)", log=True)),
-    ]
-
-
-def _verdicts(frame: pd.DataFrame) -> dict:
-    lines = verdicts(frame) if frame["seed"].nunique() > 1 else pd.DataFrame()
-    if lines.empty or lines["seeds"].max() < 2:
-        return {}
+def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
+    """Every verdict as text (verdicts.HEADINGS), with its filter axes: an accuracy belongs to every attack."""
     axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
-    cells = [charts.filters(dict(zip(axes, cell, strict=True))) for cell in lines[axes].itertuples(index=False)]
-    chosen = [verdict_stage.HEADINGS.index(name) for name in VERDICTS]
-    texts = [[row[index] for index in chosen] for row in verdict_stage.text_rows(lines)]
-    return {
-        "headings": VERDICTS,
-        "rows": list(zip(cells, texts, strict=True)),
-        "summary": verdict_stage.summary(lines).splitlines(),
-    }
+    cells = [dict(zip(axes, cell, strict=True)) for cell in lines[axes].itertuples(index=False)]
+    own = [{axis: value for axis, value in cell.items() if value not in ("none", "validation")} for cell in cells]
+    return list(zip(own, verdict_stage.text_rows(lines), strict=True))
 
 
 def _audit() -> dict:
     found = audit(printed_cells(published.load()))
     rows = [({"dataset": finding.cell[1]}, audit_stage.texts(finding)) for finding in found]
-    return {
-        "headings": audit_stage.HEADINGS,
-        "summary": audit_stage.summary(found),
-        "grave": [row for row, finding in zip(rows, found, strict=True) if finding.severity != "note"],
-        "notes": [row for row, finding in zip(rows, found, strict=True) if finding.severity == "note"],
-    }
+    return {"headings": audit_stage.HEADINGS, "summary": audit_stage.summary(found), "rows": rows}
 
 
 def _shared(records: list[dict]) -> list[tuple[str, list[str]]]:
@@ -191,16 +181,29 @@ def _packages(record: dict) -> dict:
     return packages if isinstance(packages, dict) else {}
 
 
-def _missing(frame: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
-    """(status, reason, cells) of what has no value, each cell once for its job."""
+def _jobs(cells: list[Cell], store: Store, records: list[dict], out: Path | None) -> list[tuple[str, list]]:
+    """(link to its log, or "", its name and JOB) of each finished job; records: of collect.devices."""
+    done = [job for job in _all_jobs(cells).values() if store.done(job)]
+    return [
+        (_link(store.path(job) / LOG, out), [line["job"], *(line.get(key, "") for key in JOB)])
+        for job, line in zip(done, records, strict=True)
+    ]
+
+
+def _all_jobs(cells: list[Cell]) -> dict[str, Job]:
+    return {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
+
+
+def _missing(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path | None) -> list[tuple[str, str, list]]:
+    """(status, reason, (link to the log, or "", cell)) of what has no value, each cell once for its job."""
+    jobs = _all_jobs(cells)
     lost = frame[frame["status"] != "done"].drop_duplicates(["key", "dataset", "defense", "cem", "attacker", "split"])
     found = []
     for (status, reason), part in lost.groupby(["status", "reason"], sort=True):
-        cells = [
-            " ".join([names.dataset_title(row.dataset), names.row_label(row.defense, row.cem), row.protocol])
-            + (f" {row.attacker}" if row.attacker != "none" else "")
-            + f" {row.split} seed {row.seed}"
-            for row in part.itertuples(index=False)
-        ]
-        found.append((status, reason or "no reason recorded", cells))
+        listed = []
+        for row in part.itertuples(index=False):
+            words = [names.dataset_title(row.dataset), names.row_label(row.defense, row.cem), row.protocol]
+            words += [row.attacker] * (row.attacker != "none") + [row.split, "seed", str(row.seed)]
+            listed.append((_link(store.workdir(jobs[row.key]) / LOG, out), " ".join(words)))
+        found.append((status, reason or "no reason recorded", listed))
     return found

@@ -11,7 +11,8 @@ STEPS = (1, 2, 4)  # tolerances; a deviation beyond the i-th has grade i + 1
 
 @dataclass(frozen=True)
 class Graded:
-    """A cell of the page. grade: 0 within tolerance, 1 to 3 beyond it, None without a published value or a tolerance.
+    """A cell of the page. grade: 0 within tolerance, 1 to 3 beyond it, None where nothing may be judged: without a
+    published value or a tolerance, at another setting than the published one, or in doubt.
 
     difference: signed, "" where there is none; hint: the whole of it in words, "" without a published value.
     """
@@ -55,7 +56,7 @@ def _graded(row: Row, column: Column | None, cell: Cell) -> Graded:
         return Graded(cell, None, False, "", "")
     if row.defense == "average" and cell.notes:  # of fewer rows than the printed one
         return Graded(cell, None, False, "", f"published {cell.behind}, of all rows")
-    if cell.value is None:
+    if cell.value is None or not cell.comparable:
         return Graded(cell, None, False, "", f"published {cell.behind}")
     published = float(cell.behind)
     difference = cell.value - published

@@ -179,6 +179,7 @@ def _grid(group: list[_Loaded], most: int | None) -> Grid:
     cell = group[0].cell
     shared = {"dataset": cell.dataset, "protocol": cell.protocol, "split": cell.split}
     title = f"{names.dataset_title(cell.dataset)}, split {cell.split}, protocol {cell.protocol}"
+    title += f": {', '.join(dict.fromkeys(item.cell.attacker for item in group))}"
     title += f", {cell.strength}" if cell.strength else ""
     originals = _strip(group[0].pairs[:1], [], most)
     return Grid(title, shared, originals, [_attacked(item, most) for item in group])

@@ -1,10 +1,13 @@
 """What each figure shows, as a frame that is also written beside it; from the tidy frame and the store."""
 
+import math
+
 import pandas as pd
 
 from benchmark.analysis import history, names
 from benchmark.analysis.diff import diff
-from benchmark.analysis.frame import summarise
+from benchmark.analysis.doubts import Doubts
+from benchmark.analysis.frame import Summary, summarise, too_wide
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import QUANTILES, quantile_names
 from benchmark.store.store import HISTORY, Store
@@ -14,8 +17,9 @@ ATTACKED = ["attacker", "split", "defense", "cem"]
 
 def attacks(part: pd.DataFrame) -> pd.DataFrame:
     """One row for each attack on a row of the matrix: mean MSE and accuracy over seeds, with the half-widths of their
-    Student t 95 % intervals (NaN for one seed). part: a tidy frame of one suite, protocol and data set."""
-    summaries = summarise(part)
+    Student t 95 % intervals (NaN for one seed, and where n is too small), and why nothing may be read into it ("" where
+    something may). part: a tidy frame of one suite, protocol and data set."""
+    summaries, doubts = summarise(part), Doubts(part)
     rows = []
     for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
         accuracy = summaries.get((dataset, defense, cem, "none", "validation", "accuracy_percent"))
@@ -24,37 +28,47 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
             rows.append(
                 {
                     **{"attacker": attacker, "split": split, "defense": defense, "cem": cem},
-                    **{"seeds": len(found.values), "mse": found.mean, "mse_half_width": found.half_width},
+                    **{"seeds": len(found.values), "mse": found.mean, "mse_half_width": _spread(metric, found)},
                     "accuracy_percent": accuracy.mean if known else None,
-                    "accuracy_half_width": accuracy.half_width if known else None,
+                    "accuracy_half_width": _spread("accuracy_percent", accuracy) if known else None,
+                    "doubt": doubts.of(*part.iloc[0][["suite", "protocol"]], dataset, defense, cem, attacker, split),
                 }
             )
     numbers = ["seeds", "mse", "mse_half_width", "accuracy_percent", "accuracy_half_width"]
-    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, *numbers]).astype(dict.fromkeys(numbers[1:], float)))
+    columns = [*ATTACKED, *numbers, "doubt"]
+    return _sorted(pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers[1:], float)))
+
+
+def _spread(metric: str, found: Summary) -> float | None:
+    """An interval that says nothing is none, or it would be all that a figure shows."""
+    width = found.half_width
+    return None if width is None or too_wide(metric, found.mean, width) else width
 
 
 def against(part: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Published and produced value of every printed cell that has both; no row where none is printed."""
+    """Published and produced value of every printed cell that has both; no row where none is printed. A value that was
+    made at another setting has no tolerance."""
     columns = [*ATTACKED, "metric", "published", "produced", "tolerance", "kind"]
     if not summarise(part).keys() & summarise(reference).keys():
         return pd.DataFrame(columns=columns)
     found = diff(reference, part).rename(columns={"reference": "published"})
+    found.loc[(found["label"] != "") & ~found["split"].isin(["encoder", "server"]), "tolerance"] = math.nan
     return found.dropna(subset=["published", "produced"])[columns].reset_index(drop=True)
 
 
-def histories(cells: list[Cell], store: Store) -> pd.DataFrame:
-    """The epochs of every finished training of `cells`: defense, cem, seed, epoch, and the history's columns."""
-    parts = []
+def histories(cells: list[Cell], store: Store, kind: str = "train") -> pd.DataFrame:
+    """The epochs of every finished job of a kind ("train" or "attack"): attacker, split, defense, cem, seed, epoch, and
+    the history's columns."""
+    first, parts = [*ATTACKED, "seed", "epoch"], []
     for cell in cells:
-        if cell.job.kind == "train" and store.done(cell.job):
+        if cell.job.kind == kind and store.done(cell.job):
             epochs = pd.DataFrame(history.read(store.path(cell.job) / HISTORY) or [])
             if "epoch" in epochs:
-                parts.append(epochs.assign(defense=cell.defense, cem=cell.cem, seed=cell.seed))
+                parts.append(epochs.assign(**{name: getattr(cell, name) for name in first[:-1]}))
     if not parts:
-        return pd.DataFrame(columns=["defense", "cem", "seed", "epoch"])
+        return pd.DataFrame(columns=first)
     whole = pd.concat(parts, ignore_index=True)
-    first = ["defense", "cem", "seed", "epoch"]
-    return whole[[*first, *(name for name in whole.columns if name not in first)]]
+    return _sorted(whole[[*first, *(name for name in whole.columns if name not in first)]])
 
 
 def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:

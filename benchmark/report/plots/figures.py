@@ -7,8 +7,10 @@ import pandas as pd
 
 from benchmark.analysis import names
 from benchmark.report.plots import style
-from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title
+from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title, tell
 
+SMALLEST = 1e-9  # of the largest value: a logarithmic axis reaches no further down
+PALE = 0.25  # the opacity of what nothing may be read into
 HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 
 
@@ -26,7 +28,7 @@ def tradeoff(frame: pd.DataFrame):
     figure.supylabel("accuracy (%)")
     marks = [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     defenses = [_defense_mark(name, looks(frame["defense"])) for name in ordered(frame["defense"])]
-    _legend(figure, [*defenses, *marks])
+    _legend(figure, [*defenses, *marks, *_pale(frame)])
     return figure
 
 
@@ -36,7 +38,7 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
     for row in rows.itertuples():
         filled = row.cem != "off" or marker in "x+"
         face = colour if filled else "white"
-        panel.errorbar(
+        container = panel.errorbar(
             row.mse,
             row.accuracy_percent,
             xerr=_half(row.mse_half_width),
@@ -47,11 +49,15 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
             markeredgecolor=colour if marker in "x+" or not filled else "black",
             markeredgewidth=0.8 if not filled or marker in "x+" else 0.3,
             elinewidth=0.5,
+            alpha=PALE if row.doubt else None,
             zorder=3,
         )
+        accuracy = _with_spread(row.accuracy_percent, row.accuracy_half_width, 2)
+        tell(container[0], f"{_row(row.defense, row.cem)}: MSE {_mse(row)}, accuracy {accuracy} %{_because(row)}")
         if row.cem != "off" and len(base):
             start = (base["mse"].iloc[0], base["accuracy_percent"].iloc[0])
             arrow = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
+            arrow["alpha"] = PALE if row.doubt or base["doubt"].iloc[0] else None
             panel.annotate("", (row.mse, row.accuracy_percent), start, arrowprops=arrow, zorder=2)
 
 
@@ -63,23 +69,26 @@ def against(frame: pd.DataFrame):
     for panel, metric in zip(grid, metrics, strict=True):
         rows = frame[frame["metric"] == metric]
         both = pd.concat([rows["published"], rows["produced"]])
-        logarithmic = metric == "mse" and (both > 0).all()
+        logarithmic = metric == "mse" and both.min() > SMALLEST * both.max()
         low, high = _span(both.min(), both.max(), logarithmic)
         line = [low * (high / low) ** (i / 50) if logarithmic else low + (high - low) * i / 50 for i in range(51)]
         _band(panel, line, rows)
         panel.plot(line, line, color=GREY, linewidth=0.5, zorder=1)
         for attacker, part in rows.groupby("attacker", sort=False):
             colour, marker = colours.get(attacker, (style.GREEN, "s"))
-            for cem, some in part.groupby(part["cem"] != "off"):
-                panel.plot(
-                    some["published"],
-                    some["produced"],
+            for row in part.itertuples():
+                (mark,) = panel.plot(
+                    row.published,
+                    row.produced,
                     marker,
                     color=colour,
                     markersize=3,
-                    markerfacecolor=colour if cem or marker == "x" else "white",
+                    markerfacecolor=colour if row.cem != "off" or marker == "x" else "white",
                     markeredgewidth=0.6,
                 )
+                digits = names.metric(metric).decimals
+                text = f"{_row(row.defense, row.cem)}, {row.split}: published {row.published:.{digits}f}"
+                tell(mark, f"{text}, produced {row.produced:.{digits}f}")
         if logarithmic:
             panel.set(xscale="log", yscale="log")
             _plain_ticks(panel.xaxis, low, high)
@@ -91,7 +100,8 @@ def against(frame: pd.DataFrame):
     seen = list(dict.fromkeys(frame["attacker"]))
     marks = [_mark(titles.get(name, name), *colours.get(name, (style.GREEN, "s"))) for name in seen]
     marks += [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
-    _legend(figure, [*marks, _line("equal (shaded: tolerance)", GREY)])
+    equal = "equal (shaded: tolerance)" if frame["tolerance"].notna().any() else "equal"
+    _legend(figure, [*marks, _line(equal, GREY)])
     return figure
 
 
@@ -127,7 +137,7 @@ def bars(frame: pd.DataFrame):
             for place, defense in enumerate(rows_of):
                 if (defense, cem) in rows.index:
                     row = rows.loc[(defense, cem)]
-                    panel.barh(
+                    (bar,) = panel.barh(
                         place + (index - (len(variants) - 1) / 2) * thick,
                         row["mse"],
                         thick,
@@ -136,16 +146,20 @@ def bars(frame: pd.DataFrame):
                         hatch=_hatch(index),
                         edgecolor="black",
                         linewidth=0.4,
+                        alpha=PALE if row["doubt"] else None,
                         error_kw={"elinewidth": 0.6, "capsize": 1.5, "capthick": 0.6},
                     )
+                    tell(bar, f"{_row(defense, cem)}: MSE {_mse(row)}{_because(row)}")
+        panel.set_xlim(left=0)
         panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
         panel.grid(axis="y", visible=False)
         panel.set_title(panel_title(attacker, split))
     next(iter(axes.values())).set_ylim(len(rows_of) - 0.5, -0.5)  # the first row on top, as in the tables
     seeds = frame["seeds"].max()
-    note = f"; 95 % interval, {seeds} seeds" if seeds > 1 else ""
+    note = f"; 95 % interval, {seeds} seeds" if frame["mse_half_width"].notna().any() else ""
     figure.supxlabel(f"reconstruction MSE (pixels in [0, 1]){note}")
-    _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)])
+    forms = [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)]
+    _legend(figure, [*forms, *_pale(frame)])
     return figure
 
 
@@ -168,7 +182,9 @@ def training(frame: pd.DataFrame):
             runs = frame[(frame["defense"] == defense) & (frame["cem"] == cem)].groupby("epoch")[metric]
             middle, low, high = runs.mean(), runs.min(), runs.max()
             lone = "o" if len(middle) == 1 else None  # one epoch is no line
-            panel.plot(middle.index, middle, color=look[defense][0], marker=lone, markersize=2)
+            (line,) = panel.plot(middle.index, middle, color=look[defense][0], marker=lone, markersize=2)
+            if len(middle):
+                tell(line, f"{_row(defense, cem)}: {middle.iloc[-1]:.4g} in epoch {middle.index[-1]:g}")
             panel.fill_between(middle.index, low, high, color=look[defense][0], alpha=0.2, linewidth=0)
         panel.xaxis.get_major_locator().set_params(integer=True)
     for panel, cem in zip(grid, variants, strict=False):
@@ -177,6 +193,28 @@ def training(frame: pd.DataFrame):
         panel.set_ylabel(title)
     figure.supxlabel("epoch")
     _legend(figure, [_line(names.row_label(name, "off"), look[name][0]) for name in ordered(frame["defense"])])
+    return figure
+
+
+def fitting(frame: pd.DataFrame):
+    """Each attacker's loss by epoch, the mean over seeds. frame: data.histories of attacks, with losses above 0."""
+    look = looks(frame["defense"])
+    figure, axes = _panels(frame, 1.3)
+    for (attacker, split), panel in axes.items():
+        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
+        for (defense, cem), runs in rows.groupby(["defense", "cem"], sort=False):
+            middle = runs.groupby("epoch")["loss"].mean()
+            style_of = {"linestyle": "-" if cem != "off" else "--", "marker": "o" if len(middle) == 1 else None}
+            (line,) = panel.plot(middle.index, middle, color=look[defense][0], markersize=2, **style_of)
+            tell(line, f"{_row(defense, cem)}: {middle.iloc[-1]:.4g} in epoch {middle.index[-1]:g}")
+        panel.set_yscale("log")
+        _plain_ticks(panel.yaxis, *panel.get_ylim())
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.set_title(panel_title(attacker, split))
+    figure.supxlabel("epoch")
+    figure.supylabel("loss of the attacker")
+    lines = [_line(names.row_label(name, "off"), look[name][0]) for name in ordered(frame["defense"])]
+    _legend(figure, [*lines, _line("dashed: without CEM", BLACK, "--"), _line("solid: with CEM", BLACK)])
     return figure
 
 
@@ -190,7 +228,7 @@ def images(frame: pd.DataFrame):
         for row in rows.to_dict("records"):
             index = variants.index(row["cem"])
             box = dict(med=row["p50"], q1=row["p25"], q3=row["p75"], whislo=row["p5"], whishi=row["p95"], fliers=[])
-            panel.bxp(
+            drawn = panel.bxp(
                 [box],
                 positions=[rows_of.index(row["defense"]) + (index - (len(variants) - 1) / 2) * thick],
                 widths=0.85 * thick,
@@ -207,6 +245,7 @@ def images(frame: pd.DataFrame):
                 whiskerprops={"linewidth": 0.5},
                 capprops={"linewidth": 0.5},
             )
+            tell(drawn["boxes"][0], f"{_row(row['defense'], row['cem'])}: half of its images below {row['p50']:.4f}")
         panel.set_xscale("log")
         panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
         panel.grid(axis="y", visible=False)
@@ -260,6 +299,28 @@ def _cem_label(cem: str) -> str:
     return {"off": "without CEM", "on": "with CEM"}.get(cem, f"CEM ({cem})")
 
 
+_row = names.row_label
+
+
+def _with_spread(value: float, half_width: float, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if math.isnan(half_width) else f" ± {half_width:.{digits}f}")
+
+
+def _mse(row) -> str:
+    return _with_spread(row.mse, row.mse_half_width, 4)
+
+
+def _because(row) -> str:
+    return f" ({row.doubt})" if row.doubt else ""
+
+
+def _pale(frame: pd.DataFrame) -> list:
+    """The legend's entry on pale marks, where there are any."""
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], ls="", label="pale: blind, or at chance")] if (frame["doubt"] != "").any() else []
+
+
 def _half(width: float):
     """An error bar's half-length, or none."""
     return None if math.isnan(width) else width
@@ -299,10 +360,10 @@ def _defense_mark(name: str, look: dict):
     return _mark(names.row_label(name, "off"), *look[name])
 
 
-def _line(label: str, colour: str):
+def _line(label: str, colour: str, linestyle: str = "-"):
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=colour, label=label)
+    return Line2D([], [], color=colour, label=label, linestyle=linestyle)
 
 
 def _patch(label: str, colour: str, hatch: str):

@@ -1,7 +1,10 @@
 """From a suite's cells to its figures: which there are, what each is called and says, and where it goes."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmark.analysis import names, published
@@ -22,26 +25,53 @@ FIGURES = {
     "bars": (figures.bars, "reconstruction MSE of every row, with and without CEM"),
     "published": (figures.against, "published against produced values; shaded: the tolerance of the command diff"),
     "training": (figures.training, "loss and accuracy in the course of training"),
+    "fitting": (figures.fitting, "loss of the attackers while they are fitted, means over seeds"),
     "images": (figures.images, "MSE of single images: quartiles (box), 5 % and 95 % (whiskers), means over seeds"),
 }
 
 
-def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> list[Path]:
-    """Write to the folder `out`, for each protocol and data set of `frame` (tidy), and each point of a sweep, every
-    figure that has something to show, as SVG, PDF and CSV, and README.md, which says what each shows; the paths."""
-    frame, paths, index = tidy(frame), [], []
+@dataclass(frozen=True)
+class Drawing:
+    """One figure to be. stem: of its files; caption: what it shows, of which protocol and seeds; changes: how its cells
+    depart from the published setting; shown: its data."""
+
+    name: str
+    stem: str
+    dataset: str
+    protocol: str
+    caption: str
+    changes: list[str]
+    shown: pd.DataFrame
+
+    def figure(self):
+        """The matplotlib figure, to be made and written within drawing(style.RC)."""
+        figure = FIGURES[self.name][0](self.shown)
+        if self.changes:  # a figure travels without its caption
+            figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
+        return figure
+
+
+def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> Iterator[Drawing]:
+    """Every figure with something to show: for each protocol and data set of `frame` (tidy), each point of a sweep."""
+    frame = tidy(frame)
     several = frame["suite"].nunique() > 1  # a sweep has a suite for each of its points
     for (suite, protocol, dataset), part in frame.groupby(["suite", "protocol", "dataset"], sort=True):
         some = [cell for cell in cells if (cell.suite, cell.protocol, cell.dataset) == (suite, protocol, dataset)]
+        where = suite if several else ""
         for name, shown in _shown(some, store, part).items():
-            stem = slug(name, dataset, "" if protocol == "published" else protocol, suite if several else "")
-            paths.append(write_text(out / f"{stem}.csv", csv_text(shown)))
-            with drawing(style.RC):
-                figure = FIGURES[name][0](shown)
-                if _changes(part):  # a figure travels without its caption
-                    figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
-                paths += style.save(figure, out / stem)
-            index.append((stem, _caption(name, part, suite if several else "")))
+            stem = slug(name, dataset, "" if protocol == "published" else protocol, where)
+            yield Drawing(name, stem, dataset, protocol, _caption(name, part, where), _changes(part), shown)
+
+
+def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> list[Path]:
+    """Write `drawings` to the folder `out` as SVG, PDF and CSV, and README.md, which says what they show; the paths."""
+    paths, index = [], []
+    for item in drawings(cells, store, frame):
+        paths.append(write_text(out / f"{item.stem}.csv", csv_text(item.shown)))
+        with drawing(style.RC):
+            paths += style.save(item.figure(), out / item.stem)
+        departures = f" Not at the published setting: {'; '.join(item.changes)}." if item.changes else ""
+        index.append((item.stem, item.caption + departures))
     return [*paths, write_text(out / "README.md", _index(index))] if paths else []
 
 
@@ -53,20 +83,24 @@ def _shown(cells: list[Cell], store: Store, part: pd.DataFrame) -> dict[str, pd.
         "bars": attacks,
         "published": data.against(part, published.reference()),
         "training": data.histories(cells, store),
+        "fitting": _fitted(data.histories(cells, store, "attack")),
         "images": data.per_image(cells, store),
     }
     return {name: shown for name, shown in found.items() if len(shown)}
 
 
+def _fitted(epochs: pd.DataFrame) -> pd.DataFrame:
+    """The epochs whose loss can stand on a logarithmic axis."""
+    if "loss" not in epochs:
+        return epochs.iloc[:0]
+    return epochs[(epochs["loss"] > 0) & np.isfinite(epochs[["epoch", "loss"]]).all(axis=1)]
+
+
 def _caption(name: str, part: pd.DataFrame, suite: str) -> str:
-    """What a figure shows, of which protocol and seeds, and how its cells depart from the published setting."""
-    done = part[part["status"] == "done"]
-    seeds = sorted(set(done["seed"]) - {""}, key=int)
+    seeds = sorted(set(part[part["status"] == "done"]["seed"]) - {""}, key=int)
     text = f"{names.dataset_title(part['dataset'].iloc[0])}: {FIGURES[name][1]}. "
     text += f"Protocol {part['protocol'].iloc[0]}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}."
-    text += f" {suite}." if suite else ""
-    changes = _changes(part)
-    return text + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
+    return text + (f" {suite}." if suite else "")
 
 
 def _changes(part: pd.DataFrame) -> list[str]:

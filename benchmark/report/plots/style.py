@@ -1,9 +1,12 @@
 """How every figure looks, and how it is written: the same data give the same bytes."""
 
+import io
+import re
 from pathlib import Path
 
 from benchmark.analysis import names
-from benchmark.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, write_figure
+from benchmark.report.drawing import BLACK, BLUE, FURTHER, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, write_figure
+from benchmark.report.render import write_text
 
 WIDTH = 3.4  # inches: a column of a two-column paper
 # colour and marker both tell the defence, so that a grey print does as well
@@ -17,7 +20,8 @@ DEFENSES = {
     "noise_nopeek": (PURPLE, "P"),
     "noise_arl": (GREY, "h"),
 }
-SPARE = [(GREY, marker) for marker in ("<", ">", "p", "*", "X", "d")]
+SPARE = list(zip(FURTHER, ("<", ">", "p", "*", "X", "d"), strict=True))
+TIP = "tip: "  # what an artist says when hovered is its gid, behind this
 
 RC = {
     "font.size": 7,
@@ -50,7 +54,7 @@ RC = {
 
 
 def looks(defenses) -> dict[str, tuple[str, str]]:
-    """(colour, marker) of each defence; those that the paper does not have are grey, told apart by their marker."""
+    """(colour, marker) of each defence; distinct up to six that the paper does not have."""
     others = sorted(set(defenses) - set(DEFENSES))
     return DEFENSES | {name: SPARE[index % len(SPARE)] for index, name in enumerate(others)}
 
@@ -65,10 +69,19 @@ def panel_title(attacker: str, split: str) -> str:
     return f"{names.ATTACKERS.get(attacker, attacker)} attack, {split}"
 
 
+def tell(artist, text: str) -> None:
+    """Let a mark say what it is when the pointer is over it."""
+    artist.set_gid(TIP + text)
+
+
+def svg(figure) -> str:
+    """The figure as SVG without a date; what `tell` was told are titles in it, which viewers show."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", file.getvalue())
+
+
 def save(figure, stem: Path) -> list[Path]:
     """Write STEM.svg and STEM.pdf without a date. UserError where that is not possible."""
-    paths = []
-    for kind, dates in (("svg", ("Date",)), ("pdf", ("CreationDate",))):
-        path = stem.with_name(f"{stem.name}.{kind}")
-        paths.append(write_figure(figure, path, metadata=dict.fromkeys(dates)))
-    return paths
+    drawn = write_text(stem.with_name(f"{stem.name}.svg"), svg(figure))
+    return [drawn, write_figure(figure, stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})]

@@ -5,7 +5,10 @@ const root = document.documentElement;
 // -- light and dark: the system's choice until the button is pressed; remembered where the browser allows it
 const themeButton = document.getElementById("theme"), system = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-const tellTheme = () => themeButton.setAttribute("aria-pressed", String(isDark()));
+function tellTheme() {
+  themeButton.textContent = isDark() ? "Light" : "Dark"; // what it leads to
+  themeButton.setAttribute("aria-pressed", String(isDark()));
+}
 try { root.dataset.theme = localStorage.getItem("theme") ?? ""; } catch { /* a file's page may have no storage */ }
 themeButton.addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
@@ -40,20 +43,20 @@ function compare(a, b, sign) {
 }
 $(".sort").forEach((button) => button.addEventListener("click", () => sortBy(button)));
 
-// -- filters: an axis hides what has another value of it; the text hides rows, points and pictures
+// -- filters: an axis hides what has another value of it; the text hides rows and pictures
 const form = document.getElementById("filters"), count = document.getElementById("count");
+const fields = $("select, input", form), { text, beside } = form.elements;
 const units = $("main .unit"), leaves = $("main .leaf"), columns = $(".matrix [data-attacker]");
 const texts = new Map(leaves.map((leaf) => [leaf, wordsOf(leaf)]));
 function wordsOf(leaf) {
-  const pictures = $("img", leaf).map((image) => image.alt);
-  const words = [leaf.getAttribute("aria-label"), ...pictures, leaf.textContent, ...Object.values(leaf.dataset)];
-  const article = leaf.closest("article, .facet");
-  return [...words, ...(article ? Object.values(article.dataset) : [])].join(" ").toLowerCase();
+  const pictures = $("img", leaf).map((image) => image.alt), holder = leaf.closest(".holder");
+  const words = [...pictures, leaf.textContent, ...Object.values(leaf.dataset), ...Object.values(holder?.dataset ?? {})];
+  return words.join(" ").toLowerCase();
 }
 function applyFilters() {
-  const chosen = $("select[name]", form).map((select) => [select.name, select.value]).filter((pair) => pair[1]);
-  const wanted = form.elements.text.value.toLowerCase().split(",").map((word) => word.trim()).filter(Boolean);
-  const fits = (unit) => chosen.every(([axis, value]) => (unit.dataset[axis] ?? value) === value);
+  const chosen = fields.filter((field) => field !== text && field !== beside && field.value);
+  const wanted = text.value.toLowerCase().split(",").map((word) => word.trim()).filter(Boolean);
+  const fits = (unit) => chosen.every(({ name, value }) => (unit.dataset[name] ?? value) === value);
   units.forEach((unit) => unit.toggleAttribute("hidden", !fits(unit)));
   if (wanted.length) {
     leaves.filter((leaf) => !wanted.some((word) => texts.get(leaf).includes(word)))
@@ -61,15 +64,12 @@ function applyFilters() {
   }
   columns.forEach((cell) => cell.toggleAttribute("hidden", !fits(cell)));
   $(".matrix .groups").forEach(fitGroups);
-  $(".holder, .facet").forEach((holder) => {
-    if (!holder.hasAttribute("hidden") && !holder.querySelector(".leaf:not([hidden])")) holder.toggleAttribute("hidden", true);
-  });
-  $(".facet svg").forEach((chart) => { // one tab stop each, which is not hidden
-    const marks = $(".mark:not([hidden])", chart);
-    if (!marks.some((mark) => mark.getAttribute("tabindex") === "0")) marks[0]?.setAttribute("tabindex", "0");
+  $(".holder").forEach((holder) => {
+    if (!holder.querySelector(".leaf:not([hidden])")) holder.toggleAttribute("hidden", true);
   });
   const rows = $(".matrix .leaf"), shown = rows.filter((row) => !row.closest("[hidden]"));
   count.textContent = chosen.length || wanted.length ? `${shown.length} of ${rows.length} table rows match` : "";
+  root.dataset.beside = beside?.value ?? "";
 }
 function fitGroups(line) {
   const own = [...line.nextElementSibling.cells].slice(1);
@@ -80,51 +80,42 @@ function fitGroups(line) {
     group.colSpan = visible || 1;
   }
 }
-const beside = document.getElementById("beside");
+// the address holds them, so that a link leads to what one sees: report.html#defense=patrol&cem=on
+function toAddress() {
+  const set = fields.filter((field) => field.value).map((field) => [field.name, field.value]);
+  if (set.length) history.replaceState(null, "", `#${new URLSearchParams(set)}`);
+  else if (location.hash.includes("=")) history.replaceState(null, "", location.href.split("#")[0]);
+}
+function fromAddress() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  if (location.hash.includes("=")) {
+    for (const field of fields) {
+      field.value = wanted.get(field.name) ?? "";
+      if (field.selectedIndex === -1) field.selectedIndex = 0; // the page has no such value
+    }
+  }
+  update();
+}
 function update() {
   applyFilters();
-  if (beside) root.dataset.beside = beside.value;
+  toAddress();
 }
 form.addEventListener("input", update); // while one types
 form.addEventListener("change", update);
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(update)); // once the fields are empty
-update(); // a browser may restore the fields of an earlier visit
+addEventListener("hashchange", fromAddress);
+fromAddress(); // a browser may restore the fields of an earlier visit, too
 if (matchMedia("(max-width: 40rem)").matches) form.querySelector("details").open = false;
 
-// -- points of a chart: what they are, on hover and focus; the arrow keys go from one to the next
-const tip = document.getElementById("tip");
-function showTip(mark) {
-  tip.textContent = mark.getAttribute("aria-label");
-  tip.hidden = false;
-  const place = mark.getBoundingClientRect(), own = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(8, place.left + place.width / 2 - own.width / 2), innerWidth - own.width - 8);
-  tip.style.left = `${left}px`;
-  tip.style.top = `${place.top > own.height + 8 ? place.top - own.height - 4 : place.bottom + 4}px`;
+// -- a box that has more to the right fades out there
+const cue = (box) => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+const resized = new ResizeObserver((entries) => entries.forEach(({ target }) => cue(target.closest(".scroll, .gallery"))));
+for (const box of $(".scroll, .gallery")) {
+  box.addEventListener("scroll", () => cue(box), { passive: true });
+  resized.observe(box);
+  resized.observe(box.firstElementChild);
 }
-const hideTip = () => { tip.hidden = true; };
-for (const mark of $(".mark")) {
-  mark.addEventListener("mouseenter", () => showTip(mark));
-  mark.addEventListener("mouseleave", hideTip);
-  mark.addEventListener("focus", () => showTip(mark));
-  mark.addEventListener("blur", hideTip);
-  mark.addEventListener("keydown", (event) => moveFocus(event, mark));
-}
-function moveFocus(event, mark) {
-  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-  if (event.key === "Escape") hideTip();
-  if (!step) return;
-  event.preventDefault();
-  const marks = $(".mark:not([hidden])", mark.closest("svg"));
-  const next = marks[(marks.indexOf(mark) + step + marks.length) % marks.length];
-  mark.setAttribute("tabindex", "-1");
-  next.setAttribute("tabindex", "0");
-  next.focus();
-}
-addEventListener("scroll", () => { // a focused point may have been scrolled into view just now
-  const mark = document.activeElement?.closest(".mark");
-  if (mark && !tip.hidden) showTip(mark); else hideTip();
-}, { passive: true });
 
 // -- on paper everything is open
 addEventListener("beforeprint", () => $("details").forEach((item) => { item.dataset.was = item.open; item.open = true; }));

@@ -1,0 +1,49 @@
+"""Numbers that nothing may be read into: an attack that learnt nothing, a classifier that does no better than guessing.
+
+Such numbers are printed, with a note. They are never bold, coloured or ranked, for a feature that tells nothing is hard
+to invert whatever the defence.
+"""
+
+import math
+
+import pandas as pd
+
+from benchmark.analysis import baseline
+from benchmark.data import DATASETS
+
+AT_CHANCE = "accuracy at chance in one seed or more: there is little in the feature to rebuild from"
+_SIGMAS = 3.0  # standard errors above the chance of 1 / classes, on the data set's own test images
+_PLACE = ("suite", "protocol", "dataset", "defense", "cem", "attacker", "split")
+
+
+def at_chance(dataset: str, accuracy_percent: float) -> bool:
+    """Whether guessing could reach this accuracy; False for a data set that is not installed."""
+    if dataset not in DATASETS.names():
+        return False
+    source = DATASETS.get(dataset)
+    chance = 1 / source.classes
+    error = math.sqrt(chance * (1 - chance) / source.nominal[1])
+    return accuracy_percent <= 100 * (chance + _SIGMAS * error)
+
+
+class Doubts:
+    """What is to be doubted in a tidy frame (frame.py)."""
+
+    def __init__(self, frame: pd.DataFrame):
+        self._why: dict[tuple, str] = {}
+        for row in frame[frame["status"] == "done"].itertuples(index=False):
+            place = tuple(getattr(row, name) for name in _PLACE)
+            if row.metric == baseline.METRIC and row.value == 0:
+                self._why[place] = baseline.NOTE
+            if row.metric == "accuracy_percent" and at_chance(row.dataset, row.value):
+                self._why[place] = AT_CHANCE
+
+    def of(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
+        """Why nothing may be read into this cell, "" where there is no doubt."""
+        row = (suite, protocol, dataset, defense, cem)
+        return self._why.get((*row, "none", "validation")) or self._why.get((*row, attacker, split), "")
+
+    def of_change(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
+        """Why nothing may be read into the change from CEM off to this form of it: a doubt about either side."""
+        sides = ((suite, protocol, dataset, defense, form, attacker, split) for form in (cem, "off"))
+        return next(filter(None, (self.of(*side) for side in sides)), "")

@@ -1,0 +1,95 @@
+"""The page's answer: does CEM make features harder to invert, row by row and attack by attack, and in a sentence."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmark.analysis import baseline, names
+from benchmark.analysis.doubts import Doubts
+from benchmark.analysis.verdicts import COLUMNS, NOT_SUPPORTED, SUPPORTED, UNDECIDED
+
+SIGNS = {SUPPORTED: "✓ ", NOT_SUPPORTED: "✗ ", UNDECIDED: "? "}
+BLIND, CHANCE = "blind", "chance"  # in place of a verdict on what is in doubt
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """kind: of SIGNS, or "plain" for one seed or a number in doubt; hint: the whole of it in words."""
+
+    kind: str
+    text: str
+    hint: str
+    change: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The changes from CEM off to on of one data set and protocol. cell: its filter axes; columns: (attacker, split),
+    the accuracy's first; rows: (defense, form of CEM, a verdict a column, None where there is no such cell).
+    """
+
+    title: str
+    sentence: str
+    cell: dict[str, str]
+    columns: list[tuple[str, str]]
+    rows: list[tuple[str, str, list[Verdict | None]]]
+
+
+def grids(frame: pd.DataFrame, lines: pd.DataFrame) -> list[Grid]:
+    """frame: tidy; lines: its verdicts (analysis/verdicts.py)."""
+    doubts = Doubts(frame)
+    shown = lines[lines["metric"].isin(["accuracy_percent", "mse"])]
+    several = lines["suite"].nunique() > 1  # a sweep has a suite for each of its points
+    return [
+        _grid(part, doubts, f", {suite}" if several else "")
+        for (suite, _, _), part in shown.groupby(["suite", "protocol", "dataset"], sort=False)
+    ]
+
+
+def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
+    first, found = lines.iloc[0], {}
+    for line in lines.to_dict("records"):
+        found[line["defense"], line["cem"], line["attacker"], line["split"]] = _verdict(line, doubts)
+    order = ["none", *names.ATTACKERS, *names.STRONGER]
+    columns = sorted({key[2:] for key in found}, key=lambda key: (names.rank(key[0], order), key[1] == "infer"))
+    rows = [
+        (*row, [found.get((*row, *column)) for column in columns]) for row in dict.fromkeys(key[:2] for key in found)
+    ]
+    rows.sort(key=lambda row: (names.rank(row[0], ["none", *names.DEFENSES]), names.form_rank(row[1])))
+    title = f"{names.dataset_title(first['dataset'])}, protocol {first['protocol']}{where}"
+    attacks = [verdict for key, verdict in found.items() if key[2] != "none"]
+    cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
+    return Grid(title, _sentence(attacks, lines["seeds"].max()), cell, columns, rows)
+
+
+def _verdict(line: dict, doubts: Doubts) -> Verdict:
+    doubt = doubts.of_change(*(line[name] for name in COLUMNS[1:8]))
+    accuracy, change = line["metric"] == "accuracy_percent", line["change"]
+    spec, unit = ("{:+.1f}", " points") if accuracy else ("{:+.0f}\u00a0%", "")
+    if doubt and not accuracy:
+        return Verdict("plain", BLIND if doubt == baseline.NOTE else CHANCE, doubt, math.nan)
+    if math.isnan(change):
+        return Verdict("plain", "–", line["reason"], math.nan)
+    kind = "plain" if line["seeds"] < 2 or doubt else line["verdict"]
+    interval = "" if math.isnan(line["low"]) else f" ({spec.format(line['low'])} to {spec.format(line['high'])})"
+    hint = f"{line['claim']}: {line['verdict']}, {spec.format(change)}{unit}{interval}; {doubt or line['reason']}"
+    return Verdict(kind, SIGNS.get(kind, "") + spec.format(change), hint, change)
+
+
+def _sentence(attacks: list[Verdict], seeds: int) -> str:
+    """What the grid says of the claim that CEM raises the attackers' MSE."""
+    if not attacks:
+        return "No attack stands both with and without CEM."
+    changes = pd.Series([verdict.change for verdict in attacks]).dropna()
+    doubtful = sum(verdict.text in (BLIND, CHANCE) for verdict in attacks)
+    count = {kind: sum(verdict.kind == kind for verdict in attacks) for kind in SIGNS}
+    size = f"the attackers' MSE changes by {changes.median():+.0f}\u00a0% in the median" if len(changes) else ""
+    rest = f" {doubtful} of {len(attacks)} attacks tell nothing ({BLIND} or {CHANCE}, below)." if doubtful else ""
+    if seeds < 2:
+        spread = (
+            f", from {changes.min():+.0f} to {changes.max():+.0f}\u00a0%, over {len(changes)} attacks" if size else ""
+        )
+        return f"One seed: no verdict. {size[:1].upper()}{size[1:]}{spread}.{rest}" if size else f"No verdict.{rest}"
+    told = ", ".join(f"{kind} in {number}" for kind, number in count.items())
+    return f"CEM raises the attackers' MSE: {told} of {len(attacks)} attacks{'; ' + size if size else ''}.{rest}"

@@ -1,0 +1,46 @@
+"""The figures of plots/ within the page: the same SVG, under ids of its own."""
+
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from benchmark.matrix.expand import Cell
+from benchmark.report.drawing import drawing
+from benchmark.report.plots import style
+from benchmark.report.plots.stage import FIGURES, drawings
+from benchmark.store.store import Store
+
+OPEN = 2  # figures that stand open; the rest are folded, to keep the page short
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    stem: str
+    caption: str
+    cell: dict[str, str]
+    svg: Markup
+
+
+def figures(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Figure]:
+    """Every figure of the suite, the ones that answer first (accuracy against MSE, then published against produced)."""
+    found = []
+    for item in drawings(cells, store, frame):
+        with drawing(style.RC):
+            svg = inline(style.svg(item.figure()), item.stem, item.caption)
+        cell = {"dataset": item.dataset, "protocol": item.protocol}
+        found.append(Figure(item.name, item.stem, item.caption, cell, svg))
+    first = ["tradeoff", "published"]
+    order = [*first, *(name for name in FIGURES if name not in first)]
+    return sorted(found, key=lambda figure: order.index(figure.name))
+
+
+def inline(svg: str, name: str, label: str) -> Markup:
+    """An SVG file as an element of a page. name: goes before its ids, so that several can stand in one page."""
+    box, body = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', svg, re.DOTALL).groups()
+    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return Markup(f'<svg {spaces} role="img" aria-label="{escape(label)}" viewBox="{box}">{body}</svg>')
