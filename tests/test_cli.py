@@ -1,6 +1,7 @@
 """The command line: what it prints and how it ends, for good and bad input."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,13 @@ import pytest
 import torch
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 
-from benchmark import cli
+import benchmark
+from benchmark.cli.options import Selection
 from benchmark.defenses import DEFENSES, Defense
+from benchmark.matrix.expand import jobs
+from benchmark.matrix.load import MatrixFile
 
+PROJECT = Path(__file__).parents[1]
 ONE = ("--where", "defense=bottleneck,cem=off,attacker=decoder,split=infer")
 
 
@@ -31,17 +36,65 @@ def refused(outcome, *texts):
 
 
 def test_plan_lists_every_job_with_its_state_and_time(finished):  # noqa: F811
-    outcome = finished.call("plan", "--set", "attacks.gan.penalty=9")
-    lines = [line for line in outcome.out.splitlines() if line.split(" ")[0].isalnum() and " photos " in line]
-    assert outcome.code == 0 and len(lines) == 22
+    outcome = finished.call("plan", "--jobs", "--set", "attacks.gan.penalty=9")
+    first, *lines, departs = outcome.out.splitlines()
+    assert outcome.code == 0 and len(lines) == 22 and all(" photos " in line for line in lines)
+    assert {line.split()[0] for line in lines} >= {job.key[:12] for job in jobs(finished.cells())[:1]}
     assert all(("waiting" in line) == ("gan" in line) for line in lines)
     assert sum("done" in line for line in lines) == 14
-    assert "24 cells, 22 jobs, 14 done; about" in outcome.out
-    departs = next(line for line in outcome.out.splitlines() if line.startswith("Departs"))
+    assert first.startswith("24 cells, 22 jobs, 14 done; about ") and " left on cpu " in first
+    assert departs.startswith("Departs from the published setting: ")
     changes = departs.split(": ", 1)[1].split("; ")
     assert all(change.count("(published") == 1 for change in changes), changes
     assert "train.milestones none (published 0.25/0.5/0.75/0.875)" in changes
     assert "attacks.gan.penalty 9.0 (published 10.0)" in changes
+
+
+def test_plan_folds_the_jobs_of_a_row_and_says_the_sum_first(copied):  # noqa: F811
+    (lost,) = copied.results.glob("photos/dropout+cem/gan-infer-*")
+    shutil.rmtree(lost)
+    summary, *rows, _ = copied.call("plan").out.splitlines()
+    assert summary.startswith("24 cells, 22 jobs, 21 done; about ")
+    assert rows[:3] == [
+        "photos bottleneck: 1 training, 4 attacks, 1 efficiency, 6 of 6 done",
+        "photos bottleneck+cem: 1 training, 4 attacks, 5 of 5 done",
+        "photos dropout: 1 training, 4 attacks, 5 of 5 done",
+    ]
+    assert rows[3].startswith("photos dropout+cem: 1 training, 4 attacks, 4 of 5 done, about ")
+    assert rows[4:] == ["photos patrol: 1 efficiency, 1 of 1 done"]
+
+
+def test_list_tells_of_every_suite(place):  # noqa: F811
+    place.edit(lambda matrix, _: matrix.update(suites={"smoke": matrix["suites"]["smoke"]}))
+    outcome = call("list", "--matrix", place.matrix, "--data", place.data)
+    assert outcome.code == 0 and outcome.out.splitlines()[0] == "smoke: 24 cells, 22 jobs", outcome
+    assert outcome.out.splitlines()[1].startswith("  every defence, CEM off and on")
+    outcome = call("list")
+    names = [line.split(":")[0] for line in outcome.out.splitlines() if not line.startswith(" ")]
+    assert names == list(MatrixFile().matrix.suites)
+
+
+def test_version():
+    assert call("--version").out == f"split-inversion-benchmark {benchmark.__version__}\n"
+
+
+def test_the_shell_completes_commands_and_suites(tmp_path):
+    """As bash asks: what may stand in place of the last word."""
+
+    def completed(*words) -> list[str]:
+        asked = {
+            "_BENCHMARK_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        code = "import sys; sys.argv = ['benchmark']; from benchmark.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, cwd=PROJECT
+        )
+        return done.stdout.split()
+
+    assert completed("benchmark", "re") == ["report"]
+    assert completed("benchmark", "run", "tinyi") == [s for s in MatrixFile().matrix.suites if s.startswith("tinyi")]
 
 
 def test_plan_runs_nothing(place):  # noqa: F811
@@ -75,7 +128,10 @@ def test_data_list_and_prepare(tmp_path):
 
 def test_help_names_every_command():
     text = call("--help").out
-    assert all(name in text for name in ("plan", "run", "status", "report", "diff", "schema", "data"))
+    names = ["list", "plan", "run", "status", "report", "diff", "audit", "calibrate", "attack-released", "schema"]
+    names += ["measure", "data", "store"]
+    found = [words[1] for line in text.splitlines() if (words := line.split())[:1] == ["│"] and words[1] in names]
+    assert found == names
 
 
 # -- bad input: exit status 2 and one sentence
@@ -303,6 +359,6 @@ def test_any_interrupt_is_told(monkeypatch, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_expand", interrupted)
+    monkeypatch.setattr(Selection, "cells", property(interrupted))
     outcome = call("status", "smoke", "--results", tmp_path)
     assert outcome.code == 130 and outcome.err == "interrupted; run the same command to go on from here\n"
