@@ -1,4 +1,4 @@
-"""Calibration of a suite's rows: their targets, each candidate's trainings and attacks, the files that are left."""
+"""Calibration of a suite's rows: their targets, each candidate's trainings and attacks, what is found."""
 
 import math
 from collections.abc import Callable
@@ -6,20 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from benchmark.analysis.frame import csv_text, tidy
+from benchmark.analysis.frame import tidy
 from benchmark.analysis.search import Evaluation, Strengths, Values, rungs, search
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand, jobs
 from benchmark.matrix.load import Change, MatrixFile
-from benchmark.report.render import write_text
+from benchmark.report.calibration import LOG, STRENGTHS, write_candidates, write_strengths
 from benchmark.store.store import Store
 
 # jobs -> nothing; what fails is left undone in the store
 Run = Callable[[list[Job]], None]
-LOG = "calibration.csv"
-STRENGTHS = "strengths.yaml"
 
 
 @dataclass(frozen=True)
@@ -80,15 +77,10 @@ class Calibrator:
 
             def log(done: list[Evaluation], row=row, before=before) -> None:
                 logged[:] = before + [_line(row, item) for item in done]
-                write_text(self.out / LOG, _csv(logged))
+                write_candidates(logged, self.out)
 
             found.append(self._calibrate_row(row, targets, log))
-            text = yaml.safe_dump({"strengths": found}, sort_keys=False, width=110)
-            head = (
-                f"# Written by `benchmark calibrate {self.suite}`; use it as --set @{STRENGTHS}. "
-                "See docs/CALIBRATION.md.\n"
-            )
-            write_text(self.out / STRENGTHS, head + text)
+            write_strengths(found, self.suite, self.out)
         if not found:
             raise UserError(
                 f"no row of the suite '{self.suite}' has both search ranges in the matrix and values without CEM in "
@@ -203,7 +195,3 @@ def _line(row: tuple[str, str, str], item: Evaluation) -> dict:
     for kind, values in (("measured", item.values), ("expected", item.expected)):
         line[kind] = " ".join(f"{'/'.join(metric)}={value:.6g}" for metric, value in (values or {}).items())
     return line
-
-
-def _csv(lines: list[dict]) -> str:
-    return csv_text(pd.DataFrame(lines))

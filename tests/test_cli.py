@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from terminal import Terminal
 
 import benchmark
 from benchmark.cli.options import Selection
@@ -72,6 +73,26 @@ def test_list_tells_of_every_suite(place):  # noqa: F811
     outcome = call("list")
     names = [line.split(":")[0] for line in outcome.out.splitlines() if not line.startswith(" ")]
     assert names == list(MatrixFile().matrix.suites)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("command", ["plan", "plan --jobs", "report", "list"])
+def test_every_line_fits_the_terminal(finished, tmp_path, command, columns):  # noqa: F811
+    words = [*command.split(), "smoke", "--matrix", finished.matrix, "--data", finished.data]
+    words = ["list"] if command == "list" else [*words, "--results", finished.results]
+    words += ["--no-plots", "--tables", tmp_path] if command == "report" else []
+    start = [sys.executable, "-m", "benchmark"]
+    with Terminal([*start, *map(str, words)], dict(os.environ), columns=columns) as terminal:
+        assert terminal.wait(120) == 0
+    seen = terminal.seen.decode().replace("\r", "").splitlines()
+    text = " ".join(line.strip() for line in seen if not line.startswith(str(tmp_path)))  # a path stays in one piece
+    assert max(len(line) for line in seen if not line.startswith(str(tmp_path))) <= columns, seen
+    plain = call(*words, *(["--tables", tmp_path / "again"] if command == "report" else []))
+    assert plain.code == 0
+    if columns == 60:
+        assert len(seen) > len(plain.out.splitlines())  # without a terminal no line is folded
+    first = " ".join(plain.out.splitlines()[0].split())
+    assert text.startswith(first.split("; about")[0]), (text, first)
 
 
 def test_version():
@@ -155,8 +176,8 @@ def test_help_names_every_command():
         (["diff", "smoke", "--tolerance", "mse=-1", "--against", "REFERENCE"], ["at least 0"]),
         (["diff", "smoke", "--tolerance", "msee=1", "--against", "REFERENCE"], ["no metric 'msee'"]),
         (["diff", "smoke", "--against", "/nowhere"], ["no reference /nowhere"]),
-        (["diff", "smoke"], ["no rows in common"]),
-        (["data", "prepare", "mnist"], ["neither a data set nor a suite"]),
+        (["diff", "smoke"], ["no rows in common", "protocol published; dataset photos"]),
+        (["data", "prepare", "mnist"], ["neither a data set nor a suite", "--plugin FILE before the command"]),
         (["data", "prepare", "cifar10", "--from", "/nowhere"], ["there is no /nowhere"]),
         (["data", "prepare", "cifar10", "--from", "FOLDER"], ["official cifar10"]),
         (["data", "prepare", "cifar10", "--from", "FILE"], ["not the official file"]),
@@ -202,7 +223,9 @@ def test_a_matrix_that_cannot_be_read(tmp_path, text, texts):
         (lambda m, s: m["train"].update(epoch=2), ["unknown key", "did you mean 'epochs'"]),
         (lambda m, s: s.update(dataset=["mnist"]), ["unknown name 'mnist'", "photos"]),
         (lambda m, s: s.update(defense=["patrl"]), ["unknown name 'patrl'", "did you mean 'patrol'"]),
-        (lambda m, s: m["defenses"].update(castle={"noise_std": 0.1}), ["unknown name 'castle'"]),
+        (lambda m, s: m["defenses"].update(castle={"noise_std": 0.1}), ["unknown name 'castle'", "--plugin FILE"]),
+        (lambda m, s: m["attacks"].update(ram={}), ["unknown name 'ram'", "--plugin FILE"]),
+        (lambda m, s: s.update(protocol=[], efficiency=[]), ["no cell of the suite 'smoke': it names no protocol"]),
         (lambda m, s: m["defenses"]["dropout"].update(rate="half"), ["rate = 'half'"]),
         (lambda m, s: s.update(seed=[-1]), ["greater than or equal to 0"]),
     ],
@@ -231,7 +254,8 @@ def test_folders_that_cannot_be_written(finished, place, tmp_path):  # noqa: F81
 def test_an_empty_suite_is_told(place):  # noqa: F811
     place.edit(lambda matrix, _: matrix["suites"].update(void={"description": "nothing"}))
     for command in ("plan", "run", "status", "report", "diff"):
-        refused(place.call(command, suite="void"), "no cell of the suite 'void'")
+        texts = ["matrix.yaml, line ", "no cell of the suite 'void': it names no dataset, no defense, no cem"]
+        refused(place.call(command, "--where", "defense=dropout", suite="void"), *texts)
 
 
 def test_words_the_command_line_does_not_know():

@@ -1,4 +1,4 @@
-"""`benchmark speed`: the whole of it at small sizes, its arithmetic on known values, and the plain scripts."""
+"""`measure speed`: the whole of it at small sizes, its arithmetic on known values, and the plain scripts."""
 
 import math
 import multiprocessing

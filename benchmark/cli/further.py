@@ -176,6 +176,7 @@ def attack_released(
     from benchmark.matrix.load import parse_set
     from benchmark.released import models, names
     from benchmark.report.diff_text import compare
+    from benchmark.report.released import write_released
     from benchmark.report.write import write
 
     at_once, store = concurrency.parse(cells), selection.store
@@ -196,7 +197,7 @@ def attack_released(
         tell(f"failed: {job.title}: {reason}")
     out = tables / f"released-{dataset}"
     written = write(attacked, store, out, True, [], plots)
-    listed = models.write_list(found, store, out)
+    listed = write_released(models.described(found, store), out)
     if dataset in set(published.load()["dataset"]):
         for label in dict.fromkeys(cell.suite for cell in attacked):  # several models of a row have one each
             say_lines(f"\n{label}:\n")

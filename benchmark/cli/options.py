@@ -137,7 +137,7 @@ class Selection:
         if lacking:
             where = self.file.where(("suites", self.suite))
             raise UserError(
-                f"{where}: no cell of the suite '{self.suite}': it names no {' and no '.join(lacking)}; add it"
+                f"{where}: no cell of the suite '{self.suite}': it names no {', no '.join(lacking)}; add that"
             )
 
 
