@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Usage: ./reproduce.sh [SUITE|test] [--where AXIS=VALUE,...] [--set PATH=VALUE] ...
+# Usage: ./reproduce.sh [SUITE|test] [OPTION] ...
 #
-#   ./reproduce.sh            set up, then every table of the smoke suite, on embedded images
-#   ./reproduce.sh cifar100   the same path on CIFAR-100 at the published settings
-#   ./reproduce.sh test       set up, then the tests
+#   ./reproduce.sh                           set up, then every table of the smoke suite, on embedded images
+#   ./reproduce.sh cifar100 --device cuda:1  the same path on CIFAR-100 at the published settings, on the second GPU
+#   ./reproduce.sh test                      set up, then the tests
 #
-# Works from any directory and may be run again at any time: what is installed, prepared or computed is kept.
-# BENCHMARK_DATA, BENCHMARK_RESULTS, BENCHMARK_TABLES and BENCHMARK_DEVICE (auto, cpu, cuda) override the defaults.
+# The options are those of the commands `run`, `report` and `diff`, and each command gets those that it knows: --where and
+# --set choose and change cells, --device and --cells-per-gpu say where they run, --compare how they are reported.
+# `--plugin FILE` loads a defence, attack or data set of your own. Works from any directory and may be run again at any
+# time: what is installed, prepared or computed is kept. BENCHMARK_DATA, BENCHMARK_RESULTS, BENCHMARK_TABLES and
+# BENCHMARK_DEVICE override the defaults.
 set -euo pipefail
 # what the user's environment says of other work: where a relative cd leads, where pip installs, which Python's library
 unset CDPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
@@ -53,28 +56,53 @@ set_up() {
 }
 
 suite=smoke
-case ${1:-} in -h | --help) sed -n '2,9s/^# \{0,1\}//p' reproduce.sh; exit 0 ;; '' | -*) ;; *) suite=$1; shift ;; esac
+case ${1:-} in -h | --help) sed -n '2,12s/^# \{0,1\}//p' reproduce.sh; exit 0 ;; '' | -*) ;; *) suite=$1; shift ;; esac
 
 if [ "$suite" = test ]; then
   set_up
   say "running the tests"
   exec "$python" -m pytest "$@"
 fi
-for option in "$@"; do # the options that every stage knows
-  case $option in --where | --set | --where=* | --set=* | *=*) ;; *) die "unknown option $option; see ./reproduce.sh --help" ;; esac
+prepare=("$suite") run=("$suite") report=("$suite") diff=("$suite") benchmark=(-m benchmark)
+compare=$([ "$suite" = smoke ] || echo yes) # with the published tables, which smoke has nothing in common with
+while [ $# -gt 0 ]; do # every option to the commands that know it
+  name=${1%%=*} words=("$1")
+  case $1 in
+    *=* | --wait | --compare | --plots | --no-plots) ;;
+    *)
+      [ $# -gt 1 ] || die "$1 needs a value, or is unknown; see ./reproduce.sh --help"
+      words+=("$2")
+      shift
+      ;;
+  esac
+  shift
+  case $name in
+    --where | --set | --matrix | --data)
+      prepare+=("${words[@]}") run+=("${words[@]}") report+=("${words[@]}") diff+=("${words[@]}")
+      ;;
+    --results) run+=("${words[@]}") report+=("${words[@]}") diff+=("${words[@]}") ;;
+    --device | --cells-per-gpu | --tensorboard | --engine | --address) run+=("${words[@]}") ;;
+    --partition | --time | --max-jobs | --sbatch | --wait) run+=("${words[@]}") ;;
+    --tables | --compare | --metric | --plots | --no-plots) report+=("${words[@]}") ;;
+    --against | --tolerance | --markdown) diff+=("${words[@]}") compare=yes ;;
+    --plugin) benchmark+=("${words[@]}") ;;
+    *) die "unknown option $name; see ./reproduce.sh --help" ;;
+  esac
 done
 
 set_up
 say "preparing the data of the suite $suite"
-"$python" -m benchmark data prepare "$suite" "$@"
+"$python" "${benchmark[@]}" data prepare "${prepare[@]}"
 say "running the suite $suite"
 status=0
-"$python" -m benchmark run "$suite" "$@" || status=$?
+"$python" "${benchmark[@]}" run "${run[@]}" || status=$?
 [ "$status" -le 1 ] || exit "$status" # 1: some cells failed, which the tables will say
-say "writing the tables of the suite $suite"
-"$python" -m benchmark report "$suite" "$@"
-if [ "$suite" != smoke ]; then
-  say "comparing with the published tables"
-  "$python" -m benchmark diff "$suite" "$@" || [ $? -eq 1 ] # beyond tolerance is a finding, not an error
+if [ -n "$compare" ]; then
+  say "comparing with other numbers"
+  compared=0
+  "$python" "${benchmark[@]}" diff "${diff[@]}" || compared=$?
+  [ "$compared" -le 1 ] || status=$compared # 1: beyond tolerance, which is a finding and no error
 fi
+say "writing the tables of the suite $suite"
+"$python" "${benchmark[@]}" report "${report[@]}"
 exit "$status"

@@ -1,4 +1,4 @@
-"""Calibration of a suite's rows: their targets, each candidate's trainings and attacks, the files that are left."""
+"""Calibration of a suite's rows: their targets, each candidate's trainings and attacks, what is found."""
 
 import math
 from collections.abc import Callable
@@ -6,20 +6,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
-from benchmark.analysis.frame import csv_text, tidy
+from benchmark.analysis.frame import tidy
 from benchmark.analysis.search import Evaluation, Strengths, Values, rungs, search
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand, jobs
 from benchmark.matrix.load import Change, MatrixFile
-from benchmark.report.render import write_text
+from benchmark.report.calibration import LOG, STRENGTHS, write_candidates, write_strengths
 from benchmark.store.store import Store
 
 # jobs -> nothing; what fails is left undone in the store
 Run = Callable[[list[Job]], None]
-LOG = "calibration.csv"
-FOUND = "strengths.yaml"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a calibration has found, and its files. rows: as in strengths.yaml, an entry for each row."""
+
+    rows: list[dict]
+    strengths: Path
+    log: Path
+
+    def told(self) -> list[str]:
+        """A line for each row: its strengths, and how near they come."""
+        lines = []
+        for row in self.rows:
+            strengths = ", ".join(f"{path} {value:g}" for path, value in row["set"].items())
+            distance = row["found"]["distance"]
+            near = f"distance {distance:g}, where 1 is the tolerance of `diff`"
+            lines.append(f"{' '.join(row['where'].values())}: {strengths} ({near})")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -46,14 +62,13 @@ class Calibrator:
         found = dict.fromkeys((cell.dataset, cell.defense, cell.protocol) for cell in cells)
         return [row for row in found if row[1] in self.file.matrix.calibration.ranges]
 
-    def calibrate(self) -> list[Path]:
-        """Search every row, write strengths.yaml and calibration.csv below `out` (after each rung), return the paths.
+    def calibrate(self) -> Found:
+        """Search every row, and write strengths.yaml and calibration.csv below `out` (after each rung).
 
         UserError where no row has both ranges and targets, and where no candidate of a row could be measured.
         """
         logged: list[dict] = []
         found: list[dict] = []
-        paths: list[Path] = []
         for row in self.rows():
             targets = self._targets(row)
             if not targets:
@@ -62,20 +77,16 @@ class Calibrator:
 
             def log(done: list[Evaluation], row=row, before=before) -> None:
                 logged[:] = before + [_line(row, item) for item in done]
-                write_text(self.out / LOG, _csv(logged))
+                write_candidates(logged, self.out)
 
             found.append(self._calibrate_row(row, targets, log))
-            text = yaml.safe_dump({"strengths": found}, sort_keys=False, width=110)
-            head = (
-                f"# Written by `benchmark calibrate {self.suite}`; use it as --set @{FOUND}. See docs/CALIBRATION.md.\n"
-            )
-            paths = [write_text(self.out / FOUND, head + text), self.out / LOG]
-        if not paths:
+            write_strengths(found, self.suite, self.out)
+        if not found:
             raise UserError(
                 f"no row of the suite '{self.suite}' has both search ranges in the matrix and values without CEM in "
                 f"{self.source}; choose other rows, or give an earlier run by --against"
             )
-        return paths
+        return Found(found, self.out / STRENGTHS, self.out / LOG)
 
     def _calibrate_row(self, row: tuple[str, str, str], targets: Values, log) -> dict:
         dataset, defense, protocol = row
@@ -184,7 +195,3 @@ def _line(row: tuple[str, str, str], item: Evaluation) -> dict:
     for kind, values in (("measured", item.values), ("expected", item.expected)):
         line[kind] = " ".join(f"{'/'.join(metric)}={value:.6g}" for metric, value in (values or {}).items())
     return line
-
-
-def _csv(lines: list[dict]) -> str:
-    return csv_text(pd.DataFrame(lines))

@@ -5,7 +5,9 @@ Nothing else in this project prints (a test looks).
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 
 import rich.console
@@ -29,6 +31,13 @@ def say_lines(text: str) -> None:
         print("\n".join(map(plain, text.split("\n"))), flush=True)
     except BrokenPipeError:
         raise ReaderGone from None
+
+
+def say_folded(text: object, indent: str = "  ") -> None:
+    """A line on stdout; on a terminal that is too narrow for it several, the further ones indented."""
+    line = plain(text)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(line)
+    say_lines(textwrap.fill(line, max(width, 20), subsequent_indent=indent, replace_whitespace=False) if line else "")
 
 
 def tell(text: object) -> None:

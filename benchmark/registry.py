@@ -21,6 +21,7 @@ from benchmark.text import NAME
 
 # the named files, with os.pathsep between them, or each on a line, as paths may hold that; worker processes inherit it
 FILES = "BENCHMARK_PLUGINS"
+HINT = "; what a plug-in brings needs --plugin FILE before the command"  # for a name that is not known
 _LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
 
 
@@ -61,7 +62,7 @@ class Registry(Generic[Kind]):
         """The class registered as `name`; UserError listing the known names where there is none."""
         self._discover()
         if name not in self._classes:
-            raise UserError(f"unknown {self.kind} '{name}'; known: {', '.join(self.names())}")
+            raise UserError(f"unknown {self.kind} '{name}'; known: {', '.join(self.names())}{HINT}")
         return self._classes[name]
 
     def names(self) -> list[str]:

@@ -109,7 +109,7 @@ class Place:
             folders += ["--tables", self.tables, "--no-plots"]  # they take seconds; test_plots.py asks for them
         if command == "run":  # one process, which sees what a test has changed, however many cores there are
             folders += ["--cells-per-gpu", 1]
-        return [command, suite, *folders, *more]
+        return [*command.split(), suite, *folders, *more]
 
     def call(self, command: str, *more, suite="smoke") -> Outcome:
         return call(*self.words(command, *more, suite=suite))

@@ -12,6 +12,7 @@ import torch
 from command_line import place  # noqa: F401 (fixture)
 from scipy import stats
 
+from benchmark.analysis.bounds import bounds_rows, ranks
 from benchmark.analysis.frame import COLUMNS
 from benchmark.analysis.ranks import associations, correlations
 from benchmark.bounds.measure import bounds_of
@@ -20,7 +21,7 @@ from benchmark.data import DataSet, ImageSet, normalise, to_unit
 from benchmark.defenses import DEFENSES, Setting
 from benchmark.jobs.run_job import ALL_OFF
 from benchmark.matrix.load import DEFAULT, MatrixFile
-from benchmark.report.bounds import bounds_rows, ranks, write_bounds
+from benchmark.report.bounds import write_bounds
 
 PARAMS = Bounds(components=2, released_components=2, released_threshold=0.125, images=20, jacobian_images=2)
 

@@ -164,6 +164,11 @@ def test_the_command_finds_the_setting_that_an_earlier_run_had(place):  # noqa: 
     words = place.words("calibrate", *only, "--against", target, "--tables", place.tables, "--cells-per-gpu", 1)
     outcome = call(*words)
     assert outcome.code == 0, outcome.err
+    answer, last = outcome.out.splitlines()
+    assert answer.startswith(
+        f"photos dropout published: defenses.dropout.noise_std {drawn['noise_std']:g} (distance 0,"
+    )
+    assert last.startswith(f"use it: --set @{place.tables / 'smoke' / 'strengths.yaml'} ")
     written = yaml.safe_load((place.tables / "smoke" / "strengths.yaml").read_text())["strengths"]
     assert written[0]["where"] == {"dataset": "photos", "defense": "dropout", "protocol": "published"}
     assert written[0]["set"] == {"defenses.dropout.noise_std": drawn["noise_std"]}

@@ -1,6 +1,7 @@
 """The command line: what it prints and how it ends, for good and bad input."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from terminal import Terminal
 
-from benchmark import cli
+import benchmark
+from benchmark.cli.options import Selection
 from benchmark.defenses import DEFENSES, Defense
+from benchmark.matrix.expand import jobs
+from benchmark.matrix.load import MatrixFile
 
+PROJECT = Path(__file__).parents[1]
 ONE = ("--where", "defense=bottleneck,cem=off,attacker=decoder,split=infer")
 
 
@@ -31,17 +37,85 @@ def refused(outcome, *texts):
 
 
 def test_plan_lists_every_job_with_its_state_and_time(finished):  # noqa: F811
-    outcome = finished.call("plan", "--set", "attacks.gan.penalty=9")
-    lines = [line for line in outcome.out.splitlines() if line.split(" ")[0].isalnum() and " photos " in line]
-    assert outcome.code == 0 and len(lines) == 22
+    outcome = finished.call("plan", "--jobs", "--set", "attacks.gan.penalty=9")
+    first, *lines, departs = outcome.out.splitlines()
+    assert outcome.code == 0 and len(lines) == 22 and all(" photos " in line for line in lines)
+    assert {line.split()[0] for line in lines} >= {job.key[:12] for job in jobs(finished.cells())[:1]}
     assert all(("waiting" in line) == ("gan" in line) for line in lines)
     assert sum("done" in line for line in lines) == 14
-    assert "24 cells, 22 jobs, 14 done; about" in outcome.out
-    departs = next(line for line in outcome.out.splitlines() if line.startswith("Departs"))
+    assert first.startswith("24 cells, 22 jobs, 14 done; about ") and " left on cpu " in first
+    assert departs.startswith("Departs from the published setting: ")
     changes = departs.split(": ", 1)[1].split("; ")
     assert all(change.count("(published") == 1 for change in changes), changes
     assert "train.milestones none (published 0.25/0.5/0.75/0.875)" in changes
     assert "attacks.gan.penalty 9.0 (published 10.0)" in changes
+
+
+def test_plan_folds_the_jobs_of_a_row_and_says_the_sum_first(copied):  # noqa: F811
+    (lost,) = copied.results.glob("photos/dropout+cem/gan-infer-*")
+    shutil.rmtree(lost)
+    summary, *rows, _ = copied.call("plan").out.splitlines()
+    assert summary.startswith("24 cells, 22 jobs, 21 done; about ")
+    assert rows[:3] == [
+        "photos bottleneck: 1 training, 4 attacks, 1 efficiency, 6 of 6 done",
+        "photos bottleneck+cem: 1 training, 4 attacks, 5 of 5 done",
+        "photos dropout: 1 training, 4 attacks, 5 of 5 done",
+    ]
+    assert rows[3].startswith("photos dropout+cem: 1 training, 4 attacks, 4 of 5 done, about ")
+    assert rows[4:] == ["photos patrol: 1 efficiency, 1 of 1 done"]
+
+
+def test_list_tells_of_every_suite(place):  # noqa: F811
+    place.edit(lambda matrix, _: matrix.update(suites={"smoke": matrix["suites"]["smoke"]}))
+    outcome = call("list", "--matrix", place.matrix, "--data", place.data)
+    assert outcome.code == 0 and outcome.out.splitlines()[0] == "smoke: 24 cells, 22 jobs", outcome
+    assert outcome.out.splitlines()[1].startswith("  every defence, CEM off and on")
+    outcome = call("list")
+    names = [line.split(":")[0] for line in outcome.out.splitlines() if not line.startswith(" ")]
+    assert names == list(MatrixFile().matrix.suites)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("command", ["plan", "plan --jobs", "report", "list"])
+def test_every_line_fits_the_terminal(finished, tmp_path, command, columns):  # noqa: F811
+    words = [*command.split(), "smoke", "--matrix", finished.matrix, "--data", finished.data]
+    words = ["list"] if command == "list" else [*words, "--results", finished.results]
+    words += ["--no-plots", "--tables", tmp_path] if command == "report" else []
+    start = [sys.executable, "-m", "benchmark"]
+    with Terminal([*start, *map(str, words)], dict(os.environ), columns=columns) as terminal:
+        assert terminal.wait(120) == 0
+    seen = terminal.seen.decode().replace("\r", "").splitlines()
+    text = " ".join(line.strip() for line in seen if not line.startswith(str(tmp_path)))  # a path stays in one piece
+    assert max(len(line) for line in seen if not line.startswith(str(tmp_path))) <= columns, seen
+    plain = call(*words, *(["--tables", tmp_path / "again"] if command == "report" else []))
+    assert plain.code == 0
+    if columns == 60:
+        assert len(seen) > len(plain.out.splitlines())  # without a terminal no line is folded
+    first = " ".join(plain.out.splitlines()[0].split())
+    assert text.startswith(first.split("; about")[0]), (text, first)
+
+
+def test_version():
+    assert call("--version").out == f"split-inversion-benchmark {benchmark.__version__}\n"
+
+
+def test_the_shell_completes_commands_and_suites(tmp_path):
+    """As bash asks: what may stand in place of the last word."""
+
+    def completed(*words) -> list[str]:
+        asked = {
+            "_BENCHMARK_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        code = "import sys; sys.argv = ['benchmark']; from benchmark.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, cwd=PROJECT
+        )
+        return done.stdout.split()
+
+    assert completed("benchmark", "re") == ["report"]
+    assert completed("benchmark", "run", "tinyi") == [s for s in MatrixFile().matrix.suites if s.startswith("tinyi")]
 
 
 def test_plan_runs_nothing(place):  # noqa: F811
@@ -75,7 +149,10 @@ def test_data_list_and_prepare(tmp_path):
 
 def test_help_names_every_command():
     text = call("--help").out
-    assert all(name in text for name in ("plan", "run", "status", "report", "diff", "schema", "data"))
+    names = ["list", "plan", "run", "status", "report", "diff", "audit", "calibrate", "attack-released", "schema"]
+    names += ["measure", "data", "store"]
+    found = [words[1] for line in text.splitlines() if (words := line.split())[:1] == ["│"] and words[1] in names]
+    assert found == names
 
 
 # -- bad input: exit status 2 and one sentence
@@ -99,8 +176,8 @@ def test_help_names_every_command():
         (["diff", "smoke", "--tolerance", "mse=-1", "--against", "REFERENCE"], ["at least 0"]),
         (["diff", "smoke", "--tolerance", "msee=1", "--against", "REFERENCE"], ["no metric 'msee'"]),
         (["diff", "smoke", "--against", "/nowhere"], ["no reference /nowhere"]),
-        (["diff", "smoke"], ["no rows in common"]),
-        (["data", "prepare", "mnist"], ["neither a data set nor a suite"]),
+        (["diff", "smoke"], ["no rows in common", "protocol published; dataset photos"]),
+        (["data", "prepare", "mnist"], ["neither a data set nor a suite", "--plugin FILE before the command"]),
         (["data", "prepare", "cifar10", "--from", "/nowhere"], ["there is no /nowhere"]),
         (["data", "prepare", "cifar10", "--from", "FOLDER"], ["official cifar10"]),
         (["data", "prepare", "cifar10", "--from", "FILE"], ["not the official file"]),
@@ -146,7 +223,9 @@ def test_a_matrix_that_cannot_be_read(tmp_path, text, texts):
         (lambda m, s: m["train"].update(epoch=2), ["unknown key", "did you mean 'epochs'"]),
         (lambda m, s: s.update(dataset=["mnist"]), ["unknown name 'mnist'", "photos"]),
         (lambda m, s: s.update(defense=["patrl"]), ["unknown name 'patrl'", "did you mean 'patrol'"]),
-        (lambda m, s: m["defenses"].update(castle={"noise_std": 0.1}), ["unknown name 'castle'"]),
+        (lambda m, s: m["defenses"].update(castle={"noise_std": 0.1}), ["unknown name 'castle'", "--plugin FILE"]),
+        (lambda m, s: m["attacks"].update(ram={}), ["unknown name 'ram'", "--plugin FILE"]),
+        (lambda m, s: s.update(protocol=[], efficiency=[]), ["no cell of the suite 'smoke': it names no protocol"]),
         (lambda m, s: m["defenses"]["dropout"].update(rate="half"), ["rate = 'half'"]),
         (lambda m, s: s.update(seed=[-1]), ["greater than or equal to 0"]),
     ],
@@ -175,7 +254,8 @@ def test_folders_that_cannot_be_written(finished, place, tmp_path):  # noqa: F81
 def test_an_empty_suite_is_told(place):  # noqa: F811
     place.edit(lambda matrix, _: matrix["suites"].update(void={"description": "nothing"}))
     for command in ("plan", "run", "status", "report", "diff"):
-        refused(place.call(command, suite="void"), "no cell of the suite 'void'")
+        texts = ["matrix.yaml, line ", "no cell of the suite 'void': it names no dataset, no defense, no cem"]
+        refused(place.call(command, "--where", "defense=dropout", suite="void"), *texts)
 
 
 def test_words_the_command_line_does_not_know():
@@ -303,6 +383,6 @@ def test_any_interrupt_is_told(monkeypatch, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_expand", interrupted)
+    monkeypatch.setattr(Selection, "cells", property(interrupted))
     outcome = call("status", "smoke", "--results", tmp_path)
     assert outcome.code == 130 and outcome.err == "interrupted; run the same command to go on from here\n"

@@ -90,7 +90,7 @@ def test_groups_may_take_their_steps_in_portions(sizes, room, given, monkeypatch
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_equals_the_loop_over_classes_and_clusters(sizes):
-    """The loop that `benchmark speed` times."""
+    """The loop that `measure speed` times."""
     torch.manual_seed(3)
     groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     features, start = torch.rand(len(groups), 6), torch.rand(len(sizes), 4, 6)

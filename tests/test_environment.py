@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 from test_faults import PLUGIN
 
+from benchmark import cli
 from benchmark.matrix.load import parse_set
 
 PROJECT = Path(__file__).parents[1]
@@ -129,3 +131,33 @@ def test_reproduce_goes_where_it_lies_and_installs_there(script, tmp_path):
     called = (tmp_path / "called").read_text().splitlines()
     assert len(called) >= 4 and all(line.startswith(f"{script.parent} user=0 target= ") for line in called), called
     assert any("-m pip install" in line for line in called) and "-m pytest" in called[-1]
+
+
+@pytest.mark.parametrize("suite", ["cifar10", "smoke"])
+def test_every_option_goes_to_the_commands_that_know_it(script, tmp_path, suite):
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    options = ["--device", "cuda:1", "--where", "cem=on", "--set=train.epochs=2", "--cells-per-gpu=2", "--wait"]
+    options += ["--compare", "--no-plots", "--tables", "t t", "--results=r", "--plugin", "mine.py"]
+    done = subprocess.run(["bash", script, suite, *options], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    called = [line.partition("-m benchmark ")[2] for line in (tmp_path / "called").read_text().splitlines()]
+    chosen, plugin = f"{suite} --where cem=on --set=train.epochs=2", "--plugin mine.py"
+    assert [line for line in called if line] == [
+        f"{plugin} data prepare {chosen}",
+        f"{plugin} run {chosen.replace(suite, f'{suite} --device cuda:1')} --cells-per-gpu=2 --wait --results=r",
+        *([f"{plugin} diff {chosen} --results=r"] if suite != "smoke" else []),
+        f"{plugin} report {chosen} --compare --no-plots --tables t t --results=r",
+    ]
+    for wrong in (["--devise", "cpu"], ["--device"]):
+        done = subprocess.run(["bash", script, suite, *wrong], env=environment, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_the_options_of_reproduce_are_those_of_the_commands():
+    """No option of `run`, `report` or `diff` is forgotten there."""
+    text = (PROJECT / "reproduce.sh").read_text()
+    commands = typer.main.get_command(cli.app).commands
+    for name in ("run", "report", "diff"):
+        known = {word for param in commands[name].params for word in (*param.opts, *param.secondary_opts)}
+        known = {word for word in known if word.startswith("--")} - {"--help"}
+        assert known and all(f"{word} " in text or f"{word})" in text for word in known), (name, known)

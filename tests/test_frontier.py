@@ -2,6 +2,7 @@
 
 import csv
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -111,22 +112,16 @@ def test_a_sweep_of_nothing_that_exists_names_its_line(matrix, tmp_path):
         expand(file, "smoke", tmp_path)
 
 
-def test_a_suite_without_a_sweep_is_told_so(place):  # noqa: F811
-    outcome = place.call("frontier")
-    assert outcome.code == 2 and "has no sweep" in outcome.err
-
-
 def test_from_the_matrix_to_the_plot(place):  # noqa: F811
     def change(matrix, smoke):
         smoke |= {"defense": ["bottleneck"], "attacker": ["decoder"], "split": ["infer"], "efficiency": []}
         smoke["sweep"] = {"defenses.*.noise_std": [0.02, 0.5]}
 
     place.edit(change)
-    folders = ("--tables", place.tables)
-    outcome = place.call("frontier", *folders)
+    outcome = place.call("report")
     assert outcome.code == 2 and "run the suite first" in outcome.err
     assert place.call("run").code == 0
-    outcome = place.call("frontier", *folders)
+    outcome = place.call("report", "--plots")
     assert outcome.code == 0, outcome.err
     folder = place.tables / "smoke"
     with open(folder / "frontier.csv", newline="") as file:
@@ -139,4 +134,9 @@ def test_from_the_matrix_to_the_plot(place):  # noqa: F811
     assert "Bottleneck+CEM" in text and "train.epochs 2 (published 240)" in text
     assert "noise\\_std 0.5 (published" not in text  # the sweep's own changes are in the rows
     assert (folder / "frontier-photos-published-infer.svg").read_text().lstrip().startswith("<?xml")
-    assert place.call("report").code == 0  # a table for each point
+    assert len(list(folder.glob("photos-mse*.md"))) == 2  # a table for each point
+    for attack in place.results.glob("photos/*/decoder-*"):
+        shutil.rmtree(attack)
+    outcome = place.call("report")
+    assert outcome.code == 0 and "no frontier yet" in outcome.err
+    assert not (folder / "frontier.md").exists()  # the folder with more in it was moved aside

@@ -36,10 +36,9 @@ from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
 from benchmark.metrics import summarise
 from benchmark.monitor import heartbeat
-from benchmark.report import stage as report_stage
-from benchmark.report import verdicts as verdict_stage
 from benchmark.report.page import build_page
 from benchmark.report.plots import data as plots_data
+from benchmark.report.write import write
 from benchmark.store import hygiene
 from benchmark.store.archive import import_
 from benchmark.store.store import Store
@@ -387,9 +386,8 @@ def test_the_page_the_tables_and_the_figures_of_a_strangers_results(tmp_path, co
         path, content = example
         _written(path, content)
         try:
-            report_stage.write(cells, store.root, out, True, [], figures=False)
+            write(cells, store, out, True, [], figures=False)
             plots_data.histories(cells, store), plots_data.per_image(cells, store)
-            verdict_stage.write(cells, store.root, out)
         finally:
             _written(path, good[path])
             for name in ("attacks.csv", "verdicts.csv", "results.csv"):

@@ -1,4 +1,4 @@
-"""`benchmark speed`: the whole of it at small sizes, its arithmetic on known values, and the plain scripts."""
+"""`measure speed`: the whole of it at small sizes, its arithmetic on known values, and the plain scripts."""
 
 import math
 import multiprocessing
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("speed")
-    outcome = call("speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", folder)
+    outcome = call("measure", "speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", folder)
     assert outcome.code == 0, outcome.err
     names = ["speed.csv", "speed.md", "speed.png", "speed.svg"]
     assert sorted(Path(line).name for line in outcome.out.splitlines()) == names
@@ -82,14 +82,14 @@ def test_the_table_and_the_plot_say_how_and_with_units(written):
 
 @pytest.mark.parametrize("options", [("--rounds", 0), ("--rounds", 101), ("--device", "tpu"), ("--device", "cuda:99")])
 def test_bad_options_are_told_in_a_sentence(tmp_path, options):
-    outcome = call("speed", "--quick", "--tables", tmp_path, *options)
+    outcome = call("measure", "speed", "--quick", "--tables", tmp_path, *options)
     assert outcome.code == 2 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "measure", lambda *_: pytest.fail("measured"))
     (tmp_path / "file").write_text("")
-    outcome = call("speed", "--quick", "--tables", tmp_path / "file")
+    outcome = call("measure", "speed", "--quick", "--tables", tmp_path / "file")
     assert outcome.code == 2 and "cannot write" in outcome.err
 
 
@@ -102,18 +102,20 @@ def test_interrupted_it_writes_nothing_and_leaves_no_process(tmp_path, monkeypat
             raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "interleave", stop)
-    outcome = call("speed", "--quick", "--tables", tmp_path)
+    outcome = call("measure", "speed", "--quick", "--tables", tmp_path)
     assert outcome.code == 130 and "nothing was written" in outcome.err
     assert not list(tmp_path.rglob("speed.*")) and not started[0].process.is_alive()
 
 
 def test_only_some_groups_go_to_a_folder_of_their_own_and_one_that_is_not_there_is_told(tmp_path):
-    outcome = call("speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", tmp_path, "--only", "scaling")
+    outcome = call(
+        "measure", "speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", tmp_path, "--only", "scaling"
+    )
     assert outcome.code == 0, outcome.err
     assert not (tmp_path / "speed" / "speed.md").exists()
     text = (tmp_path / "speed" / "scaling" / "speed.md").read_text()
     assert "## How cost grows" in text and "## Steps" not in text
-    outcome = call("speed", "--quick", "--tables", tmp_path, "--only", "scaling,growth")
+    outcome = call("measure", "speed", "--quick", "--tables", tmp_path, "--only", "scaling,growth")
     assert outcome.code == 2 and "growth" in outcome.err and "company" in outcome.err
 
 
@@ -124,7 +126,7 @@ def test_what_was_measured_before_an_interruption_is_written(tmp_path, monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage, "_cells", stop)
-    outcome = call("speed", "--quick", "--device", "cpu", "--tables", tmp_path)
+    outcome = call("measure", "speed", "--quick", "--device", "cpu", "--tables", tmp_path)
     assert outcome.code == 130 and str(tmp_path / "speed") in outcome.err
     assert "GFLOP/s" not in (tmp_path / "speed" / "speed.md").read_text()
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from command_line import finished  # noqa: F401
+from command_line import finished, place  # noqa: F401
 from scipy import stats
 
 from benchmark.analysis.ablation import ablation
@@ -231,16 +231,37 @@ def test_the_ablation_suite_turns_each_quirk_off_alone():
         assert [name for name, on in quirks.items() if not on] == [name for name in quirks if f"q{number}_" in name]
 
 
-def test_the_command_needs_two_protocols_for_an_ablation(finished, tmp_path):  # noqa: F811
-    outcome = finished.call("ablation", "--tables", tmp_path)
-    assert outcome.code == 2 and "under both the protocol 'published' and another" in outcome.err
-
-
-def test_the_command_writes_verdicts(finished, tmp_path):  # noqa: F811
-    outcome = finished.call("verdict", "--tables", tmp_path)
-    assert outcome.code == 0 and "CEM raises MSE: 0 supported, 0 not supported, 8 undecided of 8 rows" in outcome.out
+def test_the_report_says_the_verdicts_first(finished, tmp_path):  # noqa: F811
+    outcome = finished.call("report", "--tables", tmp_path)
+    *answer, last = outcome.out.splitlines()
+    assert outcome.code == 0 and outcome.err == ""  # of an ablation and a frontier, nothing: it is no such suite
+    assert "CEM raises MSE: 0 supported, 0 not supported, 8 undecided of 8 rows" in answer
+    unchanged = "CEM leaves accuracy unchanged: 0 supported, 0 not supported, 2 undecided of 2 rows"
+    assert f"{unchanged} (one seed says nothing about the spread between trainings)" in answer
+    written = [path for path in (tmp_path / "smoke").rglob("*") if path.is_file()]
+    assert last == f"{tmp_path / 'smoke' / 'report.html'}: open this; {len(written)} files in {tmp_path / 'smoke'}"
+    assert not {"ablation.md", "frontier.md"} & {path.name for path in written}
     lines = pd.read_csv(tmp_path / "smoke" / "verdicts.csv")
     assert (lines["verdict"] == UNDECIDED).all() and lines["images_harder_percent"].notna().any()
     assert "one seed" in (tmp_path / "smoke" / "verdicts.md").read_text()
-    outcome = finished.call("verdict", "--where", "cem=off", "--tables", tmp_path)
-    assert outcome.code == 2 and "both with and without CEM" in outcome.err
+    outcome = finished.call("report", "--where", "cem=off", "--tables", tmp_path)
+    assert outcome.code == 0 and outcome.err == "" and "supported" not in outcome.out
+    assert not (tmp_path / "smoke-where-cem-off" / "verdicts.md").exists()
+
+
+def test_the_report_has_the_ablation_of_a_suite_with_several_protocols(place):  # noqa: F811
+    def change(matrix, smoke):
+        smoke |= {"defense": ["bottleneck"], "attacker": ["decoder"], "split": ["infer"], "efficiency": []}
+        smoke |= {"protocol": ["published", "corrected"], "overrides": []}
+        smoke["set"]["model.arch"] = "resnet20"
+
+    place.edit(change)
+    assert place.call("run", "--where", "protocol=published").code == 0
+    outcome = place.call("report")
+    assert outcome.code == 0 and "no ablation yet" in outcome.err and outcome.err.count("\n") == 1
+    assert place.call("run").code == 0
+    outcome = place.call("report")
+    assert outcome.code == 0 and outcome.err == ""
+    lines = pd.read_csv(place.tables / "smoke" / "ablation.csv")
+    assert set(lines["protocol"]) == {"corrected"} and set(lines["what"]) == {"value", "gain"}
+    assert "# Ablation of the protocol" in (place.tables / "smoke" / "ablation.md").read_text()

@@ -288,6 +288,21 @@ def test_those_that_see_more_than_one_feature_are_kept_from_the_bounds():
 # -- from the command line to the store
 
 
+def test_the_classifier_need_not_be_among_the_chosen_rows(place):  # noqa: F811
+    def change(_, smoke):
+        smoke |= {"defense": ["none", "dropout"], "cem": ["off"], "attacker": ["decoder"], "split": ["infer"]}
+        smoke["efficiency"] = []
+
+    place.edit(change)
+    assert place.call("run").code == 0
+    everything = place.call("measure recognise")
+    assert everything.code == 0 and everything.out.count(" % recognised (") == 2, everything
+    some = place.call("measure recognise", "--where", "defense=dropout")
+    assert some.code == 0 and some.out.count("\n") == 1 and some.out in everything.out, some
+    place.edit(lambda matrix, smoke: change(matrix, smoke) or smoke.update(defense=["dropout"]))
+    assert "skipped: the suite has no row `none`" in place.call("measure recognise").out
+
+
 def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F811
     needs_lpips()
 
@@ -311,7 +326,7 @@ def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F81
     # two steps from what the decoder rebuilt are still near it
     assert values["whitebox"]["mse"] == pytest.approx(values["decoder"]["mse"], rel=0.5)
 
-    told = place.call("recognise")
+    told = place.call("measure recognise")
     assert told.code == 0, told.err
     lines = dict(line.split(": ", 1) for line in told.out.splitlines())
     assert len(lines) == 2 * 5
@@ -323,11 +338,11 @@ def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F81
     weights, measured = random_alexnet(place.results.parent / "alexnet.pth"), []
     monkeypatch.setattr("benchmark.jobs.lpips.rebuild", lambda job, _: measured.append(job) or rebuild(job, _))
     for count in (8, 8):  # the second call reads what the first one found
-        told = place.call("lpips", "--weights", weights)
+        told = place.call("measure lpips", "--weights", weights)
         assert told.code == 0, told.err
         assert len(re.findall(r": LPIPS 0\.\d{4} \(mean of the best", told.out)) == count == len(measured)
         assert told.out.count(": skipped: it rebuilds no images of its own") == 2
-    place.call("lpips", "--weights", random_alexnet(weights, seed=1))
+    place.call("measure lpips", "--weights", random_alexnet(weights, seed=1))
     assert len(measured) == 16  # other weights, another number
     assert place.call("report").code == 0
     table = pd.read_csv(place.tables / "smoke" / "attacks.csv")
@@ -344,11 +359,11 @@ def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F81
         weights.unlink()
     for found in place.results.glob("photos/*/*/recognition.json"):
         found.unlink()
-    assert "skipped: the classifier has no" in place.call("recognise").out
+    assert "skipped: the classifier has no" in place.call("measure recognise").out
     for weights in place.results.glob("photos/dropout/decoder-infer-*/checkpoint.safetensors"):
         state = checkpoint.load(weights)
         nothing = {name: torch.zeros_like(value) for name, value in state["decoder"].items()}
         checkpoint.save(weights, {"decoder": nothing})
         (weights.parent / checksums.NAME).unlink()
-    told = place.call("lpips", "--weights", random_alexnet(place.results.parent / "others.pth", seed=2)).out
+    told = place.call("measure lpips", "--weights", random_alexnet(place.results.parent / "others.pth", seed=2)).out
     assert told.count("weights are of another run") == 1 and told.count("the training has no") == 4

@@ -8,6 +8,7 @@ import time
 import pytest
 from command_line import place  # noqa: F401 (fixture)
 from rich.console import Console
+from rich.text import Text
 from terminal import Terminal
 
 from benchmark.matrix.expand import Job
@@ -53,6 +54,13 @@ def test_a_low_or_narrow_terminal_gets_a_line_for_each_job():
     shown = drawn(Snapshot({"running": 12}, 0.5, None, jobs), width=60, height=20)
     assert len(shown) == 2 + 12 and max(map(len, shown)) <= 60
     assert len(drawn(Snapshot({"running": 12}, 0.5, None, jobs), height=50)) == 2 + 3 * 12
+
+
+def test_nothing_that_failed_is_not_red():
+    def counted(failed: int) -> Text:
+        return picture(Snapshot({"done": 1, "failed": failed}, 0.5, 1.0), Console()).renderables[1]
+
+    assert "red" not in str(counted(0).spans) and "red" in str(counted(1).spans)
 
 
 def test_lines_say_the_same():

@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from benchmark.analysis import baseline, columns, convergence
 from benchmark.analysis.frame import COLUMNS
+from benchmark.analysis.verdicts import Images
+from benchmark.errors import foreign
 from benchmark.matrix.expand import Cell
-from benchmark.store.store import HISTORY, Store
+from benchmark.store.store import HISTORY, PER_IMAGE, Store
+from benchmark.training import checkpoint
 
 TRAINING = ("accuracy_percent",)
 ATTACK = (
@@ -44,6 +48,21 @@ def tidy_frame(cells: list[Cell], store: Store) -> pd.DataFrame:
     mean_images = baseline.mean_images(cells, store)
     rows = [row for cell in cells for row in _rows(cell, store, mean_images.get(baseline.place(cell)))]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def per_image_reader(cells: list[Cell], store: Store) -> Images:
+    """Reads per_image.safetensors by job key; None where one is not there (weights and tensors are not shared)."""
+    jobs = {cell.job.key: cell.job for cell in cells}
+
+    def read(off: str, on: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+        files = [store.checkpoint(jobs[key], PER_IMAGE) for key in (off, on)]
+        if not all(file.is_file() for file in files):
+            return None
+        with foreign(f"cannot read {' and '.join(map(str, files))}"):
+            one, other = (checkpoint.load(file)[metric].double().flatten().numpy() for file in files)
+        return (one, other) if len(one) == len(other) else None
+
+    return read
 
 
 def devices(cells: list[Cell], store: Store) -> list[dict]:

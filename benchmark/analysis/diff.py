@@ -103,9 +103,10 @@ def _named_alike(reference: pd.DataFrame, produced: pd.DataFrame, column: str, v
 
 
 def _contents(frame: pd.DataFrame) -> str:
-    listed = [
-        f"{column} {', '.join(sorted(set(frame[column]))) or 'none'}" for column in ("suite", "protocol", "dataset")
-    ]
+    listed = []
+    for column in ("suite", "protocol", "dataset"):
+        named = sorted(set(frame[column]) - {""})  # an efficiency row has no protocol
+        listed.append(f"{column} {', '.join(named) or 'none'}")
     return "; ".join(listed)
 
 

@@ -9,8 +9,10 @@ import pandas as pd
 
 from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
 from benchmark.analysis.names import ORACLE
+from benchmark.data import DATASETS
 
 LINE = ["dataset", "protocol", "defense", "cem", "split"]
+ROW = [name for name in LINE if name != "cem"]
 _GRID = 201  # accuracies at which two fronts are compared
 
 
@@ -98,3 +100,42 @@ def _measured(off: np.ndarray, on: np.ndarray, chance: float) -> tuple[float, fl
     """(log gain, ratio of hypervolumes)."""
     without = hypervolume(off, chance)
     return log_gain(off, on), hypervolume(on, chance) / without if without > 0 else math.nan
+
+
+def averaged(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `points`: seeds averaged; on_front: whether no other setting of the same line is better in both."""
+    means = found.groupby([*LINE, "strength"], sort=False, as_index=False).agg(
+        seeds=("seed", "nunique"), accuracy=("accuracy", "mean"), mse=("mse", "mean")
+    )
+    means["on_front"] = False
+    for _, part in means.groupby(LINE, sort=False):
+        best = {tuple(row) for row in front(part[["accuracy", "mse"]].to_numpy())}
+        means.loc[part.index, "on_front"] = [tuple(row) in best for row in part[["accuracy", "mse"]].to_numpy()]
+    return means
+
+
+def gains(found: pd.DataFrame) -> pd.DataFrame:
+    """Of `points`: for each row and form of CEM, its Gain over the row without, at the seeds and strengths of both."""
+    lines = []
+    for row, part in found.groupby(ROW, sort=False):
+        chance = 100 / DATASETS.get(row[0]).classes
+        for cem in sorted(set(part["cem"]) - {"off"}):
+            both = _paired(part, cem)
+            if both is not None:
+                lines.append(dict(zip(ROW, row, strict=True)) | {"cem": cem} | vars(gain(*both, chance)))
+    return pd.DataFrame(lines, columns=[*ROW, "cem", *gain.__annotations__["return"].__annotations__])
+
+
+def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """[seeds, settings, 2] without and with CEM, of the settings that both have and the seeds that each of those has;
+    None where there is none."""
+    halves = [part[part["cem"] == side] for side in ("off", cem)]
+    shared = set(halves[0]["strength"]) & set(halves[1]["strength"])
+    if not shared:
+        return None
+    sides = [half[half["strength"].isin(shared)].pivot(index="seed", columns="strength") for half in halves]
+    sides = [side[["accuracy", "mse"]].dropna() for side in sides]
+    seeds = sides[0].index.intersection(sides[1].index)
+    if seeds.empty:
+        return None
+    return tuple(np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)

@@ -22,15 +22,18 @@ from benchmark.store import checksums, solid
 from benchmark.store.store import CHECKPOINT
 
 
-def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> Iterator[tuple[Cell, str]]:
+def recognise(
+    cells: list[Cell], suite: list[Cell], machine: Machine, classifier: Path | None
+) -> Iterator[tuple[Cell, str]]:
     """Measure every finished attack of `cells`; yields each with what was found, or why nothing was.
 
-    classifier: the folder of a finished training; None takes the row `none` of the same data set, protocol and seed.
+    suite: all cells of theirs. classifier: the folder of a finished training; None takes the row `none` of the suite,
+    of the same data set, protocol and seed.
     """
     given = _read_job(classifier) if classifier else None
 
     def judge(cell: Cell) -> tuple[Job, Path] | None:
-        return (given, classifier) if given else _undefended(cell, cells, machine)
+        return (given, classifier) if given else _undefended(cell, suite, machine)
 
     return ask(
         cells,
@@ -39,10 +42,10 @@ def recognise(cells: list[Cell], machine: Machine, classifier: Path | None) -> I
     )
 
 
-def _undefended(cell: Cell, cells: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
+def _undefended(cell: Cell, suite: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
     """The cell's own classifier without a defence, and its folder."""
     wanted = (cell.dataset, "none", "off", cell.protocol, cell.seed, "train")
-    for other in cells:
+    for other in suite:
         if (other.dataset, other.defense, other.cem, other.protocol, other.seed, other.job.kind) == wanted:
             return other.job, machine.store.path(other.job)
     return None

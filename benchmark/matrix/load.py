@@ -14,6 +14,7 @@ from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.schema import Matrix, StrengthsFile
 from benchmark.matrix.source import Source, explain, gravest, read_yaml, shown, suggest
+from benchmark.registry import HINT
 from benchmark.text import LONGEST_NAME, NAME
 
 DEFAULT = Path(__file__).with_name("matrix.yaml")
@@ -155,7 +156,7 @@ class MatrixFile:
                     allowed = f"at most {LONGEST_NAME} letters, digits, _ . + -, the first no sign"
                     raise UserError(f"{where}: {section}: the name {shown(name)} is not allowed; {allowed}")
         for name in matrix.datasets:
-            self._known(DATASETS.names(), name, ("datasets", name))
+            self._known(DATASETS.names(), name, ("datasets", name), HINT)
         self._defense_params = self._plugin_params(DEFENSES, "defenses", matrix.defenses)
         self._attack_params = self._plugin_params(ATTACKS, "attacks", matrix.attacks)
         for name, ranges in matrix.calibration.ranges.items():
@@ -188,7 +189,7 @@ class MatrixFile:
     def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, BaseModel]:
         params = {}
         for name, values in entries.items():
-            self._known(registry.names(), name, (section, name))
+            self._known(registry.names(), name, (section, name), HINT)
             params[name] = self._checked(registry.get(name).Params, values, name, (section, name))
         return params
 
@@ -201,9 +202,9 @@ class MatrixFile:
                 raise UserError(f"{where}: {'.'.join(map(str, path))}: {shown(value)} stands twice; keep one")
             seen.append((type(value), value))
 
-    def _known(self, known, name: str, path: tuple) -> None:
+    def _known(self, known, name: str, path: tuple, hint: str = "") -> None:
         if name not in known:
-            raise UserError(f"{self.where(path)}: unknown name '{name}'; {suggest(name, known)}")
+            raise UserError(f"{self.where(path)}: unknown name '{name}'; {suggest(name, known)}{hint}")
 
 
 def parse_set(texts: list[str]) -> list[Change]:

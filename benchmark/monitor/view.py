@@ -30,7 +30,11 @@ def picture(snapshot: Snapshot, console: Console) -> Group:
     """The suite, then each running job on three lines, or on one where the terminal is too low for that."""
     head = Text.assemble(("suite ", "bold"), _bar(snapshot.fraction), f"  {clock(snapshot.seconds_left)} left")
     counts = {state: snapshot.counts.get(state, 0) for state in STATES}
-    seen = [Text(f"{count} {state}", STATES[state]) for state, count in counts.items() if count or state != "diverged"]
+    seen = [
+        Text(f"{count} {state}", STATES[state] if count else "")
+        for state, count in counts.items()
+        if count or state != "diverged"
+    ]
     lines = [head, Text("  ").join(seen)]
     failed = snapshot.failed[-3:]
     roomy = 3 * len(snapshot.running) + len(lines) + len(failed) < console.height

@@ -6,50 +6,25 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.analysis import convergence
+from benchmark.analysis.attacks import AXES, MEASURED_LATER, QUANTILE_COLUMNS, attacks
 from benchmark.analysis.frame import csv_text
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import quantile_names
 from benchmark.report import keep
 from benchmark.report.render import escape_markdown, write_text
-from benchmark.store.store import HISTORY, Store
-
-MEASURED_LATER = ("recognised_percent", "originals_recognised_percent", "lpips", "lpips_worst_1_percent")
-QUANTILE_COLUMNS = [name for metric in ("mse", "ssim") for name in quantile_names(metric)]
-AXES = ["dataset", "defense", "cem", "strength", "protocol", "seed", "attacker", "split"]
+from benchmark.store.store import Store
 
 
 def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
     """Write attacks.csv and attacks.md, a line for each finished attack of `cells`; returns the paths."""
-    lines = [_line(cell, store) for cell in cells if cell.job.kind == "attack" and store.status(cell.job)[0] == "done"]
-    if not lines:
+    found = attacks(cells, store)
+    if found.empty:
         return []
-    frame = keep.completed(pd.DataFrame(lines), out / "attacks.csv", QUANTILE_COLUMNS)
+    frame = keep.completed(found, out / "attacks.csv", QUANTILE_COLUMNS)
     return [
         write_text(out / "attacks.csv", csv_text(frame)),
         write_text(out / "attacks.md", _markdown(frame)),
     ]
-
-
-def _line(cell: Cell, store: Store) -> dict:
-    """Empty values where the result does not have them: tensors are not shared, and `ensemble` fits nothing."""
-    folder, values = store.path(cell.job), store.metrics(cell.job)["values"]
-    losses = convergence.read_losses(folder / HISTORY)
-    decrease = convergence.decrease_percent(losses) if losses else None
-    line = {axis: getattr(cell, axis) for axis in AXES}
-    line |= {
-        "epochs": len(losses) if losses else None,
-        "final_loss": values.get("final_loss"),
-        "loss_decrease_percent": decrease,
-        "converged": convergence.verdict(decrease) if losses else "",
-        "images": values.get("scored_on"),
-        "mse": values.get("mse"),
-        "mse_of_mean_image": values.get("mse_of_mean_image"),
-        "mse_worst_1_percent": values.get("mse_worst_1_percent"),
-    }
-    added = store.recognition(cell.job) | store.lpips(cell.job)
-    line |= {name: added.get(name) for name in MEASURED_LATER}
-    line |= {name: values.get(name) for name in QUANTILE_COLUMNS}
-    return line | {"ssim_worst_1_percent": values.get("ssim_worst_1_percent"), "key": cell.job.key}
 
 
 def _markdown(frame: pd.DataFrame) -> str:
@@ -64,9 +39,9 @@ def _markdown(frame: pd.DataFrame) -> str:
         f"that of the fifth before, `too short` for fewer than {convergence.FEWEST} epochs. mse_of_mean_image: what "
         "knowing nothing gives. mse_q01 to mse_q99: the MSE below which so many percent of the images are rebuilt; "
         "mse_worst_1_percent: the mean over the best rebuilt 1 %; attacks.csv has the same for SSIM, and job keys. "
-        "recognised_percent, where `recognise` was run: the rebuilt images whose class an undefended classifier names, "
-        "and the originals. lpips, where `lpips` was run: the distance from the originals in a network's features, 0 "
-        "for equal images, and its mean over the 1 % of images that are nearest by it.\n\n"
+        "recognised_percent, where `measure recognise` was run: the rebuilt images whose class an undefended "
+        "classifier names, and the originals. lpips, where `measure lpips` was run: the distance from the originals in "
+        "a network's features, 0 for equal images, and its mean over the 1 % of images that are nearest by it.\n\n"
     )
     return text + tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True) + "\n"
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
@@ -9,9 +10,9 @@ from rich.text import Text
 from tabulate import tabulate
 
 from benchmark.analysis import names, transfer
-from benchmark.analysis.diff import BAD, attack, excess, method, summary
+from benchmark.analysis.diff import BAD, attack, diff, excess, exit_status, method, summary
 from benchmark.output import Console, say_lines
-from benchmark.report.render import escape_markdown
+from benchmark.report.render import escape_markdown, write_text
 
 COMMENT = 65_536  # characters that GitHub takes in a comment
 WORST = 20  # lines that a comment shows without being opened
@@ -22,6 +23,18 @@ SHORT |= {"params_m": "M par.", "mmac": "MMAC", "inference_ms": "ms"}
 HEADINGS = ["data set", "protocol", "method", "attack", "metric", "reference", "produced"]
 HEADINGS += ["difference", "relative", "tolerance", "verdict"]
 ALIGN = ["left"] * 5 + ["right"] * 5 + ["left"]
+
+
+def compare(
+    reference: pd.DataFrame, produced: pd.DataFrame, tolerances: dict[str, float], markdown: Path | None
+) -> int:
+    """Print every cell of `produced` beside the same of `reference` (tidy), and write it as Markdown where a file is
+    given; the exit status of `diff`. tolerances: as in analysis/diff.py. UserError where no cell is in both."""
+    result = diff(reference, produced, tolerances)
+    show(result)
+    if markdown:
+        write_text(markdown, to_markdown(result))
+    return exit_status(result)
 
 
 def show(result: pd.DataFrame) -> None:

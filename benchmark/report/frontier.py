@@ -1,102 +1,46 @@
-"""The frontier stage: from the cells of a swept suite to frontier.csv, frontier_gains.csv, frontier.md and plots."""
+"""How accuracy and MSE are traded over a suite's sweep, as Markdown, CSV and figures."""
 
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from benchmark.analysis import names
-from benchmark.analysis.collect import tidy_frame
 from benchmark.analysis.frame import csv_text
-from benchmark.analysis.frontier import LINE, front, gain, points
-from benchmark.data import DATASETS
-from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell
-from benchmark.report import keep
+from benchmark.analysis.frontier import averaged, front, gains
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
 from benchmark.report.render import escape_markdown, write_text
-from benchmark.store.store import Store
-
-ROW = ["dataset", "protocol", "defense", "split"]
 
 
-def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
-    """Write the frontiers of `cells` below `out`; returns the paths.
+def write_frontier(found: pd.DataFrame, labels: list[str], out: Path, figures: bool) -> list[Path]:
+    """frontier.md, frontier.csv and frontier_gains.csv below `out`, and frontier-*.svg where `figures` are wanted.
 
-    UserError for a suite without a sweep, and where no setting of one has both its accuracy and an attack.
+    found: of analysis/frontier.py's `points`; nothing where it is empty. labels: how the cells depart from the
+    published setting.
     """
-    strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
-    if not strengths:
-        raise UserError(
-            f"the suite '{cells[0].suite}' has no sweep; give it one in the matrix: sweep: {{path: [values]}}"
-        )
-    frame = tidy_frame(cells, Store(results))
-    found = points(frame, strengths)
     if found.empty:
-        raise UserError("no setting of the sweep has both an accuracy and an attack yet; run the suite first")
-    keep.set_aside_richer(frame, out)
-    averaged = _averaged(found)
-    gains = _gains(found)
-    labels = names.changes(cell.label for cell in cells)
+        return []
+    means, gained = averaged(found), gains(found)
+    swept = set(found["strength"])
     files = {
-        "frontier.csv": csv_text(averaged),
-        "frontier_gains.csv": csv_text(gains),
-        "frontier.md": _markdown(averaged, gains, [label for label in labels if not _swept(label, strengths)]),
+        "frontier.csv": csv_text(means),
+        "frontier_gains.csv": csv_text(gained),
+        "frontier.md": _markdown(means, gained, [label for label in labels if not _swept(label, swept)]),
     }
     paths = [write_text(out / name, text) for name, text in files.items()]
-    for key, part in averaged.groupby(["dataset", "protocol", "split"], sort=False):
+    for key, part in means.groupby(["dataset", "protocol", "split"], sort=False) if figures else ():
         paths.append(_plot(part, key, out / f"frontier-{'-'.join(key)}.svg"))
     return paths
 
 
-def _averaged(found: pd.DataFrame) -> pd.DataFrame:
-    """Seeds averaged; on_front: whether no other setting of the same line is better in both."""
-    averaged = found.groupby([*LINE, "strength"], sort=False, as_index=False).agg(
-        seeds=("seed", "nunique"), accuracy=("accuracy", "mean"), mse=("mse", "mean")
-    )
-    averaged["on_front"] = False
-    for _, part in averaged.groupby(LINE, sort=False):
-        best = {tuple(row) for row in front(part[["accuracy", "mse"]].to_numpy())}
-        averaged.loc[part.index, "on_front"] = [tuple(row) in best for row in part[["accuracy", "mse"]].to_numpy()]
-    return averaged
-
-
-def _gains(found: pd.DataFrame) -> pd.DataFrame:
-    """A line for each row and form of CEM: the Gain over the row without it, at the seeds and strengths of both."""
-    lines = []
-    for row, part in found.groupby(ROW, sort=False):
-        chance = 100 / DATASETS.get(row[0]).classes
-        for cem in sorted(set(part["cem"]) - {"off"}):
-            both = _paired(part, cem)
-            if both is not None:
-                lines.append(dict(zip(ROW, row, strict=True)) | {"cem": cem} | vars(gain(*both, chance)))
-    return pd.DataFrame(lines, columns=[*ROW, "cem", *gain.__annotations__["return"].__annotations__])
-
-
-def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """[seeds, settings, 2] without and with CEM, of the settings that both have and the seeds that each of those has;
-    None where there is none."""
-    halves = [part[part["cem"] == side] for side in ("off", cem)]
-    shared = set(halves[0]["strength"]) & set(halves[1]["strength"])
-    if not shared:
-        return None
-    sides = [half[half["strength"].isin(shared)].pivot(index="seed", columns="strength") for half in halves]
-    sides = [side[["accuracy", "mse"]].dropna() for side in sides]
-    seeds = sides[0].index.intersection(sides[1].index)
-    if seeds.empty:
-        return None
-    return tuple(np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
-
-
-def _swept(label: str, strengths: dict[str, str]) -> bool:
+def _swept(label: str, strengths: set[str]) -> bool:
     """Whether a change is the sweep's own: `defense.noise_std 0.05 (published 0.025)` of `defenses.*.noise_std`."""
-    keys = {strength.split("=")[0].rpartition(".")[2] for strength in strengths.values()}
+    keys = {strength.split("=")[0].rpartition(".")[2] for strength in strengths}
     return label.split(" ")[0].rpartition(".")[2] in keys
 
 
-def _markdown(averaged: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> str:
+def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> str:
     def signed(row: dict, name: str, low: str, high: str, spec: str) -> str:
         if math.isnan(row[name]):
             return "–"
@@ -112,7 +56,7 @@ def _markdown(averaged: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) ->
         ]
         + [str(row["seeds"]), signed(row, "percent", "low", "high", "{:+.1f} %")]
         + [signed(row, "hypervolume", "hypervolume_low", "hypervolume_high", "{:.3f}")]
-        for row in gains.to_dict("records")
+        for row in gained.to_dict("records")
     ]
     listed = [
         [
@@ -122,7 +66,7 @@ def _markdown(averaged: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) ->
             row["split"],
         ]
         + [row["strength"], str(row["seeds"]), f"{row['accuracy']:.2f}", f"{row['mse']:.5f}", "yes" * row["on_front"]]
-        for row in averaged.to_dict("records")
+        for row in means.to_dict("records")
     ]
     head = ["data set", "protocol", "method", "split"]
     parts = [

@@ -1,100 +1,60 @@
-"""From cells and the store to verdicts.md, .tex and .csv, gains.csv, and ablation.md and .csv."""
+"""The verdicts and the ablation of a suite as Markdown, LaTeX and CSV."""
 
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tabulate import tabulate
 
 from benchmark.analysis import names
-from benchmark.analysis.ablation import BASE, ablation
-from benchmark.analysis.collect import tidy_frame
+from benchmark.analysis.ablation import BASE
 from benchmark.analysis.frame import csv_text
-from benchmark.analysis.verdicts import (
-    NOT_SUPPORTED,
-    OVER_IMAGES,
-    SUPPORTED,
-    UNDECIDED,
-    Images,
-    aggregate,
-    verdicts,
-)
-from benchmark.errors import UserError, foreign
-from benchmark.matrix.expand import Cell
+from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED
 from benchmark.report import keep
 from benchmark.report.render import escape_latex, escape_markdown, write_text
-from benchmark.store.store import PER_IMAGE, Store
-from benchmark.training import checkpoint
 
 HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
 HEADINGS += ["p (Holm)", "d_z", "images harder", "verdict", "why"]
 ATTACKERS = {names.PAPER: "the paper's", names.FURTHER: "further"}
 
 
-def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]:
-    """Write the verdicts of `cells` below `out`; returns (paths, summary).
+def write_verdicts(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
+    """verdicts.md, .tex, .csv and gains.csv below `out`; nothing where there is nothing to judge.
 
-    UserError where the cells hold nothing to judge.
+    lines, gains: of analysis/verdicts.py; labels: how the cells depart from the published setting. What `lines` lack of
+    the images is taken from the file that is there (keep.py).
     """
-    store = Store(results)
-    frame = tidy_frame(cells, store)
-    keep.require_some(frame, cells[0].suite, results)
-    lines, gains = verdicts(frame, per_image_reader(cells, store)), aggregate(frame)
     if lines.empty:
-        raise UserError("the chosen cells hold no row both with and without CEM; choose cem=off and a form of it")
-    keep.set_aside_richer(frame, out)
+        return []
     lines = keep.completed(lines, out / "verdicts.csv", OVER_IMAGES)
-    text = summary(lines)
-    labels = names.changes(cell.label for cell in cells)
     files = {
-        "verdicts.md": _markdown(lines, gains, text, labels),
+        "verdicts.md": _markdown(lines, gains, labels),
         "verdicts.tex": _latex(lines),
         "verdicts.csv": csv_text(lines),
         "gains.csv": csv_text(gains),
     }
-    return [write_text(out / name, content) for name, content in files.items()], text
+    return [write_text(out / name, content) for name, content in files.items()]
 
 
-def write_ablation(cells: list[Cell], results: Path, out: Path) -> list[Path]:
-    """Write ablation.md and ablation.csv below `out`. UserError where no other protocol stands beside `published`."""
-    frame = tidy_frame(cells, Store(results))
-    lines = ablation(frame)
+def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
+    """ablation.md and ablation.csv below `out`; nothing where no other protocol stands beside `published`."""
     if lines.empty:
-        raise UserError(
-            f"the chosen cells hold no finished row under both the protocol '{BASE}' and another; "
-            "choose a suite with several protocols, such as ablation, and run it first"
-        )
-    keep.set_aside_richer(frame, out)
-    labels = names.changes(cell.label for cell in cells)
+        return []
     files = {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)}
     return [write_text(out / name, content) for name, content in files.items()]
 
 
-def per_image_reader(cells: list[Cell], store: Store) -> Images:
-    """Reads per_image.safetensors by job key; None where one is not there (weights and tensors are not shared)."""
-    jobs = {cell.job.key: cell.job for cell in cells}
-
-    def read(off: str, on: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-        files = [store.checkpoint(jobs[key], PER_IMAGE) for key in (off, on)]
-        if not all(file.is_file() for file in files):
-            return None
-        with foreign(f"cannot read {' and '.join(map(str, files))}"):
-            one, other = (checkpoint.load(file)[metric].double().flatten().numpy() for file in files)
-        return (one, other) if len(one) == len(other) else None
-
-    return read
-
-
 def summary(lines: pd.DataFrame) -> str:
-    """One line a claim: how many rows support it, do not, or leave it open."""
+    """One line a claim: how many rows support it, do not, or leave it open, and why where that is the same for all."""
     texts = []
     families = lines["attacker"].map(names.family).rename("family")
     for (claim, family), part in lines.groupby(["claim", families], sort=False):
         counts = part["verdict"].value_counts()
         parts = [f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED)]
         whose = " (further attackers)" if family == names.FURTHER else ""
-        texts.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows")
+        reasons = set(part["reason"])
+        why = f" ({reasons.pop()})" if len(reasons) == 1 and counts.get(UNDECIDED, 0) == len(part) else ""
+        texts.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows{why}")
     return "\n".join(texts)
 
 
@@ -133,7 +93,7 @@ def _number(value: float, digits: int, unit: str = "") -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}{unit}"
 
 
-def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[str]) -> str:
+def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> str:
     totals = [
         [
             row["protocol"],
@@ -151,7 +111,7 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, text: str, labels: list[
         "The rules are in docs/STATISTICS.md. Changes are from CEM off to on, paired by seed. p (Holm) is adjusted "
         "within a claim, apart for the paper's attackers and further ones.",
         *_reduced(labels),
-        "\n".join(f"* {escape_markdown(line)}" for line in text.splitlines()),
+        "\n".join(f"* {escape_markdown(line)}" for line in summary(lines).splitlines()),
         "## MSE gain over all rows",
         "Interquartile mean over rows, the attackers of a family and seeds; 95 % stratified bootstrap over seeds.",
         _table(totals, ["protocol", "data set", "CEM", "split", "attackers", "rows", "seeds", "gain", "95 % interval"]),

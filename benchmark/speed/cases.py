@@ -1,4 +1,4 @@
-"""What `benchmark speed` times: the steps, the pieces of CEM, each feature off alone, and how cost grows."""
+"""What `measure speed` times: the steps, the pieces of CEM, each feature off alone, and how cost grows."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

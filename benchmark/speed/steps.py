@@ -1,4 +1,4 @@
-"""The project's own steps on random images, each built ready to be called; `benchmark speed` and tests time these."""
+"""The project's own steps on random images, each built ready to be called; `measure speed` and tests time these."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -17,7 +17,7 @@ NAME = "SHA256SUMS"
 ENCODER = "encoder.safetensors"  # small, and needed by whoever attacks it: shared like the numbers
 RECOGNITION, LPIPS = "recognition.json", "lpips.json"
 _TEXT = (".json", ".csv", ".txt")  # what a checkout may take for text
-ADDED = {RECOGNITION, LPIPS}  # to a finished attack, by the commands `recognise` and `lpips`: no part of the result
+ADDED = {RECOGNITION, LPIPS}  # to a finished attack, by `measure recognise` and `measure lpips`: no part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
 

@@ -111,11 +111,11 @@ class Store:
         return found
 
     def recognition(self, job: Job) -> dict:
-        """What `recognise` found of the finished attack's images; {} where it is to be asked (again)."""
+        """What `measure recognise` found of the finished attack's images; {} where it is to be asked (again)."""
         return self._added(job, checksums.RECOGNITION, {"classifier": str, "recognised_percent": float})
 
     def lpips(self, job: Job) -> dict:
-        """What `lpips` found of the finished attack's images; {} where it is to be measured (again)."""
+        """What `measure lpips` found of the finished attack's images; {} where it is to be measured (again)."""
         return self._added(job, checksums.LPIPS, {"weights": str, "lpips": float, "lpips_worst_1_percent": float})
 
     def _added(self, job: Job, name: str, fields: dict[str, type]) -> dict:

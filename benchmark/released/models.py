@@ -9,8 +9,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tabulate import tabulate
-
 from benchmark.analysis import names as titles
 from benchmark.analysis import published
 from benchmark.errors import UserError
@@ -20,7 +18,6 @@ from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import Change, MatrixFile
 from benchmark.released import files
 from benchmark.released.names import Row
-from benchmark.report.render import escape_markdown, write_text
 from benchmark.store.store import CHECKPOINT, ENCODER, Store
 from benchmark.training import checkpoint, device
 from benchmark.training.train import Recipe, Training, build_model
@@ -109,8 +106,9 @@ def adopt(model: Model, machine: Machine) -> bool:
     return True
 
 
-def write_list(found: list[Model], store: Store, out: Path) -> Path:
-    """Write released.md: what each model is, its strengths, its accuracy beside the printed one, and its files."""
+def described(found: list[Model], store: Store) -> list[list[str]]:
+    """Each model under the HEADINGS of report/released.py: what it is, its strengths, its accuracy beside the printed
+    one, and its files."""
     printed = published.reference().query("metric == 'accuracy_percent'")
     printed = {(cell.dataset, cell.defense, cell.cem): cell.value for cell in printed.itertuples()}
     lines = []
@@ -128,16 +126,7 @@ def write_list(found: list[Model], store: Store, out: Path) -> Path:
                 "; ".join(f"{name} {digest}" for name, digest in config[RELEASED].items()),
             ]
         )
-    headings = ["row", "folder", "strengths", "accuracy %", "printed", "doubt", "sha256"]
-    lines = [[escape_markdown(item) for item in line] for line in lines]
-    text = (
-        "# Released models\n\nTrained by the paper's authors; read, not trained here. The strengths are those that the "
-        "folder's path or the command's options say. A dash: the server's files are not there, or nothing is "
-        "printed.\n\n"
-    )
-    return write_text(
-        out / "released.md", text + tabulate(lines, headings, tablefmt="pipe", disable_numparse=True) + "\n"
-    )
+    return lines
 
 
 def _read(model: Model, recipe: Recipe, images, machine: Machine) -> dict:

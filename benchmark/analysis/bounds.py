@@ -1,0 +1,92 @@
+"""The bounds of every row beside the strongest attacker, and whether they rank the rows as it does."""
+
+import math
+
+import pandas as pd
+
+from benchmark.analysis import names
+from benchmark.analysis.collect import BOUNDS
+from benchmark.analysis.frame import tidy
+from benchmark.analysis.ranks import associations
+
+SPLIT = "bounds"
+SPLITS = ("train", "infer")
+ROW = ["suite", "protocol", "dataset", "defense", "cem"]
+
+# quantity -> (what it is called, sign: +1 where a larger value should go with a larger error of the attacker)
+QUANTITIES = {
+    "eq7_nats": ("Eq 7", -1),
+    "logdet_nats": ("log-determinant term", -1),
+    "released_objective": ("released objective", -1),
+    "mi_upper_nats": ("information, upper", -1),
+    "van_trees_mse": ("van Trees", +1),
+    "linearised_mse": ("linearised", +1),
+}
+
+
+def bounds_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """One line for each row of the tables (ROW) with a bounds cell, seeds averaged, in the frame's order.
+
+    Columns: ROW, seeds, every metric of BOUNDS, mse_SPLIT and attacker_SPLIT (the
+    lowest mean MSE of any attacker), theory_ratio and mse_SPLIT_ratio (to the same row without CEM), reason, label.
+    """
+    frame = tidy(frame)
+    lines = []
+    for row, part in frame.groupby(ROW, sort=False):
+        found = part[part["split"] == SPLIT]
+        if not found.empty:
+            lines.append(dict(zip(ROW, row, strict=True)) | _line(found) | _strongest(part))
+    rows = pd.DataFrame(lines)
+    return rows if rows.empty else _with_ratios(rows)
+
+
+def _line(found: pd.DataFrame) -> dict:
+    done = found[found["status"] == "done"]
+    values = done.groupby("metric")["value"].mean()
+    line = {metric: values.get(metric, math.nan) for metric in BOUNDS}
+    reasons = sorted(set(found[found["status"] != "done"]["reason"]) - {""})
+    labels = sorted(set(found["label"]) - {""})
+    return line | {"seeds": done["seed"].nunique(), "reason": "; ".join(reasons), "label": "; ".join(labels)}
+
+
+def _strongest(part: pd.DataFrame) -> dict:
+    part = part[~part["attacker"].isin(names.BEYOND_ONE_FEATURE)]
+    line = {}
+    for split in SPLITS:
+        means = part[(part["split"] == split) & (part["metric"] == "mse")].groupby("attacker")["value"].mean().dropna()
+        line[f"mse_{split}"] = means.min() if len(means) else math.nan
+        line[f"attacker_{split}"] = means.idxmin() if len(means) else ""
+    return line
+
+
+def _with_ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = ROW[:-1]
+    plain = rows[rows["cem"] == "off"].set_index(keys)
+    for index, row in rows.iterrows():
+        key = tuple(row[name] for name in keys)
+        if row["cem"] == "off" or key not in plain.index:
+            continue
+        other = plain.loc[key]
+        rows.loc[index, "theory_ratio"] = math.exp(2 * (other["eq7_nats"] - row["eq7_nats"]) / row["image_dims"])
+        for split in SPLITS:
+            rows.loc[index, f"mse_{split}_ratio"] = row[f"mse_{split}"] / other[f"mse_{split}"]
+    return rows.reindex(
+        columns=[*rows.columns.union(["theory_ratio", "mse_train_ratio", "mse_infer_ratio"], sort=False)]
+    )
+
+
+def ranks(rows: pd.DataFrame) -> pd.DataFrame:
+    """How well each of QUANTITIES orders the rows as the strongest attacker's MSE does: +1 is the same order.
+
+    rows: of `bounds_rows`. One line for each suite, protocol, data set, split and quantity: rows (their number),
+    spearman, kendall, each with _low and _high (95 %, defences resampled; NaN for fewer than 4 rows or 3 defences).
+    """
+    lines = []
+    for key, part in rows.groupby(["suite", "protocol", "dataset"], sort=False):
+        for split in SPLITS:
+            for quantity, (_, sign) in QUANTITIES.items():
+                known = part.dropna(subset=[quantity, f"mse_{split}"])
+                rho, tau = associations(sign * known[quantity], known[f"mse_{split}"], known["defense"])
+                lines.append([*key, split, quantity, len(known), *vars(rho).values(), *vars(tau).values()])
+    columns = ["suite", "protocol", "dataset", "split", "quantity", "rows", "spearman", "spearman_low", "spearman_high"]
+    return pd.DataFrame(lines, columns=[*columns, "kendall", "kendall_low", "kendall_high"])

@@ -1,0 +1,187 @@
+"""The options that several commands share, each declared once: a Selection of cells, and the types of the others."""
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args, get_origin
+
+import typer
+
+from benchmark.errors import UserError
+from benchmark.output import tell
+
+if TYPE_CHECKING:  # the commands load what they need, so that --help is quick
+    from benchmark.matrix.expand import Cell, Job
+    from benchmark.matrix.load import MatrixFile
+    from benchmark.store.store import Store
+
+
+def path(text: str) -> Path:
+    """The value of a path option or its environment variable: no shell writes out the ~ in --results=~/x for us."""
+    return Path(os.path.expanduser(text))
+
+
+def _suites() -> list[str]:
+    """For the shell's completion."""
+    from benchmark.matrix.load import MatrixFile
+
+    return list(MatrixFile().matrix.suites)
+
+
+def several(*names: str, **more):
+    """An option that may be repeated; a list, empty without it."""
+    return typer.Option(*names, default_factory=list, show_default=False, **more)
+
+
+Tables = Annotated[Path, typer.Option(parser=path, envvar="BENCHMARK_TABLES", help="folder of the tables")]
+Device = Annotated[str, typer.Option(envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
+AtOnce = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the device, GPU or CPU: auto, 1, 2, ...")]
+Plots = Annotated[bool, typer.Option(help="figures as SVG, PDF and CSV in the folder plots")]
+TABLES = Path("tables")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Cells of a suite, and where matrix, data and results are. A command that takes one has all these options."""
+
+    suite: Annotated[
+        str,
+        typer.Argument(autocompletion=_suites, help="a suite of the matrix, as `list` names them: smoke, cifar10, ..."),
+    ] = ""
+    where: Annotated[list[str], typer.Option(help="keep matching cells: defense=patrol,cem=on")] = field(
+        default_factory=list
+    )
+    set_: Annotated[
+        list[str], typer.Option("--set", help="change a value: train.epochs=2; or @FILE of `calibrate`")
+    ] = field(default_factory=list)
+    matrix: Annotated[Path | None, typer.Option(parser=path, help="another matrix file")] = None
+    data: Annotated[
+        Path, typer.Option(parser=path, envvar="BENCHMARK_DATA", help="folder of the prepared data sets")
+    ] = Path("data")
+    results: Annotated[Path, typer.Option(parser=path, envvar="BENCHMARK_RESULTS", help="folder of the results")] = (
+        Path("results")
+    )
+
+    def of(self, suite: str) -> "Selection":
+        """The same options for a suite that is named in another way."""
+        return replace(self, suite=suite)
+
+    def whole(self) -> "Selection":
+        """The suite without --where."""
+        return replace(self, where=[])
+
+    @functools.cached_property
+    def file(self) -> "MatrixFile":
+        from benchmark.matrix.load import DEFAULT, MatrixFile
+
+        return MatrixFile(self.matrix or DEFAULT)
+
+    @functools.cached_property
+    def cells(self) -> "list[Cell]":
+        """UserError where none is left."""
+        from benchmark.matrix.expand import expand, parse_where
+        from benchmark.matrix.load import parse_set
+
+        self._require_axes()
+        cells = expand(self.file, self.suite, self.data, parse_where(self.where), parse_set(self.set_))
+        if not cells:
+            raise UserError(f"no cell of the suite '{self.suite}' is left by its exclusions and --where; choose others")
+        return cells
+
+    @functools.cached_property
+    def jobs(self) -> "list[Job]":
+        """Those of the cells, parents first."""
+        from benchmark.matrix.expand import jobs
+
+        return jobs(self.cells)
+
+    @functools.cached_property
+    def store(self) -> "Store":
+        """The results; those that come with the project are in it."""
+        from benchmark.store import shipped
+        from benchmark.store.store import Store
+
+        shipped.receive(self.results, tell)
+        return Store(self.results)
+
+    def out(self, tables: Path) -> Path:
+        """The folder of the suite's tables. Those of a part of it (--where) have one of their own beside the whole."""
+        if not self.where:
+            return tables / self.suite
+        chosen = "_".join(sorted(part.strip() for text in self.where for part in text.split(",")))
+        return tables / f"{self.suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
+
+    def datasets(self) -> list[str]:
+        """The data sets that the cells are trained on."""
+        return list(dict.fromkeys(cell.dataset for cell in self.cells if cell.job.kind != "efficiency"))
+
+    def require_data(self) -> list[str]:
+        """`datasets`, ready before anything runs: the embedded one is made now. UserError for one that is not."""
+        from benchmark import data
+
+        names = self.datasets()
+        for name in names:
+            data.load(name, self.data)
+        return names
+
+    def _require_axes(self) -> None:
+        """UserError for a suite that can have no cell, whatever --where says."""
+        suite = self.file.matrix.suites.get(self.suite)
+        if suite is None or suite.include or suite.efficiency:
+            return  # `expand` tells of a suite that is not there
+        lacking = [axis for axis in ("dataset", "defense", "cem", "protocol", "seed") if not getattr(suite, axis)]
+        if lacking:
+            where = self.file.where(("suites", self.suite))
+            raise UserError(
+                f"{where}: no cell of the suite '{self.suite}': it names no {', no '.join(lacking)}; add that"
+            )
+
+
+class Without:
+    """Annotated[Selection, Without("results")]: a Selection whose command does not take these options."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+
+def selecting(command: Callable) -> Callable:
+    """A command for typer: a parameter that is a Selection becomes the options of its fields, in its place."""
+    signature = inspect.signature(command)
+    ((name, left_out),) = [
+        (parameter.name, left_out)
+        for parameter in signature.parameters.values()
+        if (left_out := _left_out(parameter.annotation)) is not None
+    ]
+    shared = [item for item in fields(Selection) if item.name not in left_out]
+
+    @functools.wraps(command)
+    def call(**given):
+        chosen = {item.name: given.pop(item.name) for item in shared}
+        return command(**{name: Selection(**chosen)}, **given)
+
+    parameters = []
+    for parameter in signature.parameters.values():
+        expanded = map(_parameter, shared) if parameter.name == name else [parameter]
+        parameters += [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in expanded]
+    call.__signature__ = signature.replace(parameters=parameters)
+    return call
+
+
+def _left_out(annotation) -> tuple[str, ...] | None:
+    """The fields that an annotation leaves out of a Selection; None for one of something else."""
+    if annotation is Selection:
+        return ()
+    if get_origin(annotation) is Annotated and get_args(annotation)[0] is Selection:
+        return get_args(annotation)[1].names
+    return None
+
+
+def _parameter(item: Field) -> inspect.Parameter:
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    if any(isinstance(info, typer.models.ArgumentInfo) for info in get_args(item.type)):
+        default = inspect.Parameter.empty  # where a command has the argument, it is needed
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=item.type)

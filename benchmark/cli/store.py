@@ -1,0 +1,112 @@
+"""The commands of the results: store verify, gc, export, import, ship."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmark.cli.app import KEPT, group
+from benchmark.cli.options import Selection, Without, path, selecting
+from benchmark.errors import UserError
+from benchmark.output import say
+
+app = group("store", KEPT, "Check, tidy and exchange results.")
+
+Results = Annotated[Selection, Without("suite", "where", "set_", "matrix", "data")]
+
+
+@app.command()
+@selecting
+def verify(selection: Results):
+    """Check every finished job's files against their checksums. Exit status 1 where any is damaged or unreadable."""
+    from benchmark.store import hygiene
+
+    found = hygiene.verify(selection.store)
+    for finding in found:
+        for problem in finding.problems:
+            say(f"{finding.state}: {problem}")
+    states = [finding.state for finding in found]
+    lacking = sum(finding.lacks_tensors for finding in found)
+    say(
+        f"{len(found)} finished jobs: {states.count('intact')} intact ({lacking} of them without their weights), "
+        f"{states.count('no checksums')} with no checksums, {states.count('damaged')} damaged"
+        + (f", {states.count('unreadable')} unreadable" if "unreadable" in states else "")
+    )
+    raise typer.Exit(int("damaged" in states or "unreadable" in states))
+
+
+@app.command()
+@selecting
+def gc(
+    keep: Annotated[list[str], typer.Option("--keep-suite", help="a suite whose results stay; may be repeated")],
+    *,
+    selection: Annotated[Selection, Without("suite", "where")],
+    yes: Annotated[bool, typer.Option("--yes", help="remove it; without this it is only listed")] = False,
+):
+    """List, or remove, what is in the results but in none of the kept suites, and what runs have left behind."""
+    from benchmark.store import hygiene
+
+    store = selection.store
+    jobs = [job for suite in keep for job in hygiene.known(selection.of(suite).jobs)]
+    size = 0
+    for item in hygiene.waste(store, jobs):
+        bytes_ = item.size
+        held = item.held or (yes and not hygiene.remove(store, item) and "by another runner")
+        size += 0 if held else bytes_
+        what = f"held {held}, stays" if held else "removed" if yes else "would be removed"
+        say(f"{what}: {item.path} ({item.why}, {bytes_ / 2**20:.1f} MiB)")
+    say(f"{size / 2**20:.1f} MiB {'removed' if yes else 'to remove; again with --yes to do so'}")
+
+
+@app.command()
+@selecting
+def export(
+    file: Annotated[Path, typer.Argument(parser=path, help="the archive to write: NAME.tar.gz")],
+    suite: Annotated[str | None, typer.Option(help="the results of this suite alone")] = None,
+    *,
+    selection: Annotated[Selection, Without("suite")],
+    weights: Annotated[bool, typer.Option("--weights", help="with checkpoints and per-image values")] = False,
+):
+    """Write finished results into one archive, for somebody else to `store import`."""
+    from benchmark.store import archive, hygiene
+
+    store = selection.store
+    folders = list(hygiene.finished(store.root))
+    if suite is not None:
+        folders = [store.path(job) for job in hygiene.known(selection.of(suite).jobs) if store.done(job)]
+    if not folders:
+        raise UserError(f"no finished job in {store.root} to export; choose another --results or suite")
+    archive.export(store, sorted(folders), file, weights)
+    say(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command("import")
+@selecting
+def import_(
+    file: Annotated[Path, typer.Argument(parser=path, help="an archive that `store export` wrote")],
+    selection: Results,
+):
+    """Bring in the results of an archive. Those that are here already stay; exit status 1 where any differs."""
+    from benchmark.store import archive
+
+    done = archive.import_(selection.store, file)
+    for name in done.differing:
+        say(f"differs from what is here, not imported: {name}")
+    say(f"{len(done.new)} jobs imported, {len(done.same)} were here already, {len(done.differing)} differ")
+    if done.differing:
+        say("to compare them, import into another --results, report from both, and use diff --against")
+        raise typer.Exit(1)
+
+
+@app.command()
+@selecting
+def ship(selection: Selection):
+    """Write a suite's finished results, with their encoders, into RESULTS/shipped: one archive a row, for git."""
+    from benchmark.store import hygiene, shipped
+
+    store = selection.store
+    written = shipped.ship(store, hygiene.known(selection.jobs))
+    if not written:
+        raise UserError(f"no job of the suite '{selection.suite}' is finished in {store.root}; run it first")
+    for file in written:
+        say(f"{file}: {file.stat().st_size / 2**20:.2f} MiB")

@@ -1,0 +1,83 @@
+"""The one writer: everything that a suite's results support, in the suite's folder of tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.analysis import names
+from benchmark.analysis.ablation import BASE, ablation
+from benchmark.analysis.collect import ATTACK, epochs, per_image_reader, tidy_frame
+from benchmark.analysis.frontier import points
+from benchmark.analysis.verdicts import aggregate, verdicts
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Cell
+from benchmark.matrix.source import suggest
+from benchmark.output import tell
+from benchmark.report import keep
+from benchmark.report.attacks import write_attacks
+from benchmark.report.bounds import write_bounds
+from benchmark.report.frontier import write_frontier
+from benchmark.report.page import build_page
+from benchmark.report.plots import stage as plots
+from benchmark.report.render import write_tables, write_text
+from benchmark.report.verdicts import summary, write_ablation, write_verdicts
+from benchmark.store.store import Store
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written. page: the file to open; paths: all files, that one included; answer: the verdicts, a line for
+    each claim, "" where no row has both sides."""
+
+    page: Path
+    paths: list[Path]
+    answer: str
+
+
+def write(
+    cells: list[Cell], store: Store, out: Path, compare: bool, metrics: list[str], figures: bool = True
+) -> Report:
+    """Write to the folder `out` what the results of `cells` support: tables, attacks, bounds, the page and figures;
+    verdicts where rows have CEM off and on, the ablation where `published` stands beside another protocol, the
+    frontier where the suite has a sweep.
+
+    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
+    whether plots/ and the frontier's are wanted.
+    Where tables with more values are there already, their folder is moved aside first, and that is told (keep.py).
+    UserError for a damaged result, an unknown metric, an unwritable folder, and where nothing is done yet.
+    """
+    for name in metrics:
+        if name not in ATTACK:
+            raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
+    frame = tidy_frame(cells, store)
+    keep.require_some(frame, cells[0].suite, store.root)
+    # whatever is damaged is told before any file is written
+    page = build_page(cells, store, metrics, out, figures)
+    judged = verdicts(frame, per_image_reader(cells, store))
+    ablated, traded = _ablation(frame, cells), _frontier(frame, cells)
+    keep.set_aside_richer(frame, out)
+    labels = names.changes(cell.label for cell in cells)
+    paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
+    paths += write_attacks(cells, store, out)
+    paths += write_verdicts(judged, aggregate(frame), labels, out)
+    paths += write_ablation(ablated, labels, out)
+    paths += write_frontier(traded, labels, out, figures)
+    paths.append(write_text(out / "report.html", page))
+    paths += plots.write(cells, store, frame, out / "plots") if figures else []
+    return Report(out / "report.html", paths, summary(judged) if len(judged) else "")
+
+
+def _ablation(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
+    found = ablation(frame)
+    if found.empty and {BASE} < {cell.protocol for cell in cells if cell.protocol}:
+        tell(f"no ablation yet: no row has finished under the protocol '{BASE}' and under another")
+    return found
+
+
+def _frontier(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
+    strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
+    found = points(frame, strengths)
+    if strengths and found.empty:
+        tell("no frontier yet: no point of the sweep has both its accuracy and an attack")
+    return found
