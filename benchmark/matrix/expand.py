@@ -245,7 +245,7 @@ class _Expansion:
         suite = self.file.matrix.suites[name]
         settings = self._settings(name, axes)
         by_split = {split: self._settings(name, axes | {"split": split}) for split in get_args(Split)}
-        published = self.file.settings(axes["dataset"], axes["defense"], axes["cem"], [])
+        published = self.file.published.settings(axes["dataset"], axes["defense"], axes["cem"], [])
         quirks = self.file.matrix.protocols[axes["protocol"]]
         parent = self._train_job(axes, settings, quirks)
         changes = (self.note(axes["dataset"]), _deviation(settings, published))
@@ -308,7 +308,7 @@ class _Expansion:
         cells = []
         for row, defense in (("patrol", "patrol"), ("others", "bottleneck")):
             settings = self._settings(name, {"dataset": dataset, "defense": defense, "cem": "off"})
-            published = self.file.settings(dataset, defense, "off", [])
+            published = self.file.published.settings(dataset, defense, "off", [])
             config = {
                 "dataset": dataset,
                 "model": settings.model.model_dump(),
