@@ -108,7 +108,7 @@ def plan(
     device: Device = "auto",
 ):
     """List the cells and jobs of a suite: their keys, what is done already, and an estimate of the time."""
-    from benchmark.analysis.names import changes
+    from benchmark import departures
     from benchmark.jobs import estimate
     from benchmark.monitor.view import clock
     from benchmark.store.store import Store
@@ -123,9 +123,9 @@ def plan(
         left += 0 if store.done(job) else seconds
         rows.append([job.key[:12], job.title, status, clock(seconds)])
     say_lines(tabulate(rows, headers=["key", "job", "state", "estimate"], disable_numparse=True))
-    departures = changes(cell.label for cell in cells)
-    if departures:
-        say_lines("\nDeparts from the published setting: " + "; ".join(departures))
+    changed = departures.told(departure for cell in cells for departure in cell.departures)
+    if changed:
+        say_lines("\nDeparts from the published setting: " + "; ".join(changed))
     done = sum(store.done(job) for job in jobs)
     say_lines(
         f"\n{len(cells)} cells, {len(jobs)} jobs, {done} done; about {clock(left)} left on {device} (a rough estimate)"

@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix import expand as expansion
 from benchmark.matrix import extend
@@ -134,9 +135,15 @@ def test_departures_are_told_from_the_shipped_values(write, tmp_path):
         attacks: {decoder: {epochs: 5}}
     """)
     cells = expand(MatrixFile(path), "cifar10", tmp_path, {"defense": ["dropout"], "attacker": ["decoder"]})
-    (label,) = {cell.label for cell in cells if cell.attacker == "decoder"}
-    told = ["train.lr 0.1 (published 0.05)", "defense.rate 0.4 (published 0.2)"]
-    assert label == ", ".join([*told, "attacks.decoder.epochs 5 (published 50)"])
+    (found,) = {cell.departures for cell in cells if cell.attacker == "decoder"}
+    common = (Departure("train.lr", 0.1, 0.05), Departure("defense.rate", 0.4, 0.2))
+    assert found == (*common, Departure("attacks.decoder.epochs", 5, 50))
+
+
+def test_a_protocol_that_is_changed_departs_from_its_name(write, tmp_path):
+    path = write("extends: paper\nprotocols: {published: {q6_test_selection: false}}\n")
+    cells = expand(MatrixFile(path), "cifar10", tmp_path, {"defense": ["dropout"]})
+    assert {cell.departures for cell in cells} == {(Departure("protocols.published.q6_test_selection", False, True),)}
 
 
 def test_every_shipped_suite_stands_once():

@@ -11,7 +11,7 @@ from command_line import place  # noqa: F401 (fixture)
 from benchmark.analysis.frame import COLUMNS, tidy
 from benchmark.analysis.frontier import front, gain, hypervolume, log_gain, points
 from benchmark.errors import UserError
-from benchmark.matrix.expand import expand, jobs
+from benchmark.matrix.expand import Point, expand, jobs
 
 SWEEP = {"defenses.*.noise_std": [0.02, 0.04], "defenses.dropout.rate": [0.5]}
 
@@ -76,7 +76,7 @@ def test_points_take_the_strongest_attacker_of_every_seed():
                 dict(suite="s a=1", dataset="cifar10", defense="d", cem="off", protocol="p", attacker=attacker)
                 | dict(split=split, metric=metric, seed=seed, value=value, status="done", reason="", key="", label="")
             )
-    found = points(tidy(pd.DataFrame(rows, columns=COLUMNS)), {"s a=1": "a=1"})
+    found = points(tidy(pd.DataFrame(rows, columns=COLUMNS)), {"s a=1": Point("a", 1)})
     train = found[found["split"] == "train"].set_index("seed")
     assert train.loc["0", ["accuracy", "mse", "attacker"]].tolist() == [80, 0.01, "gan"]
     assert train.loc["1", ["accuracy", "mse", "attacker"]].tolist() == [81, pytest.approx(0.005), "decoder"]
@@ -89,20 +89,21 @@ def test_the_cells_of_a_sweep_are_told_apart_and_share_what_is_the_same(matrix, 
 
     cells = expand(matrix(change), "smoke", tmp_path)
     plain = expand(matrix(), "smoke", tmp_path, {"defense": ["bottleneck", "dropout"]})
-    assert {cell.suite for cell in plain} == {"smoke"} and {cell.strength for cell in plain} == {""}
+    assert {cell.suite for cell in plain} == {"smoke"} and {cell.strength for cell in plain} == {None}
     identity = [(c.suite, c.dataset, c.defense, c.cem, c.protocol, c.attacker, c.split, c.seed) for c in cells]
     assert len(set(identity)) == len(identity) == len({job.key for job in jobs(cells)})
     by_strength = {cell.strength: set() for cell in cells}
     for cell in cells:
-        assert cell.suite == f"smoke {cell.strength}"
+        assert cell.suite == f"smoke {cell.strength.path}={cell.strength.value}"
         by_strength[cell.strength].add(cell.defense)
     assert by_strength == {
-        "defenses.*.noise_std=0.02": {"bottleneck", "dropout"},
-        "defenses.*.noise_std=0.04": {"bottleneck", "dropout"},
-        "defenses.dropout.rate=0.5": {"dropout"},  # it is of that row alone
+        Point("defenses.*.noise_std", 0.02): {"bottleneck", "dropout"},
+        Point("defenses.*.noise_std", 0.04): {"bottleneck", "dropout"},
+        Point("defenses.dropout.rate", 0.5): {"dropout"},  # it is of that row alone
     }
-    noises = {(c.strength, c.job.cell["defense"]["params"]["noise_std"]) for c in cells if c.defense == "bottleneck"}
-    assert noises == {("defenses.*.noise_std=0.02", 0.02), ("defenses.*.noise_std=0.04", 0.04)}
+    for cell in cells:
+        if cell.defense == "bottleneck":
+            assert cell.job.cell["defense"]["params"]["noise_std"] == cell.strength.value
 
 
 def test_a_sweep_of_nothing_that_exists_names_its_line(matrix, tmp_path):

@@ -31,6 +31,7 @@ from benchmark.data import archives, files
 from benchmark.data.cifar import Cifar10
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
@@ -166,7 +167,7 @@ def small_matrix() -> dict:
 
 def test_the_matrix_loader(tmp_path, count, monkeypatch):
     monkeypatch.setattr("benchmark.matrix.expand.data.fingerprint", lambda name, root: "f" * 64)
-    monkeypatch.setattr("benchmark.matrix.expand.data.note", lambda name, root: "")
+    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda name, root: [])
     path, good = tmp_path / "matrix.yaml", small_matrix()
     expand(MatrixFile(_written(path, yaml.safe_dump(good).encode())), "smoke", tmp_path)  # it is good
 
@@ -292,8 +293,10 @@ def report_cells() -> list[Cell]:
                 "attack", {"attack": "decoder", "split": "infer", "params": params, "quirks": {}}, {"train": train}
             )
             at = ("smoke", "photos", "dropout", cem)
-            cells.append(Cell(*at, "none", "validation", "published", seed, train, "train.epochs 6 (published 240)"))
-            cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ""))
+            cells.append(
+                Cell(*at, "none", "validation", "published", seed, train, (Departure("train.epochs", 6, 240),))
+            )
+            cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ()))
     return cells
 
 

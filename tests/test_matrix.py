@@ -7,6 +7,7 @@ import pytest
 from command_line import call
 
 from benchmark.config import Resources
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix import expand as expansion
 from benchmark.matrix.expand import expand, jobs, parse_where
@@ -46,9 +47,9 @@ def test_all_covers_every_printed_cell(tmp_path):
 
 
 def test_suites_of_the_paper_carry_no_deviation(tmp_path):
-    assert {cell.label for cell in cells_of("all", tmp_path)} == {""}
-    labels = " ".join(cell.label for cell in cells_of("smoke", tmp_path))
-    assert "train.epochs 2 (published 240)" in labels and "attacks.gan.epochs 1 (published 150)" in labels
+    assert {cell.departures for cell in cells_of("all", tmp_path)} == {()}
+    found = {departure for cell in cells_of("smoke", tmp_path) for departure in cell.departures if departure.value}
+    assert {Departure("train.epochs", 2, 240), Departure("attacks.gan.epochs", 1, 150)} <= found
 
 
 def test_tinyimagenet_has_15_clusters_a_class_in_the_released_form_alone(tmp_path):
@@ -253,10 +254,10 @@ def test_overrides_change_the_matching_cells_only(matrix, tmp_path):
     assert changed == {("patrol", "on"), ("dropout", "on")}
 
 
-def test_resources_change_no_key_and_no_label(tmp_path):
+def test_resources_change_no_key_and_are_no_departure(tmp_path):
     plain = cells_of("cifar10", tmp_path)
     changed = cells_of("cifar10", tmp_path, changes=["resources.train.gpu=0.5", "resources.attack.memory=9"])
-    assert [(cell.job.key, cell.label) for cell in plain] == [(cell.job.key, cell.label) for cell in changed]
+    assert [(cell.job.key, cell.departures) for cell in plain] == [(cell.job.key, cell.departures) for cell in changed]
     asked = {(cell.job.kind, cell.job.resources) for cell in changed}
     assert {("train", Resources(gpu=0.5, memory=4)), ("attack", Resources(gpu=0.25, memory=9))} <= asked
     with pytest.raises(UserError, match="resources.train.gpu=2"):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
 from benchmark.analysis.names import ORACLE
+from benchmark.matrix.expand import Point
 
 LINE = ["dataset", "protocol", "defense", "cem", "split"]
 _GRID = 201  # accuracies at which two fronts are compared
@@ -28,10 +29,10 @@ class Gain:
     seeds: int
 
 
-def points(frame: pd.DataFrame, strengths: dict[str, str]) -> pd.DataFrame:
+def points(frame: pd.DataFrame, strengths: dict[str, Point]) -> pd.DataFrame:
     """One line for each setting and seed: LINE, strength, seed, accuracy, mse (the lowest of any attacker), attacker.
 
-    frame: tidy; strengths: suite (a sweep's point) -> its strength. A setting without accuracy or without an attack
+    frame: tidy; strengths: suite (a sweep's point) -> the point. A setting without accuracy or without an attack
     on the split is left out.
     """
     frame = frame[(frame["status"] == "done") & frame["suite"].isin(strengths)]
@@ -40,7 +41,7 @@ def points(frame: pd.DataFrame, strengths: dict[str, str]) -> pd.DataFrame:
     attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & (frame["attacker"] != ORACLE)]
     attacks = attacks.loc[attacks.groupby([*cell, "split"])["value"].idxmin()]
     found = attacks.join(accuracy, on=cell, how="inner").rename(columns={"value": "mse"})
-    found["strength"] = found["suite"].map(strengths)
+    found["strength"] = found["suite"].map(strengths).map(str)
     return found[[*LINE, "strength", "seed", "accuracy", "mse", "attacker"]].reset_index(drop=True)
 
 

@@ -35,7 +35,7 @@ def _line(cell: Cell, store: Store) -> dict:
     folder, values = store.path(cell.job), store.metrics(cell.job)["values"]
     losses = convergence.read_losses(folder / HISTORY)
     decrease = convergence.decrease_percent(losses) if losses else None
-    line = {axis: getattr(cell, axis) for axis in AXES}
+    line = {axis: getattr(cell, axis) for axis in AXES} | {"strength": str(cell.strength or "")}
     line |= {
         "epochs": len(losses) if losses else None,
         "final_loss": values.get("final_loss"),

@@ -10,6 +10,7 @@ from benchmark.analysis import names
 from benchmark.analysis.collect import BOUNDS
 from benchmark.analysis.frame import csv_text, tidy
 from benchmark.analysis.ranks import associations
+from benchmark.departures import column, parted
 from benchmark.report.render import environment, write_text
 from benchmark.report.tables import DASH, Cell, Group, Row, Table
 
@@ -69,8 +70,11 @@ def _line(found: pd.DataFrame) -> dict:
     values = done.groupby("metric")["value"].mean()
     line = {metric: values.get(metric, math.nan) for metric in BOUNDS}
     reasons = sorted(set(found[found["status"] != "done"]["reason"]) - {""})
-    labels = sorted(set(found["label"]) - {""})
-    return line | {"seeds": done["seed"].nunique(), "reason": "; ".join(reasons), "label": "; ".join(labels)}
+    return line | {
+        "seeds": done["seed"].nunique(),
+        "reason": "; ".join(reasons),
+        "label": column(parted(found["label"])),
+    }
 
 
 def _strongest(part: pd.DataFrame) -> dict:
@@ -187,7 +191,7 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
         if not groups or groups[-1].title != title:
             groups.append(Group(title, []))
         groups[-1].columns.append(heading)
-    changes = names.changes(part["label"])
+    changes = parted(part["label"])
     caption = _CAPTION + (f" Not at the published setting: {'; '.join(changes)}." if changes else "")
     subject = f"{names.dataset_title(dataset)}, bounds ({where})"
     return Table(f"bounds-{index}", f"{dataset}-bounds", subject, caption, "Methods", groups, lines, notes)

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from benchmark.analysis import names, transfer
 from benchmark.analysis.diff import BAD, attack, excess, method, summary
+from benchmark.departures import parted
 from benchmark.output import Console, say_lines
 from benchmark.report.render import escape_markdown
 
@@ -128,7 +129,7 @@ def _coloured(part: pd.DataFrame, title: Text) -> Table:
 
 
 def _reductions(result: pd.DataFrame) -> list[str]:
-    changes = names.changes(result["label"])
+    changes = parted(result["label"])
     if not changes:
         return []
     which = "some cells are not" if (result["label"] == "").any() else "the results are not"

@@ -1,6 +1,7 @@
 """The frontier stage: from the cells of a swept suite to frontier.csv, frontier_gains.csv, frontier.md and plots."""
 
 import math
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from benchmark.analysis.collect import tidy_frame
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.frontier import LINE, front, gain, points
 from benchmark.data import DATASETS
+from benchmark.departures import told
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.expand import Cell, Point
 from benchmark.report import keep
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
 from benchmark.report.render import escape_markdown, write_text
@@ -39,11 +41,17 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     keep.set_aside_richer(frame, out)
     averaged = _averaged(found)
     gains = _gains(found)
-    labels = names.changes(cell.label for cell in cells)
+    swept = [_pattern(point) for point in strengths.values()]
+    departures = told(
+        departure
+        for cell in cells
+        for departure in cell.departures
+        if not any(fnmatchcase(departure.path, pattern) for pattern in swept)
+    )
     files = {
         "frontier.csv": csv_text(averaged),
         "frontier_gains.csv": csv_text(gains),
-        "frontier.md": _markdown(averaged, gains, [label for label in labels if not _swept(label, strengths)]),
+        "frontier.md": _markdown(averaged, gains, departures),
     }
     paths = [write_text(out / name, text) for name, text in files.items()]
     for key, part in averaged.groupby(["dataset", "protocol", "split"], sort=False):
@@ -90,13 +98,13 @@ def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | Non
     return tuple(np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
 
 
-def _swept(label: str, strengths: dict[str, str]) -> bool:
-    """Whether a change is the sweep's own: `defense.noise_std 0.05 (published 0.025)` of `defenses.*.noise_std`."""
-    keys = {strength.split("=")[0].rpartition(".")[2] for strength in strengths.values()}
-    return label.split(" ")[0].rpartition(".")[2] in keys
+def _pattern(point: Point) -> str:
+    """The paths of the departures that a point of the sweep makes: a defence's and CEM's are told without its name."""
+    section, *_, key = point.path.split(".")
+    return point.path if section == "attacks" else f"{'defense' if section == 'defenses' else section}.{key}"
 
 
-def _markdown(averaged: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> str:
+def _markdown(averaged: pd.DataFrame, gains: pd.DataFrame, departures: list[str]) -> str:
     def signed(row: dict, name: str, low: str, high: str, spec: str) -> str:
         if math.isnan(row[name]):
             return "–"
@@ -129,7 +137,7 @@ def _markdown(averaged: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) ->
         "# Accuracy against MSE",
         "Every setting at the same epochs and seeds; MSE is the lowest of any attacker. docs/STATISTICS.md says how "
         "frontiers are compared.",
-        *([f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []),
+        *([f"Not at the published setting: {escape_markdown('; '.join(departures))}."] if departures else []),
         "## CEM on against off",
         "MSE gain at equal accuracy, over the accuracies that both frontiers span (a dash: none), and the ratio of the "
         "areas below them; in brackets 95 % bootstrap intervals over seeds.",

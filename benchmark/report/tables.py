@@ -8,6 +8,7 @@ import pandas as pd
 
 from benchmark.analysis import baseline, columns, convergence, names, published
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy
+from benchmark.departures import parted
 
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
@@ -314,7 +315,7 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], labels: set[str], epoc
         parts.append("Mean ± half-width of the Student t 95 % interval of the mean over seeds.")
     if draft.printed:
         parts.append(COMPARED)
-    reductions = names.changes(labels)
+    reductions = parted(labels)
     if reductions:
         which = "Some cells are not" if "" in labels else "Not"
         parts.append(f"{which} at the published setting: {'; '.join(reductions)}.")

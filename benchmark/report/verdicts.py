@@ -20,6 +20,7 @@ from benchmark.analysis.verdicts import (
     aggregate,
     verdicts,
 )
+from benchmark.departures import told
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.expand import Cell
 from benchmark.report import keep
@@ -46,7 +47,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> tuple[list[Path], str]
     keep.set_aside_richer(frame, out)
     lines = keep.completed(lines, out / "verdicts.csv", OVER_IMAGES)
     text = summary(lines)
-    labels = names.changes(cell.label for cell in cells)
+    labels = told(departure for cell in cells for departure in cell.departures)
     files = {
         "verdicts.md": _markdown(lines, gains, text, labels),
         "verdicts.tex": _latex(lines),
@@ -66,7 +67,7 @@ def write_ablation(cells: list[Cell], results: Path, out: Path) -> list[Path]:
             "choose a suite with several protocols, such as ablation, and run it first"
         )
     keep.set_aside_richer(frame, out)
-    labels = names.changes(cell.label for cell in cells)
+    labels = told(departure for cell in cells for departure in cell.departures)
     files = {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)}
     return [write_text(out / name, content) for name, content in files.items()]
 

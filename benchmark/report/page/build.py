@@ -12,6 +12,7 @@ from benchmark.analysis.audit import audit
 from benchmark.analysis.collect import devices, epochs, tidy_frame
 from benchmark.analysis.printed import cells as printed_cells
 from benchmark.analysis.verdicts import verdicts
+from benchmark.departures import told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.report import audit as audit_stage
@@ -108,7 +109,7 @@ def _overview(cells: list[Cell], frame: pd.DataFrame, compared: pd.DataFrame) ->
     figures += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
     figures += [("Protocols" if len(protocols) > 1 else "Protocol", ", ".join(protocols) or "none")]
-    reductions = names.changes(cell.label for cell in cells)
+    reductions = told(departure for cell in cells for departure in cell.departures)
     return {"figures": figures, "reductions": reductions, "published": bool(len(compared))}
 
 

@@ -26,8 +26,8 @@ def curves(cells: list[Cell], store: Store, kind: str, column: str) -> list[Curv
         if values:
             axes = {name: getattr(cell, name) for name in _AXES}
             # two protocols, or points of a sweep, may share a job: it is drawn under each
-            curve = Curve(axes, str(cell.seed), epochs, values, cell.strength)
-            found[cell.job.key, cell.protocol, cell.strength] = curve
+            strength = str(cell.strength or "")
+            found[cell.job.key, cell.protocol, strength] = Curve(axes, str(cell.seed), epochs, values, strength)
     return list(found.values())
 
 
