@@ -158,8 +158,8 @@ def small_matrix() -> dict:
     suite = value["suites"]["smoke"] | {"include": [], "defense": ["dropout"], "seed": [1]}
     value["suites"] = {"smoke": suite}
     value["datasets"] = {"photos": value["datasets"]["photos"]}
-    used = set(suite["attacker"]) | {"decoder"}
-    value["attacks"] = {name: params for name, params in value["attacks"].items() if name in used}
+    value["suite_defaults"]["defense"] = ["dropout"]
+    value["attacks"] = {name: value["attacks"][name] for name in value["suite_defaults"]["attacker"]}
     value["cem"] = {name: value["cem"][name] for name in ("off", "on")}
     value["protocols"] = {"published": value["protocols"]["published"]}
     return value
@@ -178,6 +178,22 @@ def test_the_matrix_loader(tmp_path, count, monkeypatch):
 
     text = yaml.safe_dump({name: good[name] for name in good if name != "protocols"}).encode()
     fuzzed(altered(good) | damaged(text) | damaged(yaml.safe_dump(good).encode()), read, count)
+
+
+def test_a_matrix_over_another(tmp_path, count, monkeypatch):
+    monkeypatch.setattr("benchmark.matrix.expand.data.fingerprint", lambda name, root: "f" * 64)
+    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda name, root: [])
+    good = small_matrix()
+    _written(tmp_path / "below.yaml", yaml.safe_dump(good).encode())
+    above = {"extends": "below.yaml"} | {name: good[name] for name in ("train", "defenses", "cem", "suites")}
+    path = tmp_path / "matrix.yaml"
+
+    def read(content):
+        text = content if isinstance(content, bytes) else yaml.safe_dump(content, allow_unicode=True).encode()
+        for cell in expand(MatrixFile(_written(path, text)), "smoke", tmp_path):
+            assert all(str(departure) for departure in cell.departures)
+
+    fuzzed(altered(above) | damaged(yaml.safe_dump(above).encode()), read, count)
 
 
 def test_changes_on_the_command_line(tmp_path, count):
