@@ -101,7 +101,8 @@ def test_of_a_list_that_is_replaced_no_line_is_left(write):
         ("extends: list.yaml", "list.yaml, line 1: the matrix that .*my.yaml, line 1 extends, must be a mapping"),
         ("extends: paper\nsuites: 3", "suites = 3 is not allowed"),
         ("extends: paper\nsuite: {}", "line 2: unknown key 'suite'"),
-        ("extends: bare.yaml", "my.yaml, line 1: the key 'datasets' is missing"),
+        ("extends: bare.yaml", "my.yaml, line 1: the key 'datasets' is missing; write it, or extend a matrix"),
+        ("extend: paper", "my.yaml, line 1: unknown key 'extend' .* did you mean 'extends'"),
     ],
 )
 def test_what_cannot_be_extended_is_told_in_a_sentence(write, text, told):

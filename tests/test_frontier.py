@@ -10,8 +10,10 @@ from command_line import place  # noqa: F401 (fixture)
 
 from benchmark.analysis.frame import COLUMNS, tidy
 from benchmark.analysis.frontier import front, gain, hypervolume, log_gain, points
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Point, expand, jobs
+from benchmark.report.frontier import told_beside
 
 SWEEP = {"defenses.*.noise_std": [0.02, 0.04], "defenses.dropout.rate": [0.5]}
 
@@ -110,6 +112,33 @@ def test_a_sweep_of_nothing_that_exists_names_its_line(matrix, tmp_path):
     file = matrix(lambda value: value["suites"]["smoke"].update(sweep={"defenses.*.noise": [1]}))
     with pytest.raises(UserError, match=r"line \d+: no member of 'defenses' has a parameter 'noise'"):
         expand(file, "smoke", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("point", "its_own", "others"),
+    [
+        ("defenses.*.noise_std", "defense.noise_std", "defense.rate"),
+        ("defenses.dropout.rate", "defense.rate", "attacks.x.rate"),
+        ("cem.on.weight", "cem.weight", "defense.weight"),
+        ("attacks.decoder.epochs", "attacks.decoder.epochs", "train.epochs"),
+        ("attacks.*.epochs", "attacks.gan.epochs", "train.epochs"),
+        ("train.epochs", "train.epochs", "attacks.gan.epochs"),
+    ],
+)
+def test_a_caption_leaves_out_what_the_sweep_changes_and_nothing_else(point, its_own, others):
+    departures = (Departure(its_own, 1, 2), Departure(others, 1, 2))
+    assert told_beside([departures], [Point(point, 1)]) == [f"{others} 1 (published 2)"]
+
+
+def test_a_sweep_over_the_precision(matrix, tmp_path):
+    cells = expand(
+        matrix(lambda value: value["suites"]["smoke"].update(sweep={"train.precision": ["fp32", "bf16"]})),
+        "smoke",
+        tmp_path,
+        {"defense": ["dropout"]},
+    )
+    found = {cell.strength.value: cell.job.config["train"]["precision"] for cell in cells if cell.job.kind == "train"}
+    assert found == {"fp32": "fp32", "bf16": "bf16"} and {cell.protocol for cell in cells} == {"published"}
 
 
 def test_a_suite_without_a_sweep_is_told_so(place):  # noqa: F811

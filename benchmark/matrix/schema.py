@@ -92,8 +92,11 @@ class Suite(Strict):
 
 
 class Matrix(Strict):
-    """A matrix file over all that it extends."""
+    """A matrix file. Whoever reads one puts it over what it extends first, and then nothing is left to extend."""
 
+    extends: str | None = Field(
+        None, description="another matrix: a path relative to this file, or the word paper for the shipped one"
+    )
     datasets: dict[str, Dataset]
     data: Data
     train: Train
@@ -103,7 +106,6 @@ class Matrix(Strict):
     protocols: dict[str, Quirks]
     efficiency: Efficiency
     resources: Kinds
-
     bounds: Bounds
     calibration: Calibration
     suite_defaults: Suite = Field(default_factory=Suite, description="what a suite has that does not say otherwise")
@@ -113,10 +115,7 @@ class Matrix(Strict):
 def json_schema() -> dict:
     """The JSON Schema of a matrix file, for editors. Nothing is required: a file that extends another may leave out
     whatever that one has, and what the whole lacks is told when it is read."""
-    schema = _without_required(Matrix.model_json_schema())
-    what = "the matrix that this one extends: a path relative to this file, or the word paper for the shipped one"
-    schema["properties"] = {"extends": {"type": "string", "description": what}} | schema["properties"]
-    return schema
+    return _without_required(Matrix.model_json_schema())
 
 
 def _without_required(schema):

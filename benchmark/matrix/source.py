@@ -151,7 +151,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         fields = _fields_at(model, path[:-1])
         return f"{where}: unknown key '{key}' (value {shown(first['input'])}); {suggest(str(path[-1]), fields)}"
     if first["type"] == "missing":
-        return f"{where}: the key '{key}' is missing"
+        remedy = (
+            "; write it, or extend a matrix that has it (extends: paper)" if "extends" in model.model_fields else ""
+        )
+        return f"{where}: the key '{key}' is missing{remedy}"
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{where}: {key} = {shown(first['input'])} is not allowed: {message}"
 

@@ -13,7 +13,7 @@ from benchmark.analysis.collect import tidy_frame
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.frontier import LINE, front, gain, points
 from benchmark.data import DATASETS
-from benchmark.departures import told
+from benchmark.departures import Departure, told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Point
 from benchmark.report import keep
@@ -41,13 +41,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     keep.set_aside_richer(frame, out)
     averaged = _averaged(found)
     gains = _gains(found)
-    swept = [_pattern(point) for point in strengths.values()]
-    departures = told(
-        departure
-        for cell in cells
-        for departure in cell.departures
-        if not any(fnmatchcase(departure.path, pattern) for pattern in swept)
-    )
+    departures = told_beside([cell.departures for cell in cells], list(strengths.values()))
     files = {
         "frontier.csv": csv_text(averaged),
         "frontier_gains.csv": csv_text(gains),
@@ -96,6 +90,16 @@ def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | Non
     if seeds.empty:
         return None
     return tuple(np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
+
+
+def told_beside(departures: list[tuple[Departure, ...]], points: list[Point]) -> list[str]:
+    """What the cells of a sweep depart in beside what the sweep itself changes, each once.
+
+    departures: of each cell; points: the sweep's.
+    """
+    patterns = [_pattern(point) for point in points]
+    every = [departure for of_cell in departures for departure in of_cell]
+    return told(one for one in every if not any(fnmatchcase(one.path, pattern) for pattern in patterns))
 
 
 def _pattern(point: Point) -> str:
