@@ -13,7 +13,7 @@ from benchmark.analysis.frontier import front, gain, hypervolume, log_gain, poin
 from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Point, expand, jobs
-from benchmark.report.frontier import told_beside
+from benchmark.report.frontier import told_without_sweep
 
 SWEEP = {"defenses.*.noise_std": [0.02, 0.04], "defenses.dropout.rate": [0.5]}
 
@@ -127,7 +127,7 @@ def test_a_sweep_of_nothing_that_exists_names_its_line(matrix, tmp_path):
 )
 def test_a_caption_leaves_out_what_the_sweep_changes_and_nothing_else(point, its_own, others):
     departures = (Departure(its_own, 1, 2), Departure(others, 1, 2))
-    assert told_beside([departures], [Point(point, 1)]) == [f"{others} 1 (published 2)"]
+    assert told_without_sweep([departures], [Point(point, 1)]) == [f"{others} 1 (published 2)"]
 
 
 def test_a_sweep_over_the_precision(matrix, tmp_path):

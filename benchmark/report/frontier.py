@@ -41,7 +41,7 @@ def write(cells: list[Cell], results: Path, out: Path) -> list[Path]:
     keep.set_aside_richer(frame, out)
     averaged = _averaged(found)
     gains = _gains(found)
-    departures = told_beside([cell.departures for cell in cells], list(strengths.values()))
+    departures = told_without_sweep([cell.departures for cell in cells], list(strengths.values()))
     files = {
         "frontier.csv": csv_text(averaged),
         "frontier_gains.csv": csv_text(gains),
@@ -92,7 +92,7 @@ def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | Non
     return tuple(np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
 
 
-def told_beside(departures: list[tuple[Departure, ...]], points: list[Point]) -> list[str]:
+def told_without_sweep(departures: list[tuple[Departure, ...]], points: list[Point]) -> list[str]:
     """What the cells of a sweep depart in beside what the sweep itself changes, each once.
 
     departures: of each cell; points: the sweep's.
