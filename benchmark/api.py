@@ -160,7 +160,8 @@ def load_results(
     """The results of a suite as a tidy frame: a line for each cell, metric and seed, measured or not.
 
     Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (NaN for none), status (done,
-    failed, diverged, missing, running), reason, key, label (how the cell departs from the published setting).
+    failed, diverged, missing, running), reason, key, label (how the cell departs from the published setting,
+    with `; ` between departures).
     where: as `--where`, for example ["defense=patrol,cem=on"]; settings: as `--set`. UserError for unknown names and
     damaged results.
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmark.analysis.frame import tidy
 from benchmark.analysis.search import Evaluation, Strengths, Values, rungs, search
+from benchmark.departures import told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand, jobs
 from benchmark.matrix.load import Change, MatrixFile
@@ -108,7 +109,7 @@ class Calibrator:
         cells = self._row_cells(row, _changes(defense, best.strengths, epochs))
         seeds = sorted({cell.seed for cell in cells})
         record = self.store.provenance(cells[0].job)
-        labels = sorted({cell.label for cell in cells if cell.label})
+        departures = told(departure for cell in cells for departure in cell.departures)
         budgets = rungs(settings, epochs)
         return {
             "where": {"dataset": dataset, "defense": defense, "protocol": protocol},
@@ -126,7 +127,7 @@ class Calibrator:
                 "device": record.get("device", ""),
                 "commit": record.get("commit", ""),
                 "finished": record.get("finished", ""),
-                "departs_from_the_published_setting": "; ".join(labels),
+                "departs_from_the_published_setting": "; ".join(departures),
             },
         }
 

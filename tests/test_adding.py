@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
-from command_line import call, place  # noqa: F401 (fixture)
+from command_line import Place, call, place  # noqa: F401 (fixture)
 from PIL import Image
 
 from benchmark.attacks import ATTACKS
@@ -13,24 +12,34 @@ from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 
 ADDING = Path(__file__).parent.parent / "docs" / "ADDING.md"
-SECTIONS = {"defenses": DEFENSES, "attacks": ATTACKS, "datasets": DATASETS}
+REGISTRIES = {"defenses": DEFENSES, "attacks": ATTACKS, "datasets": DATASETS}
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(language, text) of every block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", ADDING.read_text(encoding="utf-8"), flags=re.S | re.M)
 
 
 @pytest.fixture
-def example(monkeypatch):
-    """Registers the example of that section (forgotten after the test); returns (name, its entry in the matrix)."""
+def example(monkeypatch, place):  # noqa: F811
+    """Registers the example of that section (forgotten after the test) and writes its matrix, which extends a tiny one
+    in place of the shipped one; returns (name, the place of that matrix)."""
 
-    def load(section: str) -> tuple[str, dict]:
-        registry = SECTIONS[section]
+    def load(section: str) -> tuple[str, Place]:
+        registry = REGISTRIES[section]
         registry.names()
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-        blocks = re.findall(r"^```(\w+)\n(.*?)^```", ADDING.read_text(encoding="utf-8"), flags=re.S | re.M)
-        mark = f"@{section.upper()}.register("
-        (at,) = [at for at, (language, text) in enumerate(blocks) if language == "python" and mark in text]
-        name = re.search(re.escape(mark) + r'"([^"]+)"\)', blocks[at][1]).group(1)
-        language, line = next(block for block in blocks[at + 1 :] if block[0] == "yaml")
-        exec(compile(blocks[at][1], "docs/ADDING.md", "exec"), {"__name__": f"adding_{name}"})
-        return name, yaml.safe_load(line)[name]
+        found, mark = blocks(), f"@{section.upper()}.register("
+        (at,) = [at for at, (language, text) in enumerate(found) if language == "python" and mark in text]
+        name = re.search(re.escape(mark) + r'"([^"]+)"\)', found[at][1]).group(1)
+        exec(compile(found[at][1], "docs/ADDING.md", "exec"), {"__name__": f"adding_{name}"})
+        text = next(text for language, text in found[at + 1 :] if language == "yaml")
+        assert text.startswith("extends: paper\n")
+        below = place.edit(lambda matrix, smoke: smoke.update(attacker=["decoder"], split=["infer"], efficiency=[]))
+        own = Place(place.folder / "own", place.data)
+        own.folder.mkdir()
+        own.matrix.write_text(text.replace("extends: paper", f"extends: {below.matrix}"))
+        return name, own
 
     return load
 
@@ -42,34 +51,38 @@ def results(place, *where) -> str:  # noqa: F811
     return (place.tables / "smoke" / "results.csv").read_text()
 
 
-def test_a_defence(place, example):  # noqa: F811
-    name, entry = example("defenses")
-    place.edit(
-        lambda matrix, smoke: (
-            matrix["defenses"].update({name: entry}),
-            smoke.update(defense=[name], attacker=["decoder"], split=["infer"], efficiency=[]),
-        )
-    )
+def test_a_matrix_of_ones_own(tmp_path):
+    """As printed, outside the repository: its own suite and the shipped ones."""
+    own = next(text for language, text in blocks() if language == "yaml")
+    path = tmp_path / "my.yaml"
+    path.write_text(own)
+    folders = ["--matrix", path, "--data", tmp_path / "data", "--results", tmp_path / "results"]
+    mine = call("plan", "mine", *folders)
+    assert mine.code == 0, mine.err
+    assert re.search(r"^12 cells, 12 jobs", mine.out, flags=re.M)
+    told = "attacks.decoder.epochs 10 (published 50); defense.rate 0.4 (published 0.2); train.epochs 30 (published 240)"
+    assert f"Departs from the published setting: {told}\n" in mine.out
+    for shipped in ("smoke", "frontier"):
+        assert call("plan", shipped, *folders).code == 0
+
+
+def test_a_defence(example):
+    name, place = example("defenses")  # noqa: F811
     found = results(place)
     for cem in ("off", "on"):
         assert re.search(rf",{name},{cem},published,decoder,infer,mse,125,0\.\d+,done,", found)
+    assert re.search(r",none,off,published,decoder,infer,mse,125,0\.\d+,done,", found)
 
 
-def test_an_attacker(place, example):  # noqa: F811
-    name, entry = example("attacks")
-    place.edit(
-        lambda matrix, smoke: (
-            matrix["attacks"].update({name: entry}),
-            smoke.update(defense=["bottleneck"], cem=["off"], attacker=[name], split=["infer"], efficiency=[]),
-        )
-    )
+def test_an_attacker(example):
+    name, place = example("attacks")  # noqa: F811
     assert re.search(rf",bottleneck,off,published,{name},infer,mse,125,0\.\d+,done,", results(place))
     table = (place.tables / "smoke" / "photos-attackers-mse.md").read_text()
     assert name in table and re.search(r"^\| Bottleneck \|.* 0\.\d{4}", table, flags=re.M)
 
 
-def test_a_data_set(place, example, tiny_images, tmp_path):  # noqa: F811
-    name, entry = example("datasets")
+def test_a_data_set(example, tiny_images, tmp_path):
+    name, place = example("datasets")  # noqa: F811
     for part, images in (("train", tiny_images.train), ("test", tiny_images.test)):
         for number, (picture, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
             folder = tmp_path / "pictures" / part / tiny_images.class_names[label]
@@ -79,12 +92,5 @@ def test_a_data_set(place, example, tiny_images, tmp_path):  # noqa: F811
     assert prepared.code == 0 and prepared.out == f"{name}: 48 training and 24 test images, 3 classes\n"
     wrong = call("data", "prepare", name, "--from", tmp_path, "--data", tmp_path / "data")
     assert wrong.code == 2 and "needs the folders train and test" in wrong.err
-    place.edit(
-        lambda matrix, smoke: (
-            matrix["datasets"].update({name: entry}),
-            smoke.update(dataset=[name], defense=["bottleneck"], cem=["off"], attacker=["decoder"], split=["infer"]),
-            smoke.update(efficiency=[]),
-        )
-    )
-    found = results(type(place)(place.folder, tmp_path / "data"))
+    found = results(Place(place.folder, tmp_path / "data"))
     assert re.search(rf"^smoke,{name},bottleneck,off,published,decoder,infer,mse,125,0\.\d+,done,", found, flags=re.M)

@@ -8,6 +8,7 @@ import yaml
 from command_line import call, place  # noqa: F401 (fixture)
 
 from benchmark.analysis.search import candidates, distance, rungs, search
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set, read_strengths
@@ -116,10 +117,12 @@ def test_found_strengths_change_their_own_row_alone_with_and_without_cem(tmp_pat
     path.write_text(yaml.safe_dump({"strengths": [found]}))
     cells = expand(MatrixFile(DEFAULT), "all", tmp_path, None, parse_set([f"@{path}"]))
     changed = {
-        (cell.dataset, cell.defense, cell.cem) for cell in cells if "defense.rate 0.5 (published 0.2)" in cell.label
+        (cell.dataset, cell.defense, cell.cem)
+        for cell in cells
+        if Departure("defense.rate", 0.5, 0.2) in cell.departures
     }
     assert changed == {("cifar10", "dropout", "off"), ("cifar10", "dropout", "on")}
-    assert all(cell.label for cell in cells if (cell.dataset, cell.defense) == ("cifar10", "dropout"))
+    assert all(cell.departures for cell in cells if (cell.dataset, cell.defense) == ("cifar10", "dropout"))
 
 
 @pytest.mark.parametrize(

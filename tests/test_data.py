@@ -21,11 +21,11 @@ from command_line import call as command_line
 from PIL import Image
 
 from benchmark import data
-from benchmark.analysis import names
 from benchmark.data import _torchvision, archives, cifar, files
 from benchmark.data.cifar import Cifar10, Cifar100
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
+from benchmark.departures import Departure, told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile
@@ -297,8 +297,8 @@ def test_tinyimagenet_is_in_class_order(tiny, tmp_path):
     assert loaded.train.images[:, 0, 0, 0].tolist() == [0, 20, 40, 100, 120, 140]
     assert loaded.test.images[:, 0, 0, 0].tolist() == [50, 0, 100]
     assert loaded.class_names == ["goldfish", "n02"] and not loaded.crop
-    note = data.note("tinyimagenet", tmp_path / "root")
-    assert note == "data.train 6 (published 100000), data.test 3 (published 10000)"
+    note = data.departures("tinyimagenet", tmp_path / "root")
+    assert note == [Departure("data.train", 6, 100_000), Departure("data.test", 3, 10_000)]
 
 
 def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
@@ -311,7 +311,7 @@ def test_tinyimagenet_zip_and_grey_pictures(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(TinyImageNet, "nominal", (6, 3))
     loaded = data.prepare("tinyimagenet", tmp_path / "root", archive)
     assert loaded.train.images[0, :, 5, 5].tolist() == [77, 77, 77]
-    assert data.note("tinyimagenet", tmp_path / "root") == ""
+    assert data.departures("tinyimagenet", tmp_path / "root") == []
 
 
 def test_tinyimagenet_bad_files_are_named(tiny, tmp_path):
@@ -467,7 +467,7 @@ def test_facescrub_arrays(tmp_path):
     assert loaded.test.labels.tolist() == [i % 3 for i in test] and len(loaded.train) == 60 - len(test)
     resized = torch.from_numpy(files.resized(pixels[test[0]], 48))
     assert torch.equal(loaded.test.images[0], resized.permute(2, 0, 1))
-    assert "data.classes 3 (published 530)" in data.note("facescrub", tmp_path / "root")
+    assert Departure("data.classes", 3, 530) in data.departures("facescrub", tmp_path / "root")
     np.savez(source, images=pixels, labels=np.full(60, 7), people=np.array(["a", "b", "c"]))
     with pytest.raises(UserError, match=r"label outside 0\.\.2"):
         data.prepare("facescrub", tmp_path / "root", source)
@@ -483,7 +483,7 @@ def test_facescrub_arrays(tmp_path):
 def caption_of(suite: str, dataset: str, root: Path) -> str:
     """What a caption of the suite's tables lists."""
     cells = expand(MatrixFile(DEFAULT), suite, root, {"dataset": [dataset], "defense": ["bottleneck"]})
-    return "; ".join(names.changes(cell.label for cell in cells))
+    return "; ".join(told(departure for cell in cells for departure in cell.departures))
 
 
 def test_names_are_one_whatever_their_spelling(tmp_path):
@@ -579,14 +579,14 @@ def test_people_without_pictures_are_told(tmp_path, monkeypatch, layout):
     loaded = data.prepare("facescrub", tmp_path / "root", source)
     monkeypatch.setattr(FaceScrub, "nominal", (len(loaded.train), len(loaded.test)))
     told = "2 of 4 classes without training images, 2 of 4 classes without test images"
-    assert data.note("facescrub", tmp_path / "root") == told
+    assert data.departures("facescrub", tmp_path / "root") == [Departure("data.source", told, "whole")]
     assert "2 of 4 classes without training images" in caption_of("facescrub", "facescrub", tmp_path / "root")
     monkeypatch.setattr(FaceScrub, "nominal", (39_969, 4_170))
     assert f"data.train {len(loaded.train)} (published 39969)" in caption_of(
         "facescrub", "facescrub", tmp_path / "root"
     )
     row = next(row for row in data.describe(tmp_path / "root") if row["name"] == "facescrub")
-    assert row["note"].startswith(told)
+    assert f"data.source {told} (published whole)" in row["note"]
 
 
 def test_a_class_without_validation_lines_is_told(tiny, tmp_path, monkeypatch):
@@ -594,12 +594,14 @@ def test_a_class_without_validation_lines_is_told(tiny, tmp_path, monkeypatch):
     annotations.write_text(annotations.read_text().replace("n01", "n02"))
     monkeypatch.setattr(TinyImageNet, "nominal", (6, 3))
     data.prepare("tinyimagenet", tmp_path / "root", tiny)
-    assert caption_of("tinyimagenet", "tinyimagenet", tmp_path / "root") == "1 of 2 classes without test images"
+    assert caption_of("tinyimagenet", "tinyimagenet", tmp_path / "root") == (
+        "data.source 1 of 2 classes without test images (published whole)"
+    )
 
 
 def test_a_whole_data_set_has_nothing_to_tell(tmp_path):
     data.load("photos", tmp_path)
-    assert data.note("photos", tmp_path) == ""
+    assert data.departures("photos", tmp_path) == []
 
 
 def test_facescrub_is_not_downloaded(tmp_path):

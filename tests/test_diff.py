@@ -174,8 +174,8 @@ def test_reference_errors(run, tmp_path):
 def test_each_reduction_stands_once_in_the_header(run):
     attacks = run["attacker"] != "none"
     assert attacks.any() and not attacks.all()
-    labels = run.assign(label="2 epochs, 512 images").assign(
-        label=lambda frame: frame["label"].where(~attacks, "2 epochs, 512 images, 1 query")
+    labels = run.assign(label="2 epochs; 512 images").assign(
+        label=lambda frame: frame["label"].where(~attacks, "2 epochs; 512 images; 1 query")
     )
     reduced, header = diff(published.reference(), labels), "1 query; 2 epochs; 512 images\n"
     assert to_text(reduced).startswith(f"Reduced: the results are not at the published setting: {header}")

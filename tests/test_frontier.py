@@ -11,8 +11,10 @@ from command_line import place  # noqa: F401 (fixture)
 
 from benchmark.analysis.frame import COLUMNS, tidy
 from benchmark.analysis.frontier import front, gain, hypervolume, log_gain, points
+from benchmark.departures import Departure
 from benchmark.errors import UserError
-from benchmark.matrix.expand import expand, jobs
+from benchmark.matrix.expand import Point, expand, jobs
+from benchmark.report.frontier import told_without_sweep
 
 SWEEP = {"defenses.*.noise_std": [0.02, 0.04], "defenses.dropout.rate": [0.5]}
 
@@ -77,7 +79,7 @@ def test_points_take_the_strongest_attacker_of_every_seed():
                 dict(suite="s a=1", dataset="cifar10", defense="d", cem="off", protocol="p", attacker=attacker)
                 | dict(split=split, metric=metric, seed=seed, value=value, status="done", reason="", key="", label="")
             )
-    found = points(tidy(pd.DataFrame(rows, columns=COLUMNS)), {"s a=1": "a=1"})
+    found = points(tidy(pd.DataFrame(rows, columns=COLUMNS)), {"s a=1": Point("a", 1)})
     train = found[found["split"] == "train"].set_index("seed")
     assert train.loc["0", ["accuracy", "mse", "attacker"]].tolist() == [80, 0.01, "gan"]
     assert train.loc["1", ["accuracy", "mse", "attacker"]].tolist() == [81, pytest.approx(0.005), "decoder"]
@@ -90,26 +92,54 @@ def test_the_cells_of_a_sweep_are_told_apart_and_share_what_is_the_same(matrix, 
 
     cells = expand(matrix(change), "smoke", tmp_path)
     plain = expand(matrix(), "smoke", tmp_path, {"defense": ["bottleneck", "dropout"]})
-    assert {cell.suite for cell in plain} == {"smoke"} and {cell.strength for cell in plain} == {""}
+    assert {cell.suite for cell in plain} == {"smoke"} and {cell.strength for cell in plain} == {None}
     identity = [(c.suite, c.dataset, c.defense, c.cem, c.protocol, c.attacker, c.split, c.seed) for c in cells]
     assert len(set(identity)) == len(identity) == len({job.key for job in jobs(cells)})
     by_strength = {cell.strength: set() for cell in cells}
     for cell in cells:
-        assert cell.suite == f"smoke {cell.strength}"
+        assert cell.suite == f"smoke {cell.strength.path}={cell.strength.value}"
         by_strength[cell.strength].add(cell.defense)
     assert by_strength == {
-        "defenses.*.noise_std=0.02": {"bottleneck", "dropout"},
-        "defenses.*.noise_std=0.04": {"bottleneck", "dropout"},
-        "defenses.dropout.rate=0.5": {"dropout"},  # it is of that row alone
+        Point("defenses.*.noise_std", 0.02): {"bottleneck", "dropout"},
+        Point("defenses.*.noise_std", 0.04): {"bottleneck", "dropout"},
+        Point("defenses.dropout.rate", 0.5): {"dropout"},  # it is of that row alone
     }
-    noises = {(c.strength, c.job.cell["defense"]["params"]["noise_std"]) for c in cells if c.defense == "bottleneck"}
-    assert noises == {("defenses.*.noise_std=0.02", 0.02), ("defenses.*.noise_std=0.04", 0.04)}
+    for cell in cells:
+        if cell.defense == "bottleneck":
+            assert cell.job.cell["defense"]["params"]["noise_std"] == cell.strength.value
 
 
 def test_a_sweep_of_nothing_that_exists_names_its_line(matrix, tmp_path):
     file = matrix(lambda value: value["suites"]["smoke"].update(sweep={"defenses.*.noise": [1]}))
     with pytest.raises(UserError, match=r"line \d+: no member of 'defenses' has a parameter 'noise'"):
         expand(file, "smoke", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("point", "its_own", "others"),
+    [
+        ("defenses.*.noise_std", "defense.noise_std", "defense.rate"),
+        ("defenses.dropout.rate", "defense.rate", "attacks.x.rate"),
+        ("cem.on.weight", "cem.weight", "defense.weight"),
+        ("attacks.decoder.epochs", "attacks.decoder.epochs", "train.epochs"),
+        ("attacks.*.epochs", "attacks.gan.epochs", "train.epochs"),
+        ("train.epochs", "train.epochs", "attacks.gan.epochs"),
+    ],
+)
+def test_a_caption_leaves_out_what_the_sweep_changes_and_nothing_else(point, its_own, others):
+    departures = (Departure(its_own, 1, 2), Departure(others, 1, 2))
+    assert told_without_sweep([departures], [Point(point, 1)]) == [f"{others} 1 (published 2)"]
+
+
+def test_a_sweep_over_the_precision(matrix, tmp_path):
+    cells = expand(
+        matrix(lambda value: value["suites"]["smoke"].update(sweep={"train.precision": ["fp32", "bf16"]})),
+        "smoke",
+        tmp_path,
+        {"defense": ["dropout"]},
+    )
+    found = {cell.strength.value: cell.job.config["train"]["precision"] for cell in cells if cell.job.kind == "train"}
+    assert found == {"fp32": "fp32", "bf16": "bf16"} and {cell.protocol for cell in cells} == {"published"}
 
 
 def test_from_the_matrix_to_the_plot(place):  # noqa: F811

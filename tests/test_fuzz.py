@@ -31,6 +31,7 @@ from benchmark.data import archives, files
 from benchmark.data.cifar import Cifar10
 from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
@@ -157,8 +158,8 @@ def small_matrix() -> dict:
     suite = value["suites"]["smoke"] | {"include": [], "defense": ["dropout"], "seed": [1]}
     value["suites"] = {"smoke": suite}
     value["datasets"] = {"photos": value["datasets"]["photos"]}
-    used = set(suite["attacker"]) | {"decoder"}
-    value["attacks"] = {name: params for name, params in value["attacks"].items() if name in used}
+    value["suite_defaults"]["defense"] = ["dropout"]
+    value["attacks"] = {name: value["attacks"][name] for name in value["suite_defaults"]["attacker"]}
     value["cem"] = {name: value["cem"][name] for name in ("off", "on")}
     value["protocols"] = {"published": value["protocols"]["published"]}
     return value
@@ -166,7 +167,7 @@ def small_matrix() -> dict:
 
 def test_the_matrix_loader(tmp_path, count, monkeypatch):
     monkeypatch.setattr("benchmark.matrix.expand.data.fingerprint", lambda name, root: "f" * 64)
-    monkeypatch.setattr("benchmark.matrix.expand.data.note", lambda name, root: "")
+    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda name, root: [])
     path, good = tmp_path / "matrix.yaml", small_matrix()
     expand(MatrixFile(_written(path, yaml.safe_dump(good).encode())), "smoke", tmp_path)  # it is good
 
@@ -177,6 +178,22 @@ def test_the_matrix_loader(tmp_path, count, monkeypatch):
 
     text = yaml.safe_dump({name: good[name] for name in good if name != "protocols"}).encode()
     fuzzed(altered(good) | damaged(text) | damaged(yaml.safe_dump(good).encode()), read, count)
+
+
+def test_a_matrix_over_another(tmp_path, count, monkeypatch):
+    monkeypatch.setattr("benchmark.matrix.expand.data.fingerprint", lambda name, root: "f" * 64)
+    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda name, root: [])
+    good = small_matrix()
+    _written(tmp_path / "below.yaml", yaml.safe_dump(good).encode())
+    above = {"extends": "below.yaml"} | {name: good[name] for name in ("train", "defenses", "cem", "suites")}
+    path = tmp_path / "matrix.yaml"
+
+    def read(content):
+        text = content if isinstance(content, bytes) else yaml.safe_dump(content, allow_unicode=True).encode()
+        for cell in expand(MatrixFile(_written(path, text)), "smoke", tmp_path):
+            assert all(str(departure) for departure in cell.departures)
+
+    fuzzed(altered(above) | damaged(yaml.safe_dump(above).encode()), read, count)
 
 
 def test_changes_on_the_command_line(tmp_path, count):
@@ -292,8 +309,10 @@ def report_cells() -> list[Cell]:
                 "attack", {"attack": "decoder", "split": "infer", "params": params, "quirks": {}}, {"train": train}
             )
             at = ("smoke", "photos", "dropout", cem)
-            cells.append(Cell(*at, "none", "validation", "published", seed, train, "train.epochs 6 (published 240)"))
-            cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ""))
+            cells.append(
+                Cell(*at, "none", "validation", "published", seed, train, (Departure("train.epochs", 6, 240),))
+            )
+            cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ()))
     return cells
 
 

@@ -7,10 +7,15 @@ import pytest
 from command_line import call
 
 from benchmark.config import Resources
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.matrix import expand as expansion
 from benchmark.matrix.expand import expand, jobs, parse_where
+from benchmark.matrix.extend import FOLDER
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
+from benchmark.matrix.source import read_source
+
+SHIPPED = [FOLDER / "paper.yaml", *sorted((FOLDER / "experiments").glob("*.yaml"))]
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +47,9 @@ def test_all_covers_every_printed_cell(tmp_path):
 
 
 def test_suites_of_the_paper_carry_no_deviation(tmp_path):
-    assert {cell.label for cell in cells_of("all", tmp_path)} == {""}
-    labels = " ".join(cell.label for cell in cells_of("smoke", tmp_path))
-    assert "train.epochs 2 (published 240)" in labels and "attacks.gan.epochs 1 (published 150)" in labels
+    assert {cell.departures for cell in cells_of("all", tmp_path)} == {()}
+    found = {departure for cell in cells_of("smoke", tmp_path) for departure in cell.departures if departure.value}
+    assert {Departure("train.epochs", 2, 240), Departure("attacks.gan.epochs", 1, 150)} <= found
 
 
 def test_tinyimagenet_has_15_clusters_a_class_in_the_released_form_alone(tmp_path):
@@ -173,7 +178,7 @@ def test_bad_changes_say_what_is_allowed(tmp_path, change, text):
         ("rate: 0.2", "rate: 1.2", "dropout: {", ["rate = 1.2", "less than"]),
         ("rate: 0.2", "ratio: 0.2", "dropout: {", ["ratio", "rate"]),
         ("  dropout: {", "  dropoot: {", "dropoot: {", ["dropoot", "did you mean 'dropout'"]),
-        ("attacker: &both [decoder, gan]", "attacker: &both [decoder, gun]", "gun]", ["'gun'", "'gan'"]),
+        ("  attacker: [decoder, gan]", "  attacker: [decoder, gun]", "gun]", ["'gun'", "'gan'"]),
         ("train.epochs: 2\n", "train.epoch: 2\n", "train.epoch: 2\n", ["epoch", "'epochs'"]),
         ("epochs: 240 #", "epochs: 240 #\n  epochs: 3 #", "epochs: 3 #", ["stands twice"]),
         ("estimator: scalar", "estimator: scaler", "estimator: scaler", ["'scaler'", "'scalar'"]),
@@ -249,10 +254,10 @@ def test_overrides_change_the_matching_cells_only(matrix, tmp_path):
     assert changed == {("patrol", "on"), ("dropout", "on")}
 
 
-def test_resources_change_no_key_and_no_label(tmp_path):
+def test_resources_change_no_key_and_are_no_departure(tmp_path):
     plain = cells_of("cifar10", tmp_path)
     changed = cells_of("cifar10", tmp_path, changes=["resources.train.gpu=0.5", "resources.attack.memory=9"])
-    assert [(cell.job.key, cell.label) for cell in plain] == [(cell.job.key, cell.label) for cell in changed]
+    assert [(cell.job.key, cell.departures) for cell in plain] == [(cell.job.key, cell.departures) for cell in changed]
     asked = {(cell.job.kind, cell.job.resources) for cell in changed}
     assert {("train", Resources(gpu=0.5, memory=4)), ("attack", Resources(gpu=0.25, memory=9))} <= asked
     with pytest.raises(UserError, match="resources.train.gpu=2"):
@@ -260,13 +265,45 @@ def test_resources_change_no_key_and_no_label(tmp_path):
 
 
 def test_editors_are_given_the_schema_as_it_is():
-    """The first line of the shipped matrix names a file beside it, which is what `schema` prints."""
-    first = DEFAULT.read_text(encoding="utf-8").splitlines()[0]
-    named = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first).group(1)
+    """The first line of every shipped file names a file, which is what `schema` prints."""
     printed = call("schema").out
-    assert (DEFAULT.parent / named).read_text(encoding="utf-8") == printed, (
-        "write it anew: python -m benchmark schema > benchmark/matrix/matrix.schema.json"
-    )
     schema = json.loads(printed)
-    matrix = MatrixFile(DEFAULT).source.value
-    assert set(schema["required"]) <= set(matrix) <= set(schema["properties"])
+    for path in SHIPPED:
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        named = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first).group(1)
+        assert (path.parent / named).read_text(encoding="utf-8") == printed, (
+            "write it anew: python -m benchmark schema > benchmark/matrix/matrix.schema.json"
+        )
+        assert set(read_source(path).value) <= set(schema["properties"])
+    assert '"required"' not in printed  # of a file that extends another
+
+
+def test_the_shipped_suites_name_their_rows(tmp_path):
+    """So that what is added later makes no old suite incomplete."""
+    axes = ("defense", "cem", "attacker", "protocol")
+    assert not [
+        (name, axis)
+        for name, suite in MatrixFile().matrix.suites.items()
+        for axis in axes
+        if "*" in getattr(suite, axis)
+    ]
+
+
+def test_a_suite_has_the_defaults_for_what_it_does_not_say(matrix, tmp_path):
+    def short(value):
+        value["suites"]["mine"] = {"dataset": ["photos"], "defense": ["none", "dropout"], "attacker": ["gan"]}
+
+    cells = expand(matrix(short), "mine", tmp_path)
+    assert {(c.protocol, c.seed) for c in cells} == {("published", 125)}
+    assert {(c.defense, c.cem) for c in cells} == {("none", "off"), ("dropout", "off"), ("dropout", "on")}
+    assert {(c.attacker, c.split) for c in cells} == {("none", "validation"), ("gan", "train"), ("gan", "infer")}
+
+
+def test_defaults_are_checked_where_they_stand(matrix):
+    with pytest.raises(UserError, match=r"matrix.yaml, line \d+: unknown name 'publishd'; did you mean 'published'"):
+        matrix(lambda value: value["suite_defaults"].update(protocol=["publishd"]))
+
+
+def test_everything_of_an_axis(matrix, tmp_path):
+    cells = expand(matrix(lambda value: value["suites"]["smoke"].update(defense=["*"])), "smoke", tmp_path)
+    assert {cell.defense for cell in cells} == {*MatrixFile().matrix.defenses, "others"}

@@ -359,7 +359,7 @@ def test_protocols_and_suites_have_tables_of_their_own():
 
 
 def test_reductions_are_in_the_caption_and_marked_where_only_some_cells_have_them():
-    whole = table_named(frame_of(row(label="2 epochs, 512 images")), "1")
+    whole = table_named(frame_of(row(label="2 epochs; 512 images")), "1")
     assert whole.departures == "Not at the published setting: 2 epochs; 512 images."
     assert cells_of(whole, "Bottleneck")[2].notes == ()
     part = table_named(frame_of(row(label="2 epochs"), row(0.02, cem="on")), "1")

@@ -8,6 +8,7 @@ from benchmark.analysis import names
 from benchmark.analysis.collect import BOUNDS
 from benchmark.analysis.frame import tidy
 from benchmark.analysis.ranks import associations
+from benchmark.departures import column, parted
 
 SPLIT = "bounds"
 SPLITS = ("train", "infer")
@@ -45,8 +46,11 @@ def _line(found: pd.DataFrame) -> dict:
     values = done.groupby("metric")["value"].mean()
     line = {metric: values.get(metric, math.nan) for metric in BOUNDS}
     reasons = sorted(set(found[found["status"] != "done"]["reason"]) - {""})
-    labels = sorted(set(found["label"]) - {""})
-    return line | {"seeds": done["seed"].nunique(), "reason": "; ".join(reasons), "label": "; ".join(labels)}
+    return line | {
+        "seeds": done["seed"].nunique(),
+        "reason": "; ".join(reasons),
+        "label": column(parted(found["label"])),
+    }
 
 
 def _strongest(part: pd.DataFrame) -> dict:

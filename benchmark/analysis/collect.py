@@ -8,6 +8,7 @@ import pandas as pd
 from benchmark.analysis import baseline, columns, convergence
 from benchmark.analysis.frame import COLUMNS
 from benchmark.analysis.verdicts import Images
+from benchmark.departures import Departure, column, told
 from benchmark.errors import foreign
 from benchmark.matrix.expand import Cell
 from benchmark.store.store import HISTORY, PER_IMAGE, Store
@@ -108,10 +109,10 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
             values = values | {baseline.METRIC: float(baseline.beats(values["mse"], mean_image))}
         else:  # no attack of the place has recorded it: `ensemble` alone, which has no images of its own
             metrics = [name for name in metrics if name != baseline.METRIC]
-    label = cell.label
+    departures = cell.departures
     if cell.job.kind == "efficiency" and status == "done":
-        device = f"device {store.provenance(cell.job).get('device', 'unknown')} (published RTX 4090)"
-        label = ", ".join(part for part in (label, device.replace(", ", " with ")) if part)
+        device = store.provenance(cell.job).get("device", "unknown")
+        departures = (*departures, Departure("device", device, "RTX 4090"))
     rows = []
     for metric in metrics:
         value = values.get(prefix + metric)
@@ -131,7 +132,7 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
                 "status": "missing" if lost else status,
                 "reason": (reason or "not recorded") if lost else "" if status == "done" else reason,
                 "key": cell.job.key,
-                "label": label,
+                "label": column(told(departures)),
             }
         )
     return rows

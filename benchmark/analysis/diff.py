@@ -7,6 +7,7 @@ import pandas as pd
 
 from benchmark.analysis import names
 from benchmark.analysis.frame import CELL, Summary, csv_value, summarise, tidy
+from benchmark.departures import column, parted
 from benchmark.errors import UserError
 
 # metric -> (kind, tolerance). A form of a metric (psnr_db_per_image) has its base's; None is not judged: a
@@ -122,7 +123,7 @@ def _judge(reference: Summary, produced: Summary, kind: str, tolerance: float | 
         "kind": kind,
         "verdict": _verdict(produced, expected, difference, kind, tolerance),
         "reason": produced.reason or ("" if reference.values else f"no reference: {reference.reason}"),
-        "label": "; ".join(sorted(produced.labels - {""})),
+        "label": column(parted(produced.labels)),
     }
 
 

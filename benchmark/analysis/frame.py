@@ -2,8 +2,8 @@
 
 Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (float, NaN for none),
 status (one of STATUSES), reason (text), key (the job's), label (how the cell departs from the published
-setting, "" where it does not). cem is "off", "on" or a variant's name; attacker is "none" for accuracy (split
-validation) and for the efficiency rows (split encoder or server).
+setting, "" where it does not; `benchmark.departures` writes and reads it). cem is "off", "on" or a variant's
+name; attacker is "none" for accuracy (split validation) and for the efficiency rows (split encoder or server).
 """
 
 import math

@@ -10,6 +10,7 @@ import pandas as pd
 from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
 from benchmark.analysis.names import ORACLE
 from benchmark.data import DATASETS
+from benchmark.matrix.expand import Point
 
 LINE = ["dataset", "protocol", "defense", "cem", "split"]
 ROW = [name for name in LINE if name != "cem"]
@@ -30,10 +31,10 @@ class Gain:
     seeds: int
 
 
-def points(frame: pd.DataFrame, strengths: dict[str, str]) -> pd.DataFrame:
+def points(frame: pd.DataFrame, strengths: dict[str, Point]) -> pd.DataFrame:
     """One line for each setting and seed: LINE, strength, seed, accuracy, mse (the lowest of any attacker), attacker.
 
-    frame: tidy; strengths: suite (a sweep's point) -> its strength. A setting without accuracy or without an attack
+    frame: tidy; strengths: suite (a sweep's point) -> the point. A setting without accuracy or without an attack
     on the split is left out.
     """
     frame = frame[(frame["status"] == "done") & frame["suite"].isin(strengths)]
@@ -42,7 +43,7 @@ def points(frame: pd.DataFrame, strengths: dict[str, str]) -> pd.DataFrame:
     attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & (frame["attacker"] != ORACLE)]
     attacks = attacks.loc[attacks.groupby([*cell, "split"])["value"].idxmin()]
     found = attacks.join(accuracy, on=cell, how="inner").rename(columns={"value": "mse"})
-    found["strength"] = found["suite"].map(strengths)
+    found["strength"] = found["suite"].map(strengths).map(str)
     return found[[*LINE, "strength", "seed", "accuracy", "mse", "attacker"]].reset_index(drop=True)
 
 

@@ -1,7 +1,6 @@
 """How defences, data sets, attackers and metrics are called, ordered, rounded and compared in print."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # The seven rows of Tables 1-3 and S1-S5, in the printed order; the "Average" rows are over these.
@@ -82,14 +81,6 @@ def rank(name, known: Sequence) -> tuple:
 def form_rank(cem: str) -> tuple:
     """Sort key of the forms of CEM: off, on, then other variants."""
     return rank(cem, ("off", "on"))
-
-
-def changes(labels: Iterable[str]) -> list[str]:
-    """What differs from the published setting in any of the cells that have these labels, each change once, sorted.
-
-    Cells depart in different combinations (an attack has its own epochs), so whole labels would repeat themselves.
-    """
-    return sorted({change for label in labels for change in re.split("[,;] ", label) if change})
 
 
 def base_metric(name: str) -> str:

@@ -44,7 +44,7 @@ def plan(
     jobs: Annotated[bool, typer.Option("--jobs", help="every job, with its key, in place of the rows")] = False,
 ):
     """Say what a suite holds, what of it is done already, and how long the rest may take."""
-    from benchmark.analysis.names import changes
+    from benchmark.departures import told
     from benchmark.jobs import estimate
     from benchmark.training.device import pick
 
@@ -58,7 +58,7 @@ def plan(
     )
     for line in _every(found) if jobs else _rows(found):
         say_folded(line)
-    departures = changes(cell.label for cell in selection.cells)
+    departures = told(departure for cell in selection.cells for departure in cell.departures)
     if departures:
         say_folded(f"Departs from the published setting: {'; '.join(departures)}")
 

@@ -2,7 +2,7 @@
 
 from benchmark.data.augment import augment
 from benchmark.data.base import DATASETS, Parts, Source
-from benchmark.data.store import describe, fingerprint, load, names, note, prepare
+from benchmark.data.store import departures, describe, fingerprint, load, names, prepare
 from benchmark.data.tensors import DataSet, ImageSet, normalise, subset, to_unit
 
 __all__ = [
@@ -12,12 +12,12 @@ __all__ = [
     "Parts",
     "Source",
     "augment",
+    "departures",
     "describe",
     "fingerprint",
     "load",
     "names",
     "normalise",
-    "note",
     "prepare",
     "subset",
     "to_unit",

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from benchmark.data import archives, files
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
+from benchmark.departures import Departure, column, told
 from benchmark.errors import UserError, foreign, reading
 from benchmark.output import tell
 from benchmark.text import plain
@@ -94,20 +95,19 @@ def paths(name: str, root: Path) -> list[Path]:
     return [_tensor_path(data_set, Path(root)), _meta_path(data_set, Path(root))]
 
 
-def note(name: str, root: Path) -> str:
-    """How the prepared data set departs from the whole one, part by part with commas between, as a cell's label has it;
-    "" where it does not, or is not prepared."""
+def departures(name: str, root: Path) -> list[Departure]:
+    """How the prepared data set departs from the whole one; none where it is not prepared."""
     data_set = DATASETS.get(name)()
     meta = _read_meta(data_set, Path(root))
-    return _departures(data_set, meta) if meta else ""
+    return _departures(data_set, meta) if meta else []
 
 
-def _departures(data_set: Source, meta: dict) -> str:
+def _departures(data_set: Source, meta: dict) -> list[Departure]:
     """What the source itself noted, then every count that is not the nominal one."""
+    noted = [Departure("data.source", meta["note"], "whole")] if meta["note"] else []
     counts = zip(("train", "test"), data_set.nominal, strict=True)
     counts = [("classes", data_set.classes), *counts]
-    parts = [f"data.{what} {meta[what]} (published {whole})" for what, whole in counts if meta[what] != whole]
-    return ", ".join(filter(None, [meta["note"], *parts]))
+    return noted + [Departure(f"data.{what}", meta[what], whole) for what, whole in counts if meta[what] != whole]
 
 
 def _empty_classes(parts: Parts) -> str:
@@ -181,7 +181,7 @@ def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
 def _describe(data_set: Source, root: Path) -> dict:
     try:
         meta = _read_meta(data_set, root)
-        note = "" if meta is None else _departures(data_set, meta)
+        note = "" if meta is None else column(told(_departures(data_set, meta)))
     except UserError:
         meta, note = None, "damaged"
     known = meta or {"classes": data_set.classes, "train": None, "test": None, "bytes": None}

@@ -1,1 +1,1 @@
-"""The declarative matrix: matrix.yaml, its schema, and its expansion to cells and jobs."""
+"""The declarative matrix: paper.yaml and experiments/, their schema, and its expansion to cells and jobs."""

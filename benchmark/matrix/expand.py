@@ -15,6 +15,7 @@ from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
 from benchmark.config import Quirks, Resources, Split
 from benchmark.defenses import DEFENSES
+from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.load import Change, MatrixFile, Settings
 from benchmark.matrix.source import suggest
@@ -76,11 +77,21 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One entry of a table before it is measured; `label` lists what differs from the published setting.
+class Point:
+    """One value of a suite's sweep. As text: `defenses.*.noise_std=0.05`."""
 
-    strength: the point of the suite's sweep, for example `defenses.bottleneck.noise_std=0.05`, or ""; the points of a
-    sweep are told apart by `suite`, which then ends in it.
+    path: str
+    value: object
+
+    def __str__(self) -> str:
+        return f"{self.path}={self.value}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table before it is measured; `departures` are from the published setting.
+
+    strength: the point of the suite's sweep, where it has one; points are told apart by `suite`, which then ends in it.
     """
 
     suite: str
@@ -92,8 +103,8 @@ class Cell:
     protocol: str
     seed: int
     job: Job
-    label: str
-    strength: str = ""
+    departures: tuple[Departure, ...]
+    strength: Point | None = None
 
 
 def expand(
@@ -111,8 +122,8 @@ def expand(
     if suite not in file.matrix.suites:
         raise UserError(f"unknown suite '{suite}'; {suggest(suite, file.matrix.suites)}")
     fingerprint = functools.cache(lambda name: data.fingerprint(name, data_root))
-    note = functools.cache(lambda name: data.note(name, data_root))
-    expansion = _Expansion(file, suite, changes or [], fingerprint, note)
+    reduced = functools.cache(lambda name: tuple(data.departures(name, data_root)))
+    expansion = _Expansion(file, suite, changes or [], fingerprint, reduced)
     names = _included(file, suite)
     for name in names:
         _require_few(file, name)
@@ -165,7 +176,8 @@ def select(cells: list[Cell], where: dict[str, list[str]], suite: str) -> list[C
 
 
 def _identity(cell: Cell) -> tuple:
-    return (cell.suite, cell.strength, *(getattr(cell, axis) for axis in AXES), cell.job.key, cell.label)
+    axes = (getattr(cell, axis) for axis in AXES)
+    return (cell.suite, *axes, cell.job.key, *map(str, cell.departures))
 
 
 def _included(file: MatrixFile, suite: str) -> list[str]:
@@ -201,13 +213,14 @@ def _require_few(file: MatrixFile, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Expansion:
-    """One expansion: the file, the name that the cells carry, the command line's changes, facts of the data sets."""
+    """One expansion: the file, the name that the cells carry, the command line's changes, facts of the data sets
+    (fingerprint, and how they depart from the whole ones)."""
 
     file: MatrixFile
-    label: str
+    name: str
     changes: list[Change]
     fingerprint: Callable[[str], str | None]
-    note: Callable[[str], str]
+    reduced: Callable[[str], tuple[Departure, ...]]
     point: Change | None = None  # of the suite's sweep
 
     def cells(self, name: str) -> list[Cell]:
@@ -233,7 +246,7 @@ class _Expansion:
     def _at(self, name: str, path: str, value: object) -> "_Expansion":
         """The expansion at one point of a suite's sweep."""
         point = Change(path, value, self.file.where(("suites", name, "sweep", path)))
-        return replace(self, label=f"{self.label} {path}={value}", point=point)
+        return replace(self, name=f"{self.name} {Point(path, value)}", point=point)
 
     def _concerns(self, defense: str) -> bool:
         """Whether the sweep's point changes anything of that defence's rows."""
@@ -245,26 +258,29 @@ class _Expansion:
         suite = self.file.matrix.suites[name]
         settings = self._settings(name, axes)
         by_split = {split: self._settings(name, axes | {"split": split}) for split in get_args(Split)}
-        published = self.file.settings(axes["dataset"], axes["defense"], axes["cem"], [])
+        published = self.file.published.settings(axes["dataset"], axes["defense"], axes["cem"], [])
         quirks = self.file.matrix.protocols[axes["protocol"]]
         parent = self._train_job(axes, settings, quirks)
-        changes = (self.note(axes["dataset"]), _deviation(settings, published))
-        deviation = ", ".join(part for part in changes if part)
-        at = axes | {"strength": f"{self.point.path}={self.point.value}" if self.point else ""}
-        cells = [Cell(self.label, **at, attacker="none", split="validation", job=parent, label=deviation)]
+        common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
+        common += tuple(_of_training(settings, published))
+        at = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
+        cells = [Cell(self.name, **at, attacker="none", split="validation", job=parent, departures=common)]
         attackers = self.file.members(name, "attacker")
         for attacker, split in itertools.product(attackers, suite.split):
             job = _attack_job(parent, attacker, split, by_split, quirks, attackers)
             involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
-            more = [_attack_deviation(name, by_split[split], published) for name in involved]
-            text = ", ".join(part for part in (deviation, *more) if part)
-            cells.append(Cell(self.label, **at, attacker=attacker, split=split, job=job, label=text))
+            own = [one for other in involved for one in _of_attack(other, by_split[split], published)]
+            cells.append(Cell(self.name, **at, attacker=attacker, split=split, job=job, departures=(*common, *own)))
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
-            more = _changed("bounds", settings.bounds, published.bounds)
-            text = ", ".join(part for part in (deviation, more) if part)
-            cells.append(Cell(self.label, **at, attacker="none", split="bounds", job=job, label=text))
+            own = _changed("bounds", settings.bounds, published.bounds)
+            cells.append(Cell(self.name, **at, attacker="none", split="bounds", job=job, departures=(*common, *own)))
         return cells
+
+    def _of_quirks(self, protocol: str) -> list[Departure]:
+        """How a protocol departs from that of its name in the file that this one extends."""
+        ours, theirs = (file.matrix.protocols[protocol] for file in (self.file, self.file.published))
+        return _changed(f"protocols.{protocol}", ours, theirs)
 
     def _settings(self, name: str, axes: dict) -> Settings:
         file, suite = self.file, self.file.matrix.suites[name]
@@ -308,7 +324,7 @@ class _Expansion:
         cells = []
         for row, defense in (("patrol", "patrol"), ("others", "bottleneck")):
             settings = self._settings(name, {"dataset": dataset, "defense": defense, "cem": "off"})
-            published = self.file.settings(dataset, defense, "off", [])
+            published = self.file.published.settings(dataset, defense, "off", [])
             config = {
                 "dataset": dataset,
                 "model": settings.model.model_dump(),
@@ -317,9 +333,9 @@ class _Expansion:
                 "version": VERSION,
             }
             job = Job("efficiency", config, resources=settings.resources["efficiency"])
-            text = _changed("efficiency", settings.efficiency, published.efficiency)
+            own = tuple(_changed("efficiency", settings.efficiency, published.efficiency))
             cells += [
-                Cell(self.label, dataset, row, "", "none", part, "", 0, job, text) for part in ("encoder", "server")
+                Cell(self.name, dataset, row, "", "none", part, "", 0, job, own) for part in ("encoder", "server")
             ]
         return cells
 
@@ -397,33 +413,24 @@ def _matches(axes: dict, condition: dict[str, object]) -> bool:
     return True
 
 
-def _deviation(settings: Settings, published: Settings) -> str:
-    parts = [
-        _changed("data", settings.data, published.data),
-        _changed("model", settings.model, published.model),
-        _changed("train", settings.train, published.train),
-        _changed("defense", settings.params, published.params),
-        _changed("cem", settings.cem, published.cem),
+def _of_training(settings: Settings, published: Settings) -> list[Departure]:
+    return [
+        *_changed("data", settings.data, published.data),
+        *_changed("model", settings.model, published.model),
+        *_changed("train", settings.train, published.train),
+        *_changed("defense", settings.params, published.params),
+        *_changed("cem", settings.cem, published.cem),
     ]
-    return ", ".join(part for part in parts if part)
 
 
-def _attack_deviation(attacker: str, settings: Settings, published: Settings) -> str:
+def _of_attack(attacker: str, settings: Settings, published: Settings) -> list[Departure]:
     """How an attacker's values depart from those above the suites: the published ones where the paper has it."""
     word = "published" if ATTACKS.get(attacker).printed else "default"
     return _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker], word)
 
 
-def _changed(section: str, ours, theirs, word: str = "published") -> str:
-    """`train.epochs 2 (published 240)` for every value that differs."""
+def _changed(section: str, ours, theirs, word: str = "published") -> list[Departure]:
     if ours is None or theirs is None:
-        return ""
-    new, old = ours.model_dump(), theirs.model_dump()
-
-    def show(value) -> str:
-        if isinstance(value, list):  # no commas: they part one change from the next
-            return "/".join(str(item) for item in value) or "none"
-        return "all" if value is None else str(value)
-
-    texts = [f"{section}.{key} {show(new[key])} ({word} {show(old[key])})" for key in new if new[key] != old[key]]
-    return ", ".join(texts)
+        return []
+    new, old = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
+    return [Departure(f"{section}.{key}", new[key], old[key], word) for key in new if new[key] != old[key]]

@@ -12,12 +12,13 @@ from benchmark.config import CEM, Bounds, Data, Efficiency, Kinds, Model, Resour
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
-from benchmark.matrix.schema import Matrix, StrengthsFile
-from benchmark.matrix.source import Source, explain, gravest, read_yaml, shown, suggest
+from benchmark.matrix.extend import PAPER, read_matrix
+from benchmark.matrix.schema import Matrix, StrengthsFile, Suite
+from benchmark.matrix.source import Source, explain, gravest, read_source, read_yaml, shown, suggest
 from benchmark.registry import HINT
 from benchmark.text import LONGEST_NAME, NAME
 
-DEFAULT = Path(__file__).with_name("matrix.yaml")
+DEFAULT = PAPER  # without --matrix: the shipped matrix
 
 # the axes of a suite whose values the matrix declares, and the section that does
 DECLARED = {
@@ -60,15 +61,17 @@ class Settings:
     bounds: Bounds
 
 
-class MatrixFile:
-    """A checked matrix file; `settings` resolves the values of one cell.
+class MatrixValues:
+    """A checked matrix; `settings` resolves the values of one cell.
 
     Raises UserError naming file, line, key, value and what is allowed.
     """
 
-    def __init__(self, path: Path = DEFAULT):
-        self.source = Source(Path(path))
-        self.matrix = self._checked(Matrix, self.source.value, self.source.path.name)
+    def __init__(self, source: Source):
+        self.source = source
+        matrix = self._checked(Matrix, source.value)
+        suites = {name: suite.over(matrix.suite_defaults) for name, suite in matrix.suites.items()}
+        self.matrix = matrix.model_copy(update={"suites": suites})
         self._check_names()
 
     def settings(self, dataset: str, defense: str, cem: str, changes: list[Change]) -> Settings:
@@ -100,7 +103,7 @@ class MatrixFile:
 
     def where(self, path: tuple) -> str:
         """`file, line N` of a key."""
-        return f"{self.source.path}, line {self.source.line(path)}"
+        return self.source.where(path)
 
     def _sections(self, dataset: str, defense: str, cem: str) -> dict[str, BaseModel | None]:
         matrix = self.matrix
@@ -138,7 +141,7 @@ class MatrixFile:
             if old is not None:  # `cem.*` says nothing to a cell without CEM
                 sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
 
-    def _checked(self, model: type[BaseModel], value, name: str, path: tuple = ()) -> BaseModel:
+    def _checked(self, model: type[BaseModel], value, path: tuple = ()) -> BaseModel:
         with foreign(self.where(path)):  # a plug-in's Params may check its values as it likes
             try:
                 return model.model_validate(value)
@@ -164,33 +167,37 @@ class MatrixFile:
             for parameter in ranges:
                 fields = DEFENSES.get(name).Params.model_fields
                 self._known(fields, parameter, ("calibration", "ranges", name, parameter))
-        axes = {axis: getattr(matrix, section) for axis, section in DECLARED.items()}
-        axes |= {"efficiency": matrix.datasets, "include": matrix.suites}
-        for suite, content in matrix.suites.items():
-            for axis in (*DECLARED, "split", "seed", "efficiency"):
-                self._once(getattr(content, axis), ("suites", suite, axis))
-            for path, values in content.sweep.items():
-                self._once(values, ("suites", suite, "sweep", path))
-            conditions = [("exclude", index, item) for index, item in enumerate(content.exclude)]
-            for part, index, condition in conditions:
-                for axis in condition:
-                    self._known(ROW_AXES, axis, ("suites", suite, part, index))
-            for index, item in enumerate(content.overrides):
-                for axis in item.where:
-                    self._known((*ROW_AXES, "split"), axis, ("suites", suite, "overrides", index))
-                foreign = [path for path in item.set if "split" in item.where and not path.startswith("attacks.")]
-                if foreign:
-                    where = self.where(("suites", suite, "overrides", index, "set", foreign[0]))
-                    raise UserError(f"{where}: a split changes attacks alone; '{foreign[0]}' is not of an attack")
-            for axis, known in axes.items():
-                for index, name in enumerate(getattr(content, axis)):
-                    self._known([*known, "*"] if axis in DECLARED else known, name, ("suites", suite, axis, index))
+        self._check_suite(matrix.suite_defaults, ("suite_defaults",))
+        for name, suite in matrix.suites.items():
+            self._check_suite(suite, ("suites", name))
+
+    def _check_suite(self, suite: Suite, path: tuple) -> None:
+        """A suite, or the defaults, that stands at `path`."""
+        for axis in (*DECLARED, "split", "seed", "efficiency"):
+            self._once(getattr(suite, axis), (*path, axis))
+        for swept, values in suite.sweep.items():
+            self._once(values, (*path, "sweep", swept))
+        for index, condition in enumerate(suite.exclude):
+            for axis in condition:
+                self._known(ROW_AXES, axis, (*path, "exclude", index))
+        for index, item in enumerate(suite.overrides):
+            for axis in item.where:
+                self._known((*ROW_AXES, "split"), axis, (*path, "overrides", index))
+            foreign = [name for name in item.set if "split" in item.where and not name.startswith("attacks.")]
+            if foreign:
+                where = self.where((*path, "overrides", index, "set", foreign[0]))
+                raise UserError(f"{where}: a split changes attacks alone; '{foreign[0]}' is not of an attack")
+        axes = {axis: [*getattr(self.matrix, section), "*"] for axis, section in DECLARED.items()}
+        axes |= {"efficiency": self.matrix.datasets, "include": self.matrix.suites}
+        for axis, known in axes.items():
+            for index, name in enumerate(getattr(suite, axis)):
+                self._known(known, name, (*path, axis, index))
 
     def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, BaseModel]:
         params = {}
         for name, values in entries.items():
             self._known(registry.names(), name, (section, name), HINT)
-            params[name] = self._checked(registry.get(name).Params, values, name, (section, name))
+            params[name] = self._checked(registry.get(name).Params, values, (section, name))
         return params
 
     def _once(self, values: list, path: tuple) -> None:
@@ -205,6 +212,19 @@ class MatrixFile:
     def _known(self, known, name: str, path: tuple, hint: str = "") -> None:
         if name not in known:
             raise UserError(f"{self.where(path)}: unknown name '{name}'; {suggest(name, known)}{hint}")
+
+
+class MatrixFile(MatrixValues):
+    """A matrix file over all that it extends.
+
+    published: the same with the values of the last of these, from which departures are told; a file that extends none
+    is its own.
+    """
+
+    def __init__(self, path: Path = DEFAULT):
+        source, root = read_matrix(Path(path))
+        super().__init__(source)
+        self.published = self if root is source else MatrixValues(_published(source, root))
 
 
 def parse_set(texts: list[str]) -> list[Change]:
@@ -224,20 +244,28 @@ def parse_set(texts: list[str]) -> list[Change]:
 
 def read_strengths(path: Path) -> list[Change]:
     """The changes that `calibrate` wrote to a file, each for its own row. UserError for a file of another form."""
-    source = Source(path, "file of strengths")
+    source = read_source(path, "file of strengths")
     try:
         found = StrengthsFile.model_validate(source.value)
     except ValidationError as error:
-        where = f"{path}, line {source.line(gravest(error)['loc'])}"
-        raise UserError(explain(error, StrengthsFile, where)) from None
+        raise UserError(explain(error, StrengthsFile, source.where(gravest(error)["loc"]))) from None
     changes = []
     for index, row in enumerate(found.strengths):
-        line = f"{path}, line {source.line(('strengths', index))}"
+        line = source.where(("strengths", index))
         for axis in row.where:
             if axis not in ROW_AXES:
                 raise UserError(f"{line}: unknown axis '{axis}'; {suggest(axis, ROW_AXES)}")
         changes += [Change(key, value, line, row.where) for key, value in row.set.items()]
     return changes
+
+
+def _published(whole: Source, root: Source) -> Source:
+    """Of `whole` without its suites, each data set, defence, attacker and so on as the root has it, where it has it."""
+    value = {}
+    for section, members in whole.value.items():
+        of_root = root.value.get(section, {})
+        value[section] = members | of_root if isinstance(of_root, dict) else of_root
+    return Source(value | {"suites": {}}, root.over(whole).places)
 
 
 def _validate(model: type[BaseModel], value: dict, where: str) -> BaseModel:

@@ -85,10 +85,18 @@ class Suite(Strict):
     )
     overrides: list[Override] = Field(default_factory=list)
 
+    def over(self, defaults: "Suite") -> "Suite":
+        """The suite with the defaults for whatever it does not say."""
+        missing = set(Suite.model_fields) - self.model_fields_set
+        return self.model_copy(update={name: getattr(defaults, name) for name in missing})
+
 
 class Matrix(Strict):
-    """The whole matrix file."""
+    """A matrix file. Whoever reads one puts it over what it extends first, and then nothing is left to extend."""
 
+    extends: str | None = Field(
+        None, description="another matrix: a path relative to this file, or the word paper for the shipped one"
+    )
     datasets: dict[str, Dataset]
     data: Data
     train: Train
@@ -98,7 +106,21 @@ class Matrix(Strict):
     protocols: dict[str, Quirks]
     efficiency: Efficiency
     resources: Kinds
-
     bounds: Bounds
     calibration: Calibration
+    suite_defaults: Suite = Field(default_factory=Suite, description="what a suite has that does not say otherwise")
     suites: dict[str, Suite]
+
+
+def json_schema() -> dict:
+    """The JSON Schema of a matrix file, for editors. Nothing is required: a file that extends another may leave out
+    whatever that one has, and what the whole lacks is told when it is read."""
+    return _without_required(Matrix.model_json_schema())
+
+
+def _without_required(schema):
+    if isinstance(schema, list):
+        return [_without_required(item) for item in schema]
+    if isinstance(schema, dict):
+        return {key: _without_required(value) for key, value in schema.items() if key != "required"}
+    return schema

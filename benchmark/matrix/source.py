@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -23,25 +24,61 @@ Loader.yaml_implicit_resolvers = {
 Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 
 
+@dataclass(frozen=True)
 class Source:
-    """A parsed YAML file: `.value` the plain data, `.line(path)` the line (from 1) where a key stands."""
+    """Plain data of YAML files. places: path of keys -> `FILE, line N`, where that value stands."""
 
-    def __init__(self, path: Path, what: str = "matrix"):
-        self.path = path
-        try:
-            with open(path, encoding="utf-8") as file:
-                text = file.read(MOST_TEXT + 1)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read the {what} {path}: {error}; give a readable YAML file") from error
-        self.value, self._lines = read_yaml(text, str(path))
-        if not isinstance(self.value, dict):
-            raise UserError(f"{path}, line 1: the {what} must be a mapping of sections, not {shown(self.value)}")
+    value: dict
+    places: dict[tuple, str]
 
-    def line(self, path: tuple) -> int:
-        """The line of the deepest part of `path` that the file holds."""
-        while path not in self._lines:
+    def where(self, path: tuple) -> str:
+        """The place of the deepest part of `path` that there is."""
+        while path not in self.places:
             path = path[:-1]
-        return self._lines[path]
+        return self.places[path]
+
+    def over(self, below: "Source") -> "Source":
+        """This over another: mappings merge key by key; of everything else this one's value replaces the other's."""
+        gone = set(_clashes(self.value, below.value))
+        kept = {
+            path: place
+            for path, place in below.places.items()
+            if not any(path[:depth] in gone for depth in range(1, len(path) + 1))
+        }
+        return Source(_merged(self.value, below.value), kept | self.places)
+
+    def clashes(self, below: "Source") -> list[tuple]:
+        """The paths that both give: of values, and of suites as a whole."""
+        suites = [self.value.get("suites"), below.value.get("suites")]
+        both = [name for name in suites[0] if name in suites[1]] if all(isinstance(s, dict) for s in suites) else []
+        return [("suites", name) for name in both] or _clashes(self.value, below.value)
+
+
+def read_source(path: Path, what: str = "matrix") -> Source:
+    """The data of a YAML file, a mapping. UserError for a file that cannot be read, is no YAML or too large."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MOST_TEXT + 1)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the {what} {path}: {error}; give a readable YAML file") from error
+    value, lines = read_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path}, line 1: the {what} must be a mapping of sections, not {shown(value)}")
+    return Source(value, {keys: f"{path}, line {line}" for keys, line in lines.items()})
+
+
+def _merged(above: object, below: object) -> object:
+    if not (isinstance(above, dict) and isinstance(below, dict)):
+        return above
+    return below | {key: _merged(value, below[key]) if key in below else value for key, value in above.items()}
+
+
+def _clashes(above: object, below: object, path: tuple = ()) -> list[tuple]:
+    """The paths at which both have a value and not both a mapping."""
+    if not (isinstance(above, dict) and isinstance(below, dict)):
+        return [path]
+    both = [key for key in above if key in below]
+    return [clash for key in both for clash in _clashes(above[key], below[key], (*path, str(key)))]
 
 
 def read_yaml(text: str, where: str) -> tuple[object, dict[tuple, int]]:
@@ -114,7 +151,10 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         fields = _fields_at(model, path[:-1])
         return f"{where}: unknown key '{key}' (value {shown(first['input'])}); {suggest(str(path[-1]), fields)}"
     if first["type"] == "missing":
-        return f"{where}: the key '{key}' is missing"
+        remedy = (
+            "; write it, or extend a matrix that has it (extends: paper)" if "extends" in model.model_fields else ""
+        )
+        return f"{where}: the key '{key}' is missing{remedy}"
     message = first["msg"][:1].lower() + first["msg"][1:]
     return f"{where}: {key} = {shown(first['input'])} is not allowed: {message}"
 

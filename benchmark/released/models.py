@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmark.analysis import names as titles
 from benchmark.analysis import published
+from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.jobs.provenance import provenance
 from benchmark.jobs.run_job import RELEASED, Machine, encoder_of, recipe_of
@@ -64,7 +65,7 @@ def models(
         label = SUITE if count[row.defense, row.cem] == 1 else f"{SUITE} {row.name}"
         checksums = files.digests(row.folder)
         cells = [
-            replace(cell, suite=label, job=_with_files(cell.job, checksums), label=_label(cell.label)) for cell in cells
+            replace(cell, suite=label, job=_with_files(cell.job, checksums), departures=_ours(cell)) for cell in cells
         ]
         found += [
             Model(row, job, [cell for cell in cells if cell.job.parents.get("train", cell.job) == job])
@@ -154,8 +155,8 @@ def _with_files(job: Job, checksums: dict[str, str]) -> Job:
     return replace(job, parents={role: _with_files(parent, checksums) for role, parent in job.parents.items()})
 
 
-def _label(label: str) -> str:
-    return ", ".join(change for change in titles.changes([label]) if not change.startswith(_NOT_OURS))
+def _ours(cell: Cell) -> tuple[Departure, ...]:
+    return tuple(departure for departure in cell.departures if not departure.path.startswith(_NOT_OURS))
 
 
 def _percent(value: float | None) -> str:

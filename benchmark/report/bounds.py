@@ -9,6 +9,7 @@ import pandas as pd
 from benchmark.analysis import names
 from benchmark.analysis.bounds import QUANTITIES, SPLITS, bounds_rows, ranks
 from benchmark.analysis.frame import csv_text
+from benchmark.departures import parted
 from benchmark.report.render import environment, write_text
 from benchmark.report.tables import DASH, Cell, Group, Row, Table
 
@@ -105,7 +106,7 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
         if not groups or groups[-1].title != title:
             groups.append(Group(title, []))
         groups[-1].columns.append(heading)
-    changes = names.changes(part["label"])
+    changes = parted(part["label"])
     departures = f"Not at the published setting: {'; '.join(changes)}." if changes else ""
     subject = f"{names.dataset_title(dataset)}, bounds ({where})"
     stem, number = f"bounds-{index}", f"{dataset}-bounds"

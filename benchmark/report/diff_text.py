@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from benchmark.analysis import names, transfer
 from benchmark.analysis.diff import BAD, attack, diff, excess, exit_status, method, summary
+from benchmark.departures import parted
 from benchmark.output import Console, say_lines
 from benchmark.report.render import escape_markdown, write_text
 
@@ -141,7 +142,7 @@ def _coloured(part: pd.DataFrame, title: Text) -> Table:
 
 
 def _reductions(result: pd.DataFrame) -> list[str]:
-    changes = names.changes(result["label"])
+    changes = parted(result["label"])
     if not changes:
         return []
     which = "some cells are not" if (result["label"] == "").any() else "the results are not"

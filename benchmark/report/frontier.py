@@ -1,6 +1,7 @@
 """How accuracy and MSE are traded over a suite's sweep, as Markdown, CSV and figures."""
 
 import math
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,8 @@ from tabulate import tabulate
 from benchmark.analysis import names
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.frontier import averaged, front, gains
+from benchmark.departures import Departure, told
+from benchmark.matrix.expand import Point
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
 from benchmark.report.render import escape_markdown, write_text
 
@@ -22,11 +25,10 @@ def write_frontier(found: pd.DataFrame, labels: list[str], out: Path, figures: b
     if found.empty:
         return []
     means, gained = averaged(found), gains(found)
-    swept = set(found["strength"])
     files = {
         "frontier.csv": csv_text(means),
         "frontier_gains.csv": csv_text(gained),
-        "frontier.md": _markdown(means, gained, [label for label in labels if not _swept(label, swept)]),
+        "frontier.md": _markdown(means, gained, labels),
     }
     paths = [write_text(out / name, text) for name, text in files.items()]
     for key, part in means.groupby(["dataset", "protocol", "split"], sort=False) if figures else ():
@@ -34,10 +36,20 @@ def write_frontier(found: pd.DataFrame, labels: list[str], out: Path, figures: b
     return paths
 
 
-def _swept(label: str, strengths: set[str]) -> bool:
-    """Whether a change is the sweep's own: `defense.noise_std 0.05 (published 0.025)` of `defenses.*.noise_std`."""
-    keys = {strength.split("=")[0].rpartition(".")[2] for strength in strengths}
-    return label.split(" ")[0].rpartition(".")[2] in keys
+def told_without_sweep(departures: list[tuple[Departure, ...]], points: list[Point]) -> list[str]:
+    """What the cells of a sweep depart in beside what the sweep itself changes, each once.
+
+    departures: of each cell; points: the sweep's.
+    """
+    patterns = [_pattern(point) for point in points]
+    every = [departure for of_cell in departures for departure in of_cell]
+    return told(one for one in every if not any(fnmatchcase(one.path, pattern) for pattern in patterns))
+
+
+def _pattern(point: Point) -> str:
+    """The paths of the departures that a point of the sweep makes: a defence's and CEM's are told without its name."""
+    section, *_, key = point.path.split(".")
+    return point.path if section == "attacks" else f"{'defense' if section == 'defenses' else section}.{key}"
 
 
 def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> str:
@@ -73,7 +85,7 @@ def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> s
         "# Accuracy against MSE",
         "Every setting at the same epochs and seeds; MSE is the lowest of any attacker. docs/STATISTICS.md says how "
         "frontiers are compared.",
-        *([f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []),
+        *([f"Not at the published setting: {escape_markdown('; '.join(departures))}."] if departures else []),
         "## CEM on against off",
         "MSE gain at equal accuracy, over the accuracies that both frontiers span (a dash: none), and the ratio of the "
         "areas below them; in brackets 95 % bootstrap intervals over seeds.",

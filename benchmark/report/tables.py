@@ -10,6 +10,7 @@ from benchmark.analysis import baseline, columns, convergence, names, published
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
 from benchmark.analysis.verdicts import COLUMNS, SUPPORTED, verdicts
+from benchmark.departures import parted
 
 DASH = "–"
 EFFICIENCY_SPLITS = ("encoder", "server")
@@ -343,7 +344,7 @@ def _caption(draft: _Draft, layout: str, rows: list[Row], epochs: str) -> str:
 
 
 def _departures(labels: set[str]) -> str:
-    changes = names.changes(labels)
+    changes = parted(labels)
     which = "Some cells are not" if "" in labels else "Not"
     return f"{which} at the published setting: {'; '.join(changes)}." if changes else ""
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.analysis import names
 from benchmark.analysis.ablation import BASE, ablation
 from benchmark.analysis.collect import ATTACK, epochs, per_image_reader, tidy_frame
 from benchmark.analysis.frontier import points
 from benchmark.analysis.verdicts import aggregate, verdicts
+from benchmark.departures import told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
@@ -17,7 +17,7 @@ from benchmark.output import tell
 from benchmark.report import keep
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
-from benchmark.report.frontier import write_frontier
+from benchmark.report.frontier import told_without_sweep, write_frontier
 from benchmark.report.page import build_page
 from benchmark.report.plots import stage as plots
 from benchmark.report.render import write_tables, write_text
@@ -57,12 +57,14 @@ def write(
     judged = verdicts(frame, per_image_reader(cells, store))
     ablated, traded = _ablation(frame, cells), _frontier(frame, cells)
     keep.set_aside_richer(frame, out)
-    labels = names.changes(cell.label for cell in cells)
+    departures = told(departure for cell in cells for departure in cell.departures)
     paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
     paths += write_attacks(cells, store, out)
-    paths += write_verdicts(judged, aggregate(frame), labels, out)
-    paths += write_ablation(ablated, labels, out)
-    paths += write_frontier(traded, labels, out, figures)
+    paths += write_verdicts(judged, aggregate(frame), departures, out)
+    paths += write_ablation(ablated, departures, out)
+    points_ = [cell.strength for cell in cells if cell.strength]
+    beside = told_without_sweep([cell.departures for cell in cells], points_)
+    paths += write_frontier(traded, beside, out, figures)
     paths.append(write_text(out / "report.html", page))
     paths += plots.write(cells, store, frame, out / "plots") if figures else []
     return Report(out / "report.html", paths, summary(judged) if len(judged) else "")

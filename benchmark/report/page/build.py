@@ -14,6 +14,7 @@ from benchmark.analysis.audit import audit
 from benchmark.analysis.collect import devices, epochs, tidy_frame
 from benchmark.analysis.printed import cells as printed_cells
 from benchmark.analysis.verdicts import verdicts
+from benchmark.departures import told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.report import audit as audit_stage
@@ -71,7 +72,7 @@ def build_page(
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
             facts=_facts(cells, frame),
-            departures=names.changes(cell.label for cell in cells),
+            departures=told(departure for cell in cells for departure in cell.departures),
             answers=answer.grids(frame, lines),
             claims=_claims(lines),
             claim_headings=verdict_stage.HEADINGS,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmark.analysis import names, published
 from benchmark.analysis.frame import csv_text, tidy
+from benchmark.departures import parted
 from benchmark.matrix.expand import Cell
 from benchmark.report.drawing import drawing
 from benchmark.report.plots import data, figures, style
@@ -106,7 +107,7 @@ def _caption(name: str, part: pd.DataFrame, suite: str) -> str:
 def _changes(part: pd.DataFrame) -> list[str]:
     """How the finished cells depart from the published setting."""
     labels = part[(part["status"] == "done") & ~part["split"].isin(EFFICIENCY_SPLITS)]["label"]
-    return names.changes(labels)
+    return parted(labels)
 
 
 def _index(entries: list[tuple[str, str]]) -> str:
