@@ -81,14 +81,14 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
 
 def test_links_lead_to_what_the_report_writes_beside_the_page(tmp_path):
     """Every file of the report, the log of each job and the documents, where they lie beside the folder of tables."""
-    from benchmark.report import stage
+    from benchmark.report.write import write
 
     cells, store = simulate(tmp_path, "cifar100", two_rows)
     for cell in cells:
         (store.path(cell.job) / "log.txt").write_text("")
         (store.path(cell.job) / "SHA256SUMS").unlink()
     out = tmp_path / "tables" / "cifar100"
-    stage.write(cells, store.root, out, False, [])
+    write(cells, store, out, False, [])
     tree = parsed(build_page(cells, store, out=out))
     links = [link.get("href") for link in tree.iter("a") if not link.get("href").startswith(("#", "https://"))]
     assert all((out / link).is_file() for link in links), links

@@ -105,9 +105,9 @@ def _named_alike(reference: pd.DataFrame, produced: pd.DataFrame, column: str, v
 
 def _contents(frame: pd.DataFrame) -> str:
     listed = []
-    for column in ("suite", "protocol", "dataset"):
-        named = sorted(set(frame[column]) - {""})  # an efficiency row has no protocol
-        listed.append(f"{column} {', '.join(named) or 'none'}")
+    for axis in ("suite", "protocol", "dataset"):
+        named = sorted(set(frame[axis]) - {""})  # an efficiency row has no protocol
+        listed.append(f"{axis} {', '.join(named) or 'none'}")
     return "; ".join(listed)
 
 

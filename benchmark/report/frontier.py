@@ -85,7 +85,7 @@ def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> s
         "# Accuracy against MSE",
         "Every setting at the same epochs and seeds; MSE is the lowest of any attacker. docs/STATISTICS.md says how "
         "frontiers are compared.",
-        *([f"Not at the published setting: {escape_markdown('; '.join(departures))}."] if departures else []),
+        *([f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []),
         "## CEM on against off",
         "MSE gain at equal accuracy, over the accuracies that both frontiers span (a dash: none), and the ratio of the "
         "areas below them; in brackets 95 % bootstrap intervals over seeds.",

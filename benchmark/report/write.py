@@ -62,9 +62,8 @@ def write(
     paths += write_attacks(cells, store, out)
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
-    points_ = [cell.strength for cell in cells if cell.strength]
-    beside = told_without_sweep([cell.departures for cell in cells], points_)
-    paths += write_frontier(traded, beside, out, figures)
+    swept = [cell.strength for cell in cells if cell.strength]
+    paths += write_frontier(traded, told_without_sweep([cell.departures for cell in cells], swept), out, figures)
     paths.append(write_text(out / "report.html", page))
     paths += plots.write(cells, store, frame, out / "plots") if figures else []
     return Report(out / "report.html", paths, summary(judged) if len(judged) else "")
