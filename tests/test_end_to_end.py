@@ -35,8 +35,9 @@ def test_every_cell_is_filled(finished, tmp_path):  # noqa: F811
     folder = tmp_path / "smoke"
     outcome = finished.call("report", "--tables", tmp_path)
     assert outcome.code == 0
-    listed = {Path(line) for line in outcome.out.splitlines()}
-    assert listed == set(folder.iterdir())
+    written = {path.name for path in folder.iterdir()}
+    assert written > {"README.md", "report.html", "results.csv", "attacks.csv", "verdicts.csv", "photos-mse.md"}
+    assert outcome.out.splitlines()[-1] == f"{folder / 'report.html'}: open this; {len(written)} files in {folder}"
     tables = json.loads((folder / "tables.json").read_text())
     assert [table["name"] for table in tables] == ["photos-efficiency", "photos-mse", "photos-ssim-psnr"]
     for table in tables:
