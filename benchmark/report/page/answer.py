@@ -58,7 +58,7 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     ]
     rows.sort(key=lambda row: (names.rank(row[0], ["none", *names.DEFENSES]), names.form_rank(row[1])))
     title = f"{names.dataset_title(first['dataset'])}, protocol {first['protocol']}{where}"
-    attacks = [verdict for key, verdict in found.items() if key[2] != "none"]
+    attacks = [verdict for key, verdict in found.items() if key[2] not in ("none", names.ORACLE)]
     cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
     return Grid(title, _sentence(attacks, lines["seeds"].max()), cell, columns, rows)
 
@@ -66,15 +66,20 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
 def _verdict(line: dict, doubts: Doubts) -> Verdict:
     doubt = doubts.of_change(*(line[name] for name in COLUMNS[1:8]))
     accuracy, change = line["metric"] == "accuracy_percent", line["change"]
-    spec, unit = ("{:+.1f}", " points") if accuracy else ("{:+.0f}\u00a0%", "")
+    digits, unit = (1, " points") if accuracy else (0, "\u00a0%")
     if doubt and not accuracy:
         return Verdict("plain", BLIND if doubt == baseline.NOTE else CHANCE, doubt, math.nan)
     if math.isnan(change):
         return Verdict("plain", "–", line["reason"], math.nan)
     kind = "plain" if line["seeds"] < 2 or doubt else line["verdict"]
-    interval = "" if math.isnan(line["low"]) else f" ({spec.format(line['low'])} to {spec.format(line['high'])})"
-    hint = f"{line['claim']}: {line['verdict']}, {spec.format(change)}{unit}{interval}; {doubt or line['reason']}"
-    return Verdict(kind, SIGNS.get(kind, "") + spec.format(change), hint, change)
+    size, low, high = (_signed(line[name], digits) + unit for name in ("change", "low", "high"))
+    interval = "" if math.isnan(line["low"]) else f" ({low} to {high})"
+    hint = f"{line['claim']}: {line['verdict']}, {size}{interval}; {doubt or line['reason']}"
+    return Verdict(kind, SIGNS.get(kind, "") + size.removesuffix(" points"), hint, change)
+
+
+def _signed(number: float, digits: int) -> str:
+    return f"{round(number, digits) + 0.0:+.{digits}f}"  # + 0.0: no -0.0
 
 
 def _sentence(attacks: list[Verdict], seeds: int) -> str:

@@ -186,7 +186,7 @@ def training(frame: pd.DataFrame):
             if len(middle):
                 tell(line, f"{_row(defense, cem)}: {middle.iloc[-1]:.4g} in epoch {middle.index[-1]:g}")
             panel.fill_between(middle.index, low, high, color=look[defense][0], alpha=0.2, linewidth=0)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     for panel, cem in zip(grid, variants, strict=False):
         panel.set_title(_cem_label(cem))
     for panel, title in zip(grid[:: len(variants)], metrics.values(), strict=True):
@@ -209,7 +209,7 @@ def fitting(frame: pd.DataFrame):
             tell(line, f"{_row(defense, cem)}: {middle.iloc[-1]:.4g} in epoch {middle.index[-1]:g}")
         panel.set_yscale("log")
         _plain_ticks(panel.yaxis, *panel.get_ylim())
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         panel.set_title(panel_title(attacker, split))
     figure.supxlabel("epoch")
     figure.supylabel("loss of the attacker")
