@@ -257,6 +257,11 @@ def test_the_noise_of_vib_is_what_it_learned_and_its_gradient_reaches_it():
     torch.testing.assert_close(defense.misfit(z_clean, z).detach(), expected, rtol=1e-4, atol=1e-3)
 
 
+def test_vib_can_start_from_no_noise():
+    """`--set defenses.*.noise_std=0` has to be possible: it concerns every row at once."""
+    assert make("vib", noise_std=0.0).log_std.exp().unique().tolist() == pytest.approx([0.001])
+
+
 def test_a_step_of_vib_raises_the_noise_where_nothing_speaks_against_it():
     defense = trained("vib", -1.5, noise_lr=0.01)
     before = defense.log_std.detach().clone()

@@ -18,27 +18,29 @@ from benchmark.config import Number
 from benchmark.defenses import DEFENSES, SHARPEST, Batch, Defense
 from benchmark.training.graph import adam
 
+LEAST = 1e-3  # standard deviation to start from, at least: its logarithm is learned
+
 
 @DEFENSES.register("vib")
 class VIB(Defense):
     """z = z_clean + s N(0, I), s learned for each element; CE + beta KL(N(z_clean, s^2) || N(0, I)).
 
     KL = 1/2 sum over elements of (z_clean^2 + s^2 - 1 - log s^2), in nats an image, averaged over the batch: an upper
-    bound on the mutual information of image and z. log s is what an Adam of its own moves, from log(noise_std).
+    bound on the mutual information of image and z. log s is what an Adam of its own moves, from log(noise_std) on.
     """
 
     learned = ("log_std",)
 
     class Params(Defense.Params):
-        noise_std: Annotated[Number, Field(gt=0)] = Field(
-            description="standard deviation that the noise starts from, and that CEM reckons with"
+        noise_std: Annotated[Number, Field(ge=0)] = Field(
+            description="standard deviation that the noise starts from (at least 0.001), and that CEM reckons with"
         )
         beta: Annotated[Number, Field(ge=0)] = Field(description="factor on the KL divergence in nats an image")
         noise_lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate for log s")
 
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)
-        self.log_std = nn.Parameter(torch.full(setting.feature_shape, math.log(params.noise_std)))
+        self.log_std = nn.Parameter(torch.full(setting.feature_shape, math.log(max(params.noise_std, LEAST))))
 
     def build(self) -> None:
         self.optimizer = adam([self.log_std], self.params.noise_lr, self.setting.device)
