@@ -30,6 +30,8 @@ STRONGER = {  # ours, in the order in which tables show them
     "large": "larger",
     "whitebox": "white-box",
     "ensemble": "best of all (oracle)",
+    "ridge": "ridge",
+    "kernel": "kernel",
 }
 PAPER, FURTHER = "paper", "further"  # families of attackers
 ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them

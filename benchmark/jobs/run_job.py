@@ -165,13 +165,14 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     if fit := job.parents.get("fit"):
         task.start(checkpoint.load(machine.store.checkpoint(fit)))
         shutil.copyfile(machine.store.path(fit) / HISTORY, folder / HISTORY)
-        final_loss = machine.store.metrics(fit)["values"]["final_loss"]
+        final_loss = {"final_loss": machine.store.metrics(fit)["values"]["final_loss"]}
     else:
         monitor.images = task.steps * task.batch_size
         with stages("fit"):
             history = loop.run(task, folder / "state.safetensors", monitor)
-        _write_history(folder, history)
-        final_loss = history[-1]["loss"]
+        final_loss = {"final_loss": history[-1]["loss"]} if history else {}  # a closed form has no epochs
+        if history:
+            _write_history(folder, history)
     with stages("evaluate"):
         per_image, rebuilt = score_images(task.reconstructions(), scene.score)
         blind = mean_image_mse(scene.fit, scene.score)
@@ -183,7 +184,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
             checkpoint.save(folder / CHECKPOINT, task.fitted())
     values = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
     values |= task.found(values) | {"mse_of_mean_image": blind}
-    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score), "final_loss": final_loss}
+    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score)} | final_loss
     return values, {
         "precision": scene.precision,
         "cuda_graphs": task.captured.used,
