@@ -32,6 +32,7 @@ STRONGER = {  # ours, in the order in which tables show them
     "ensemble": "best of all (oracle)",
     "ridge": "ridge",
     "kernel": "kernel",
+    "converged": "converged",
 }
 PAPER, FURTHER = "paper", "further"  # families of attackers
 ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them
