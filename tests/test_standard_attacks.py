@@ -283,7 +283,7 @@ def test_the_averaged_weights_are_the_recursion():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_learns_a_few_images_by_heart(name, images):  # noqa: F811
-    """Far better than the mean image, of whose error the images' own pixel noise is a fifth, lost in the feature; and the
+    """Far better than the mean image, of whose error the pixels' own noise, lost in the feature, is a fifth; and the
     averaged copy is what rebuilds."""
     task = attack(name, images, send=lambda z, _: z, epochs=40, batch_size=8, lr=0.003, weight_decay=0.0, members=1)
     history = loop.run(task)
