@@ -404,7 +404,15 @@ class StopAt(Silent):
 
 
 STOPS = [("decoder", 2), ("decoder", 4), ("gan", 3), ("gan", 4), ("gan", 6)]
-STOPS += [("queries4", 3), ("informed", 3), ("large", 5), ("whitebox", 3), ("whitebox", 4), ("converged", 3)]
+STOPS += [
+    ("queries4", 3),
+    ("informed", 3),
+    ("large", 5),
+    ("whitebox", 3),
+    ("whitebox", 4),
+    ("converged", 3),
+    ("whitebox_standard", 3),
+]
 
 
 @pytest.mark.parametrize(("name", "stop"), STOPS)

@@ -330,25 +330,101 @@ def test_one_optimiser_for_all_members_is_one_for_each(images):  # noqa: F811
         assert torch.equal(own, other)
 
 
+# -- the white-box attack, judged
+
+
+@pytest.mark.parametrize("batch_size", [5, 256])
+def test_images_held_out_do_not_disturb_the_descent(images, batch_size):  # noqa: F811
+    """Each image is descended to by itself: those under attack end as those of `whitebox` that starts where it did."""
+    task = attack("whitebox_standard", images, iterations=6, batch_size=batch_size)
+    plain = attack("whitebox", images, iterations=6, batch_size=batch_size)
+    plain.pixels[:16] = task.pixels[:16]
+    loop.run(task)
+    loop.run(plain)
+    own, other = (torch.cat(list(one.reconstructions())) for one in (task, plain))
+    assert own.shape == other.shape == (16, 3, 32, 32)
+    torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+    first = attack("whitebox_standard", images, iterations=60).found({})[MSE]
+    long = attack("whitebox_standard", images, iterations=60)
+    loop.run(long)
+    assert long.found({})[MSE] < 0.5 * first
+    kept = attack("whitebox_standard", images)
+    kept.start(long.fitted())
+    own, other = (torch.cat(list(one.reconstructions())) for one in (kept, long))
+    assert own.shape == (16, 3, 32, 32)
+    torch.testing.assert_close(own, other, rtol=0, atol=0.003)  # kept in bytes
+
+
+# -- the choice
+
+
+def test_the_strongest_is_chosen_by_the_images_held_out_alone():
+    found = {
+        "decoder": {"mse": 0.001, "ssim": 0.99},  # holds none out
+        "ridge": {"mse": 0.01, "ssim": 0.8, MSE: 0.03, SSIM: 0.6},
+        "kernel": {"mse": 0.05, "ssim": 0.5, MSE: 0.02, SSIM: 0.5},
+        "converged": {"mse": 0.02, "ssim": 0.7, MSE: float("nan"), SSIM: 0.9},
+        "old": {"mse": 0.02, "ssim": 0.7, MSE: None, SSIM: None},
+    }
+    standard = ATTACKS.get("standard")()
+    chosen = standard.choose(found)
+    assert chosen == {"mse": "kernel", "ssim": "ridge"}
+    members = {
+        name: {metric: torch.full((4,), values[metric]) for metric in ("mse", "ssim")} for name, values in found.items()
+    }
+    per_image = standard.select(members, chosen)
+    assert per_image["mse"].tolist() == pytest.approx([0.05] * 4)  # not the lowest that there is
+    assert per_image["ssim"].tolist() == pytest.approx([0.8] * 4)
+    with pytest.raises(UserError, match="the row has none"):
+        standard.choose({"decoder": found["decoder"]})
+
+
 # -- from the command line to the store
 
 
-def test_the_closed_forms_run_end_to_end(place):  # noqa: F811
+SUITE = ["decoder", "ridge", "kernel", "converged", "whitebox_standard", "standard"]
+
+
+def test_the_standard_suite_runs_end_to_end(place):  # noqa: F811
     def change(value, smoke):
-        smoke["attacker"] = ["ridge", "kernel"]
+        smoke["attacker"] = SUITE
         smoke |= {"defense": ["noise_nopeek", "dropout"], "cem": ["off"], "protocol": ["corrected"], "split": ["infer"]}
         smoke["efficiency"] = []
+        smoke["set"]["attacks.whitebox_standard.iterations"] = 2
         value["defenses"]["noise_nopeek"] |= {"distribution": "laplace", "when": "after_training"}
 
     place.edit(change)
     outcome = place.call("run")
     assert outcome.code == 0, outcome.err
-    for cell in place.cells("attacker=ridge", "attacker=kernel"):
-        if cell.attacker != "none":
-            folder = place.results / cell.job.folder
-            values = json.loads((folder / "metrics.json").read_text())["values"]
-            assert 0 < values[MSE] < 1 and -1 < values[SSIM] < 1
-            assert "final_loss" not in values and not (folder / "history.csv").exists()
+    for defense in ("noise_nopeek", "dropout"):
+        folders = {
+            cell.attacker: place.results / cell.job.folder
+            for cell in place.cells(f"defense={defense}")
+            if cell.attacker != "none"
+        }
+        assert list(folders) == SUITE
+        values = {name: json.loads((path / "metrics.json").read_text())["values"] for name, path in folders.items()}
+        judged = {name: one[MSE] for name, one in values.items() if MSE in one}
+        assert set(judged) == set(SUITE) - {"decoder", "standard"} and all(0 < mse < 1 for mse in judged.values())
+        chosen = json.loads((folders["standard"] / "provenance.json").read_text())["chosen"]
+        assert chosen["mse"] == min(judged, key=judged.get)
+        for metric in ("mse", "ssim"):
+            assert values["standard"][metric] == pytest.approx(values[chosen[metric]][metric])
+        for name in ("ridge", "kernel"):  # nothing is fitted step by step
+            assert "final_loss" not in values[name] and not (folders[name] / "history.csv").exists()
     assert place.call("report").code == 0
     table = (place.tables / "smoke" / "photos-attackers-mse-corrected.md").read_text()
-    assert "ridge" in table and "kernel" in table and "not shown to have converged" not in table
+    assert all(title in table for title in ("ridge", "kernel", "standard (chosen)"))
+    told = place.call("recognise")
+    assert told.code == 0, told.err
+
+
+def test_a_standard_attacker_with_nobody_to_choose_says_so(place):  # noqa: F811
+    def change(value, smoke):
+        smoke["attacker"] = ["decoder", "standard"]
+        smoke |= {"defense": ["bottleneck"], "cem": ["off"], "protocol": ["corrected"], "split": ["infer"]}
+        smoke["efficiency"] = []
+
+    place.edit(change)
+    outcome = place.call("run")
+    assert outcome.code == 1 and "hold images out, and the row has none" in outcome.out + outcome.err

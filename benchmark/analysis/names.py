@@ -33,6 +33,8 @@ STRONGER = {  # ours, in the order in which tables show them
     "ridge": "ridge",
     "kernel": "kernel",
     "converged": "converged",
+    "whitebox_standard": "white-box, judged",
+    "standard": "standard (chosen)",
 }
 PAPER, FURTHER = "paper", "further"  # families of attackers
 ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them

@@ -55,11 +55,15 @@ class Judged(Attack):
     def judged(self) -> dict[str, float]:
         """The mean MSE and SSIM of the images held out, as it rebuilds them now."""
         rebuilt = torch.cat([self.reconstruct(z).float() for z in self.held_out.z.split(SCORE_BATCH)])
-        x01 = unit(self.held_out.images)
-        return {
-            MSE: mse_per_image(rebuilt, x01).double().mean().item(),
-            SSIM: ssim_per_image(rebuilt, x01).double().mean().item(),
-        }
+        return judged(rebuilt, unit(self.held_out.images))
+
+
+def judged(rebuilt: Tensor, x01: Tensor) -> dict[str, float]:
+    """The metrics of images held out, [H, 3, H, W] in [0, 1] twice."""
+    return {
+        MSE: mse_per_image(rebuilt, x01).double().mean().item(),
+        SSIM: ssim_per_image(rebuilt, x01).double().mean().item(),
+    }
 
 
 class ClosedForm(Judged):

@@ -195,18 +195,20 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
     """What the strongest of the other attackers' finished results are, image by image; diverged ones rebuilt none."""
-    attack, store = ATTACKS.get(job.config["attack"]), machine.store
-    members = {
-        role: checkpoint.load(store.checkpoint(parent, PER_IMAGE))
+    selection, store = ATTACKS.get(job.config["attack"])(), machine.store
+    done = {
+        role: parent
         for role, parent in job.parents.items()
         if role != "train" and store.metrics(parent)["status"] == "done"
     }
-    if not members:
+    if not done:
         raise Diverged("all other attackers of the row diverged")
-    per_image = attack().select(members)
+    members = {role: checkpoint.load(store.checkpoint(parent, PER_IMAGE)) for role, parent in done.items()}
+    chosen = selection.choose({role: store.metrics(parent)["values"] for role, parent in done.items()})
+    per_image = selection.select(members, chosen)
     checkpoint.save(folder / PER_IMAGE, per_image)
     values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
-    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members)}
+    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members), "chosen": chosen}
 
 
 @dataclass(frozen=True)
