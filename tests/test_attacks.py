@@ -22,7 +22,7 @@ from benchmark.training.train import VERSION
 
 CPU = torch.device("cpu")
 FP32 = dict(device_type="cpu", dtype=torch.bfloat16, enabled=False)
-SMALL = {"epochs": 2, "batch_size": 4, "blocks": 1, "width": 16, "iterations": 2, "members": 2}
+SMALL = {"epochs": 2, "batch_size": 4, "blocks": 1, "width": 16, "iterations": 2, "members": 2, "channels": 8}
 
 
 def params(name, **changes):

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 from command_line import place  # noqa: F401 (a fixture)
-from test_attacks import CPU, FP32, attack, everything, images, params, shrink  # noqa: F401 (images is a fixture)
+from test_attacks import CPU, FP32, add_noise, attack, everything, images, params, shrink  # noqa: F401 (a fixture)
 
 from benchmark.attacks import ATTACKS, Target
 from benchmark.attacks.held_out import MSE, SSIM, set_aside
 from benchmark.attacks.network import Average
 from benchmark.attacks.ridge import PENALTIES
 from benchmark.errors import UserError
+from benchmark.matrix.load import MatrixFile
 from benchmark.metrics.reconstruction import mse_per_image
 from benchmark.metrics.ssim import ssim_per_image
+from benchmark.models.unet import UNet
 from benchmark.training import loop
 
 SIGMA = 0.15
@@ -256,11 +258,11 @@ def test_a_closed_form_starts_again_from_its_state(name, images):  # noqa: F811
 
 # -- networks
 
-NETWORKS = ["converged"]
+NETWORKS = ["converged", "ssim_decoder", "unet", "unrolled"]
 
 
-def rebuilt_error(task, images):  # noqa: F811
-    return mse_per_image(torch.cat(list(task.reconstructions())), images.images.float() / 255).mean().item()
+def rebuilt(task):
+    return torch.cat(list(task.reconstructions()))
 
 
 def test_the_averaged_weights_are_the_recursion():
@@ -281,20 +283,20 @@ def test_the_averaged_weights_are_the_recursion():
     assert not average.module.training and not any(value.requires_grad for value in average.parameters())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "ssim_decoder"])
 def test_a_network_learns_a_few_images_by_heart(name, images):  # noqa: F811
     """Far better than the mean image, of whose error the pixels' own noise, lost in the feature, is a fifth; and the
     averaged copy is what rebuilds."""
     task = attack(name, images, send=lambda z, _: z, epochs=40, batch_size=8, lr=0.003, weight_decay=0.0, members=1)
     history = loop.run(task)
-    assert history[-1]["loss"] < 0.3 * history[0]["loss"] and all(MSE in record for record in history)
-    blind = (images.images.float() / 255).mean(0).expand(16, -1, -1, -1)
-    assert rebuilt_error(task, images) < 0.4 * mse_per_image(blind, images.images.float() / 255).mean().item()
-    before = rebuilt_error(task, images)
+    x01 = images.images.float() / 255
+    blind, found = x01.mean(0).expand(16, -1, -1, -1), rebuilt(task)
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+    assert mse_per_image(found, x01).mean() < 0.4 * mse_per_image(blind, x01).mean()
+    assert history[-1][MSE] == pytest.approx(task.found({})[MSE])
     for value in task.networks.parameters():
         value.data.zero_()
-    assert rebuilt_error(task, images) == before
-    assert history[-1][MSE] == pytest.approx(task.found({})[MSE])
+    assert torch.equal(rebuilt(task), found)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -328,6 +330,57 @@ def test_one_optimiser_for_all_members_is_one_for_each(images):  # noqa: F811
         loop.run(task)
     for own, other in zip(both.networks[0].parameters(), alone.networks[0].parameters(), strict=True):
         assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((8, 8, 8), 32), ((8, 12, 12), 48), ((8, 16, 16), 64), ((4, 7, 7), 28)])
+def test_the_unet_fits_every_data_set(shape, size):
+    network = UNet(shape, size, channels=4)
+    x01 = network(torch.rand(2, *shape))
+    assert x01.shape == (2, 3, size, size) and x01.min() >= 0 and x01.max() <= 1
+    with pytest.raises(UserError, match="whole number of doublings"):
+        UNet((8, 7, 7), 32, channels=4)
+
+
+def test_the_ssim_decoder_minimises_our_metric_and_by_it_beats_the_same_decoder_on_mse(images):  # noqa: F811
+    values = {"send": lambda z, _: z, "epochs": 40, "batch_size": 8, "lr": 0.003, "weight_decay": 0.0, "members": 1}
+    tasks = {name: attack(name, images, **values) for name in ("ssim_decoder", "converged")}
+    x01 = images.images.float() / 255
+    other = x01.roll(1, 0)
+    assert tasks["ssim_decoder"].loss(other, x01).item() == pytest.approx(1 - ssim_per_image(other, x01).mean().item())
+    for task in tasks.values():
+        loop.run(task)
+    reached = {name: ssim_per_image(task.reconstruct(task.target.received), x01).mean() for name, task in tasks.items()}
+    assert reached["ssim_decoder"] > reached["converged"] + 0.02
+
+
+def test_a_stage_sees_the_residual_and_the_gradient_of_the_likelihood(images):  # noqa: F811
+    def masked(z, draws):
+        return add_noise(z, draws) * (torch.rand(z.shape, generator=draws) < 0.5)
+
+    task = attack("unrolled", images, send=masked, kept=lambda z: z != 0)
+    x01, z = torch.rand(16, 3, 32, 32, generator=generator()), task.target.received
+    residual, gradient = task.look(x01, z)
+    torch.testing.assert_close(residual, (z - shrink(x01)) * (z != 0))
+    # of ||z - A x||^2 / 2 sigma^2, A the mean over 4x4 pixels: A^T (A x - z) / sigma^2
+    expected = (shrink(x01) - z).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    expected = expected / expected.square().mean((1, 2, 3), keepdim=True).sqrt()
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+    assert not residual.requires_grad and not gradient.requires_grad
+
+
+def test_the_stages_mend_the_first_guess(images):  # noqa: F811
+    """At first they add nothing; after a fit the last guess is better than the decoder's."""
+    task = attack("unrolled", images, send=lambda z, _: z, epochs=30, batch_size=8, lr=0.003, members=1)
+    z, x01 = task.target.received, images.images.float() / 255
+
+    def errors():
+        with torch.no_grad():
+            return [mse_per_image(guess, x01).mean().item() for guess in task.rebuild(task.averages.module[0], z)]
+
+    start = errors()
+    assert len(start) == 1 + task.params.stages and start == pytest.approx([start[0]] * len(start))
+    loop.run(task)
+    assert errors()[-1] < errors()[0]
 
 
 # -- the white-box attack, judged
@@ -382,7 +435,7 @@ def test_the_strongest_is_chosen_by_the_images_held_out_alone():
 # -- from the command line to the store
 
 
-SUITE = ["decoder", "ridge", "kernel", "converged", "whitebox_standard", "standard"]
+SUITE = MatrixFile().matrix.suites["standard"].attacker
 
 
 def test_the_standard_suite_runs_end_to_end(place):  # noqa: F811
@@ -390,7 +443,7 @@ def test_the_standard_suite_runs_end_to_end(place):  # noqa: F811
         smoke["attacker"] = SUITE
         smoke |= {"defense": ["noise_nopeek", "dropout"], "cem": ["off"], "protocol": ["corrected"], "split": ["infer"]}
         smoke["efficiency"] = []
-        smoke["set"]["attacks.whitebox_standard.iterations"] = 2
+        smoke["set"] |= {"attacks.whitebox_standard.iterations": 2, "attacks.*.channels": 4}
         value["defenses"]["noise_nopeek"] |= {"distribution": "laplace", "when": "after_training"}
 
     place.edit(change)

@@ -33,6 +33,9 @@ STRONGER = {  # ours, in the order in which tables show them
     "ridge": "ridge",
     "kernel": "kernel",
     "converged": "converged",
+    "ssim_decoder": "SSIM decoder",
+    "unet": "U-Net",
+    "unrolled": "unrolled",
     "whitebox_standard": "white-box, judged",
     "standard": "standard (chosen)",
 }

@@ -48,11 +48,19 @@ class NetworkAttack(Judged):
         self.mirrored = mirrored(target)
 
     def network(self) -> nn.Module:
-        """A member, freshly initialised on the CPU: feature as sent [B, C, h, w] -> image [B, 3, H, W]."""
+        """A member, freshly initialised on the CPU."""
         raise NotImplementedError
 
+    def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
+        """What a member makes of features as sent [B, C, h, w]; here the images [B, 3, H, W]."""
+        return cast_once(network, z)
+
+    def answer(self, rebuilt: Tensor) -> Tensor:
+        """The images [B, 3, H, W] in what `rebuild` made."""
+        return rebuilt
+
     def loss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        """Of images [B, 3, H, W] in fp32 and their originals; 0-dim."""
+        """Of what `rebuild` made, in fp32, and the originals [B, 3, H, W] in [0, 1]; 0-dim."""
         return mse_loss(rebuilt, x01)
 
     def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +77,7 @@ class NetworkAttack(Judged):
         total = torch.zeros_like(self.losses)
         for network in self.networks:
             with torch.autocast(**self.target.autocast):
-                rebuilt = cast_once(network, z)
+                rebuilt = self.rebuild(network, z)
             loss = self.loss(rebuilt.float(), x01)
             loss.backward()
             total += loss.detach()
@@ -84,7 +92,7 @@ class NetworkAttack(Judged):
     @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
         with torch.autocast(**self.target.autocast):
-            members = [cast_once(network, z).float() for network in self.averages.module]
+            members = [self.answer(self.rebuild(network, z)).float() for network in self.averages.module]
         return torch.stack(members).mean(0).clamp(0, 1)
 
     def fitted(self) -> dict:
