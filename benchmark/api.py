@@ -356,8 +356,10 @@ def _attack(
         "mse_of_mean_image": blindly,
         "fitted_on": len(parts[0]),
         "scored_on": len(parts[1]),
-        "final_loss": history[-1]["loss"],
-        "converged": convergence.verdict(convergence.decrease_percent([epoch["loss"] for epoch in history])),
+        "final_loss": history[-1]["loss"] if history else None,  # a closed form has no epochs, and nothing to converge
+        "converged": convergence.verdict(convergence.decrease_percent([epoch["loss"] for epoch in history]))
+        if history
+        else "yes",
         "beats_mean_image": baseline.beats(line["mse"], blindly),
     }, rebuilt
 

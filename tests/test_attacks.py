@@ -22,7 +22,7 @@ from benchmark.training.train import VERSION
 
 CPU = torch.device("cpu")
 FP32 = dict(device_type="cpu", dtype=torch.bfloat16, enabled=False)
-SMALL = {"epochs": 2, "batch_size": 4, "blocks": 1, "width": 16, "iterations": 2}
+SMALL = {"epochs": 2, "batch_size": 4, "blocks": 1, "width": 16, "iterations": 2, "members": 2, "channels": 8}
 
 
 def params(name, **changes):
@@ -404,7 +404,15 @@ class StopAt(Silent):
 
 
 STOPS = [("decoder", 2), ("decoder", 4), ("gan", 3), ("gan", 4), ("gan", 6)]
-STOPS += [("queries4", 3), ("informed", 3), ("large", 5), ("whitebox", 3), ("whitebox", 4)]
+STOPS += [
+    ("queries4", 3),
+    ("informed", 3),
+    ("large", 5),
+    ("whitebox", 3),
+    ("whitebox", 4),
+    ("converged", 3),
+    ("whitebox_standard", 3),
+]
 
 
 @pytest.mark.parametrize(("name", "stop"), STOPS)

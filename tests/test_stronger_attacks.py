@@ -253,7 +253,7 @@ def test_the_ensemble_is_at_least_as_good_as_each_member_on_each_image():
         for seed, name in enumerate("abc")
     }
     members["b"]["mse"][3] = members["b"]["ssim"][4] = torch.nan
-    best = ATTACKS.get("ensemble")().select(members)
+    best = ATTACKS.get("ensemble")().select(members, {})
     for values in members.values():
         assert (best["mse"] <= values["mse"].nan_to_num(1.0)).all()
         assert (best["ssim"] >= values["ssim"].nan_to_num(0.0)).all()
@@ -280,8 +280,9 @@ def test_the_ensemble_depends_on_the_others_of_its_row_and_changes_none(matrix, 
 
 
 def test_those_that_see_more_than_one_feature_are_kept_from_the_bounds():
-    more = {name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), (Averaged, Selection))}
+    more = {name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), Averaged)} | {names.ORACLE}
     assert set(names.BEYOND_ONE_FEATURE) == more
+    assert set(names.CHOICES) == {name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), Selection)}
     assert set(names.STRONGER) | set(names.ATTACKERS) == set(ATTACKS.names())
 
 

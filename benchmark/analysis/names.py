@@ -29,9 +29,18 @@ STRONGER = {  # ours, in the order in which tables show them
     "large": "larger",
     "whitebox": "white-box",
     "ensemble": "best of all (oracle)",
+    "ridge": "ridge",
+    "kernel": "kernel",
+    "converged": "converged",
+    "ssim_decoder": "SSIM decoder",
+    "unet": "U-Net",
+    "unrolled": "unrolled",
+    "whitebox_standard": "white-box, judged",
+    "standard": "standard (chosen)",
 }
 PAPER, FURTHER = "paper", "further"  # families of attackers
 ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them
+CHOICES = (ORACLE, "standard")  # all of these; the second is made without the image that is scored
 # these see more than one feature of an image, or the image itself: bounds for one feature do not hold for them
 BEYOND_ONE_FEATURE = ("queries4", "queries16", "queries64", ORACLE)
 

@@ -86,8 +86,15 @@ class Attacker:
 class Selection(Attacker):
     """Base of what selects among the results of the other attackers of its row; its job's parents are theirs."""
 
-    def select(self, members: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """{attacker: {metric: fp32 [N]}} -> {metric: fp32 [N]} over the same N images; metrics `mse` and `ssim`."""
+    def choose(self, found: dict[str, dict[str, float]]) -> dict[str, str]:
+        """{attacker: its metrics} -> {metric: the attacker that is taken for it}; {} where each image has its own."""
+        return {}
+
+    def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
+        """{attacker: {metric: fp32 [N]}} -> {metric: fp32 [N]} over the same N images; metrics `mse` and `ssim`.
+
+        chosen: what `choose` answered.
+        """
         raise NotImplementedError
 
 

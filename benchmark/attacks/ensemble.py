@@ -14,7 +14,7 @@ from benchmark.attacks.base import ATTACKS, Selection
 class Ensemble(Selection):
     """For each image, the lowest MSE and the highest SSIM; a member's NaN does not count."""
 
-    def select(self, members: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
         def stacked(metric: str, worst: float) -> Tensor:
             values = torch.stack([values[metric] for values in members.values()])
             return torch.where(values.isnan(), worst, values)

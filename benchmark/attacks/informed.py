@@ -32,9 +32,7 @@ class InformedAttack(DecoderAttack):
         target = self.target
         self.briefing = Briefing(target, self.noise)
         if self.params.mirror:
-            with torch.no_grad():
-                parts = target.images.split(SCORE_BATCH)
-                self.mirrored = torch.cat([target.encode(unit(part.flip(-1))) for part in parts])
+            self.mirrored = mirrored(target)
         super().build()
 
     def network(self) -> nn.Module:
@@ -46,11 +44,22 @@ class InformedAttack(DecoderAttack):
         features, x01 = super().pairs(chosen)
         if not self.params.mirror:
             return features, x01
-        turned = torch.rand(len(chosen), 1, 1, 1, generator=self.noise, device=chosen.device) < 0.5
-        return torch.where(turned, self.mirrored[chosen], features), torch.where(turned, x01.flip(-1), x01)
+        return mirror_half(features, x01, self.mirrored[chosen], self.noise)
 
     def decode(self, z: Tensor) -> Tensor:
         return super().decode(self.briefing(z))
+
+
+@torch.no_grad()
+def mirrored(target: Target) -> Tensor:
+    """Clean features [N, C, h, w] of the mirror images of the attacker's images, in their order."""
+    return torch.cat([target.encode(unit(part.flip(-1))) for part in target.images.split(SCORE_BATCH)])
+
+
+def mirror_half(features: Tensor, x01: Tensor, of_mirrored: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Features and images of a batch, each with even odds in place of itself as its mirror image."""
+    turned = torch.rand(len(x01), 1, 1, 1, generator=draws, device=x01.device) < 0.5
+    return torch.where(turned, of_mirrored, features), torch.where(turned, x01.flip(-1), x01)
 
 
 class Briefing:

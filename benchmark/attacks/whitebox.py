@@ -76,7 +76,7 @@ class WhiteBoxAttack(Attack):
         images = state["images"].to(self.target.device)
         x01 = images if images.is_floating_point() else unit(images)
         # a finished result's bytes come back as they are; a start from floats stays where the sigmoid has a gradient
-        self.pixels[: self.images] = torch.logit(x01, 0.02 if images.is_floating_point() else 1e-4)
+        self.pixels[: len(x01)] = torch.logit(x01, 0.02 if images.is_floating_point() else 1e-4)
 
     def begin_epoch(self, epoch: int) -> None:
         """The learning rate with Adam's corrections of its moments' bias: all images are at the same step."""

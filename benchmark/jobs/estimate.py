@@ -50,11 +50,11 @@ def _work(job: Job) -> float:
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
     if "iterations" in params:  # through the encoder and back to the pixels
         return 4 * encoder * scored * params["iterations"] * (1 + params["restarts"]) / 1e9
-    if "epochs" not in params:  # it reads results that are there
+    if "epochs" not in params:  # it reads results that are there, or is a closed form
         return 1e-3
     shape = tuple(params[name] for name in ("blocks", "width", "tail") if name in params) or (8,)
     decoder = _decoder_macs(_feature_shape(job), _image_size(cell), *shape)
-    passes = 6.0
+    passes = 6.0 * params.get("members", 1)
     if "generator_every" in params:  # most steps run the generator forwards only; the critic costs about 20 MMAC
         passes = 2 + 4 / params["generator_every"] + 12 * 20e6 / decoder
     return (passes * decoder * fitted * params["epochs"] + 2 * decoder * scored) / 1e9

@@ -167,13 +167,14 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     if fit := job.parents.get("fit"):
         task.start(checkpoint.load(machine.store.checkpoint(fit)))
         shutil.copyfile(machine.store.path(fit) / HISTORY, folder / HISTORY)
-        final_loss = machine.store.metrics(fit)["values"]["final_loss"]
+        final_loss = {"final_loss": machine.store.metrics(fit)["values"]["final_loss"]}
     else:
         monitor.images = task.steps * task.batch_size
         with stages("fit"):
             history = loop.run(task, folder / "state.safetensors", monitor)
-        _write_history(folder, history)
-        final_loss = history[-1]["loss"]
+        final_loss = {"final_loss": history[-1]["loss"]} if history else {}  # a closed form has no epochs
+        if history:
+            _write_history(folder, history)
     with stages("evaluate"):
         per_image, rebuilt = score_images(task.reconstructions(), scene.score)
         blind = mean_image_mse(scene.fit, scene.score)
@@ -185,7 +186,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
             checkpoint.save(folder / CHECKPOINT, task.fitted())
     values = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
     values |= task.found(values) | {"mse_of_mean_image": blind}
-    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score), "final_loss": final_loss}
+    values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score)} | final_loss
     return values, {
         "precision": scene.precision,
         "cuda_graphs": task.captured.used,
@@ -196,18 +197,20 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
     """What the strongest of the other attackers' finished results are, image by image; diverged ones rebuilt none."""
-    attack, store = ATTACKS.get(job.config["attack"]), machine.store
-    members = {
-        role: checkpoint.load(store.checkpoint(parent, PER_IMAGE))
+    selection, store = ATTACKS.get(job.config["attack"])(), machine.store
+    done = {
+        role: parent
         for role, parent in job.parents.items()
         if role != "train" and store.metrics(parent)["status"] == "done"
     }
-    if not members:
+    if not done:
         raise Diverged("all other attackers of the row diverged")
-    per_image = attack().select(members)
+    members = {role: checkpoint.load(store.checkpoint(parent, PER_IMAGE)) for role, parent in done.items()}
+    chosen = selection.choose({role: store.metrics(parent)["values"] for role, parent in done.items()})
+    per_image = selection.select(members, chosen)
     checkpoint.save(folder / PER_IMAGE, per_image)
     values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
-    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members)}
+    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members), "chosen": chosen}
 
 
 @dataclass(frozen=True)

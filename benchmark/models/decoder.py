@@ -44,7 +44,7 @@ class Decoder(nn.Sequential):
     """
 
     def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int = 8):
-        channels, doublings = feature_shape[0], _doublings(feature_shape, image_size)
+        channels, doublings = feature_shape[0], doublings_of(feature_shape, image_size)
         layers = [ResidualBlock(channels, WIDTH), nn.ReLU()]
         for _ in range(blocks):
             layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
@@ -76,7 +76,7 @@ class LargeDecoder(nn.Module):
 
     def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int, width: int, tail: int):
         super().__init__()
-        doublings = _doublings(feature_shape, image_size)
+        doublings = doublings_of(feature_shape, image_size)
         self.head = conv3x3(feature_shape[0], width)
         self.trunk = nn.Sequential(*(ResidualBlock(width, width) for _ in range(blocks)))
         layers = []
@@ -92,7 +92,7 @@ class LargeDecoder(nn.Module):
         return self.rise(z + self.trunk(z))
 
 
-def _doublings(feature_shape: tuple[int, int, int], image_size: int) -> int:
+def doublings_of(feature_shape: tuple[int, int, int], image_size: int) -> int:
     """How often the feature's size has to be doubled to be the image's."""
     _, height, width = feature_shape
     doublings = round(math.log2(image_size / height))

@@ -1,0 +1,127 @@
+"""Signs that a row's attack was too weak for its number to say much of the defence, told from a tidy frame.
+
+In the manner of AutoAttack (Croce & Hein, ICML 2020), which checks an evaluation by what its own results give away. A
+flag is no verdict: it says where to look, and what a stronger attack would probably change. Errors are compared over
+the seeds that both sides have; attackers that see more than one feature and choices among attackers do not count.
+"""
+
+import re
+from collections.abc import Callable, Collection
+
+import pandas as pd
+
+from benchmark.analysis import convergence
+from benchmark.analysis.names import BEYOND_ONE_FEATURE, CHOICES, attacker_title
+
+ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
+COLUMNS = [*ROW, "flag", "attacker", "percent", "text"]
+CLOSED_FORMS = ("ridge", "kernel")
+LIMIT = 5.0  # percent by which another attacker has to beat the decoder
+FEWEST_SEEDS = 3  # each draws noise and masks of its own
+_BUDGET = re.compile(r"^(?P<suite>.*) attacks\.(?P<attacker>[^ ]+)\.(epochs|iterations)=(?P<budget>\d+)$")
+
+
+def flags(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
+    """All flags of a tidy frame (see frame.py), a line each, in the order of the rows; the columns are COLUMNS.
+
+    random: the defences that draw noise or masks. percent: by how much, NaN where that is no question.
+    """
+    parts = [decoder_beaten(frame), still_falling(frame), closed_form_wins(frame), few_draws(frame, random)]
+    return pd.concat(parts, ignore_index=True).sort_values([*ROW, "flag", "attacker"], ignore_index=True)
+
+
+def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
+    """`decoder_beaten`: another attacker's MSE is more than 5 % below the printed decoder's. The strongest is named."""
+
+    def of_row(errors: pd.DataFrame) -> list[dict]:
+        gains = {name: _below(errors, name, "decoder") for name in errors.columns if name != "decoder"}
+        best = max(gains, key=gains.get, default="")
+        if not best or not gains[best] > LIMIT:
+            return []
+        text = f"{attacker_title(best)} rebuilds with an MSE {gains[best]:.1f} % below the decoder's"
+        return [{"attacker": best, "percent": gains[best], "text": text}]
+
+    return _each_row(frame, "decoder_beaten", of_row)
+
+
+def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
+    """`closed_form_wins`: an attacker without training rebuilds better than the network that is named, which failed."""
+
+    def of_row(errors: pd.DataFrame) -> list[dict]:
+        found = []
+        for name in errors.columns.difference(CLOSED_FORMS):
+            gains = {form: _below(errors, form, name) for form in CLOSED_FORMS if form in errors}
+            best = max(gains, key=gains.get, default="")
+            if best and gains[best] > 0:
+                text = f"{attacker_title(best)}, a closed form, beats {attacker_title(name)} by {gains[best]:.1f} %"
+                found.append({"attacker": name, "percent": gains[best], "text": text})
+        return found
+
+    return _each_row(frame, "closed_form_wins", of_row)
+
+
+def still_falling(frame: pd.DataFrame) -> pd.DataFrame:
+    """`still_falling`: a larger budget rebuilds more. By the attack's own history in any seed (convergence.py), without
+    a number; and between the two largest budgets of a sweep over epochs or iterations, by 2 % or more of the MSE."""
+    lines = []
+    open_ones = frame[(frame["metric"] == convergence.METRIC) & (frame["value"] == 0)]
+    for key, _ in open_ones.groupby([*ROW, "attacker"], sort=True):
+        text = f"{attacker_title(key[-1])} was not shown to have converged"
+        lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": float("nan"), "text": text}))
+    swept = [(match, row) for row in _errors(frame).itertuples() if (match := _BUDGET.match(row.suite))]
+    points: dict[tuple, dict[int, dict[str, float]]] = {}
+    for match, row in swept:
+        if row.attacker == match["attacker"]:
+            key = (match["suite"], *(getattr(row, name) for name in ROW[1:]), row.attacker)
+            points.setdefault(key, {}).setdefault(int(match["budget"]), {})[row.seed] = row.value
+    for key, budgets in points.items():
+        if len(budgets) < 2:
+            continue
+        (less, before), (more, after) = sorted(budgets.items())[-2:]
+        fall = _below(pd.DataFrame({"before": before, "after": after}), "after", "before")
+        if fall >= convergence.LIMIT:
+            text = f"{attacker_title(key[-1])} gains {fall:.1f} % of MSE from budget {less} to {more}"
+            lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": fall, "text": text}))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def few_draws(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
+    """`few_draws`: the defence is random, and the attack that is named was scored in fewer than 3 seeds.
+
+    random: the defences that draw. In a seed every image is sent once.
+    """
+    lines = []
+    for key, part in _errors(frame).groupby([*ROW, "attacker"], sort=True):
+        count = part["seed"].nunique()
+        if key[ROW.index("defense")] in random and count < FEWEST_SEEDS:
+            text = f"a random defence, scored over {count} {'draw' if count == 1 else 'draws'}"
+            lines.append(_line(key[:-1], "few_draws", {"attacker": key[-1], "percent": float("nan"), "text": text}))
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _each_row(frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[dict]]) -> pd.DataFrame:
+    """of_row: MSE, a line for each seed and a column for each attacker -> what is flagged there."""
+    errors = _errors(frame)
+    errors = errors[~errors["attacker"].isin([*BEYOND_ONE_FEATURE, *CHOICES])]
+    lines = []
+    for key, part in errors.groupby(ROW, sort=True):
+        found = of_row(part.pivot(index="seed", columns="attacker", values="value"))
+        lines += [_line(key, flag, one) for one in found]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _errors(frame: pd.DataFrame) -> pd.DataFrame:
+    """The MSE of the attacks that are done."""
+    return frame[(frame["metric"] == "mse") & (frame["status"] == "done") & (frame["attacker"] != "none")]
+
+
+def _below(errors: pd.DataFrame, name: str, other: str) -> float:
+    """Percent by which the mean of a column is below another's, over the seeds of both; -inf where there are none."""
+    if other not in errors:
+        return float("-inf")
+    both = errors[[name, other]].dropna()
+    return 100 * (1 - both[name].mean() / both[other].mean()) if len(both) and both[other].mean() > 0 else float("-inf")
+
+
+def _line(row: tuple, flag: str, found: dict) -> dict:
+    return dict(zip(ROW, row, strict=True)) | {"flag": flag} | found

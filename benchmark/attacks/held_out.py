@@ -1,0 +1,93 @@
+"""The attacker's own images that it is not fitted on, but judged by: the choice among attackers is made on these.
+
+Nobody who attacks can compare attackers on the images under attack, whose originals he does not have; whoever chooses
+there reports an optimum, not an attack. So a share of the attacker's own images is set aside, the same with the same
+features as sent for all attackers of a row.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks.base import SCORE_BATCH, Attack, Target, unit
+from benchmark.errors import UserError
+from benchmark.metrics.reconstruction import mse_per_image
+from benchmark.metrics.ssim import ssim_per_image
+from benchmark.training.graph import Captured
+from benchmark.training.loop import seeded
+
+SHARE = 0.05  # [ours] of the attacker's images, one at least
+MSE, SSIM = "mse_held_out", "ssim_held_out"  # in a job's metrics
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """z: features as sent [H, C, h, w]; images: uint8 [H, 3, H, W]."""
+
+    z: Tensor
+    images: Tensor
+
+
+def set_aside(target: Target) -> tuple[Target, HeldOut]:
+    """(the target with the other images, those held out), drawn by its seed alone; UserError for a single image."""
+    count = len(target.images)
+    if count < 2:
+        raise UserError("an attacker that sets images aside needs 2 of its own, not 1; raise data.train_images")
+    order = torch.randperm(count, generator=seeded(torch.device("cpu"), "held-out", target.seed))
+    held, kept = (part.sort().values.to(target.device) for part in order.tensor_split([max(1, round(SHARE * count))]))
+    z = target.send(target.features[held], seeded(target.device, "held-out-noise", target.seed))
+    others = replace(target, features=target.features[kept], images=target.images[kept])
+    return others, HeldOut(z, target.images[held])
+
+
+class Judged(Attack):
+    """An attack that is fitted on 95 % of its images, and whose metrics say how well it rebuilds the others."""
+
+    def __init__(self, params, target: Target):
+        target, self.held_out = set_aside(target)
+        super().__init__(params, target)
+
+    def found(self, values):
+        return self.judged()
+
+    @torch.no_grad()
+    def judged(self) -> dict[str, float]:
+        """The mean MSE and SSIM of the images held out, as it rebuilds them now."""
+        rebuilt = torch.cat([self.reconstruct(z).float() for z in self.held_out.z.split(SCORE_BATCH)])
+        return judged(rebuilt, unit(self.held_out.images))
+
+
+def judged(rebuilt: Tensor, x01: Tensor) -> dict[str, float]:
+    """The metrics of images held out, [H, 3, H, W] in [0, 1] twice."""
+    return {
+        MSE: mse_per_image(rebuilt, x01).double().mean().item(),
+        SSIM: ssim_per_image(rebuilt, x01).double().mean().item(),
+    }
+
+
+class ClosedForm(Judged):
+    """An attack that is computed and not fitted in steps: a subclass has `solve`, `reconstruct`, `fitted` and `start`.
+
+    It has no epochs, and so no history and nothing to converge.
+    """
+
+    keeps_state = True
+
+    def __init__(self, params, target: Target):
+        self.target, self.held_out = set_aside(target)
+        self.params, self.where = params, target.where
+        self.epochs = self.steps = self.batch_size = 0
+        self.noise = seeded(target.device, "attack-noise", target.seed)
+        self.captured = Captured(target.device, [])
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        self.solve()
+
+    def solve(self) -> None:
+        """Compute all that `reconstruct` needs; whatever has to be chosen is chosen on `held_out`."""
+        raise NotImplementedError
+
+    def parts(self) -> dict[str, object]:
+        return {}

@@ -1,0 +1,132 @@
+"""What the networks of the standard suite share: their fit, an averaged copy of their weights, a mean over members.
+
+The average of the weights along the way (Polyak & Juditsky 1992; here exponential, so that it forgets the beginning)
+rebuilds, and not the weights of the last step. Several members of different initial weights are fitted on the same
+batches, and the mean of their images is answered: its squared error is the members' mean error less their variance.
+Members, and not snapshots of one run, because snapshots of one run agree with each other, so that their mean gains less
+(Fort et al. 2019, "Deep ensembles: a loss landscape perspective"). All are fitted on mirror images as well.
+"""
+
+import copy
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from benchmark.attacks.held_out import MSE, Judged
+from benchmark.attacks.informed import mirror_half, mirrored
+from benchmark.config import Count, Fraction, Number, Strict
+from benchmark.training.casts import cast_once
+from benchmark.training.graph import adam, set_lr
+from benchmark.training.loop import seeded
+
+
+class NetworkAttack(Judged):
+    """Base: minimises `loss` by Adam on a cosine. A subclass has `network`, and maybe a loss of its own."""
+
+    keeps_state = True
+
+    class Params(Strict):
+        epochs: Count = Field(description="passes over the attacker's images")
+        batch_size: Count = Field(description="images in a step")
+        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate")
+        final_lr: Annotated[Number, Field(ge=0)] = Field(description="end of the cosine schedule")
+        weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty")
+        members: Count = Field(description="networks of different initial weights, whose images are averaged")
+        decay: Annotated[Fraction, Field(lt=1)] = Field(description="of the averaged weights, in a step")
+
+    def build(self) -> None:
+        target, params = self.target, self.params
+        torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
+        networks = nn.ModuleList(self.network() for _ in range(params.members))
+        self.networks = networks.to(target.device, memory_format=torch.channels_last)
+        self.averages = Average(self.networks, params.decay)
+        self.optimizer = adam(self.networks.parameters(), params.lr, target.device, weight_decay=params.weight_decay)
+        self.mirrored = mirrored(target)
+
+    def network(self) -> nn.Module:
+        """A member, freshly initialised on the CPU."""
+        raise NotImplementedError
+
+    def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
+        """What a member makes of features as sent [B, C, h, w]; here the images [B, 3, H, W]."""
+        return cast_once(network, z)
+
+    def answer(self, rebuilt: Tensor) -> Tensor:
+        """The images [B, 3, H, W] in what `rebuild` made."""
+        return rebuilt
+
+    def loss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
+        """Of what `rebuild` made, in fp32, and the originals [B, 3, H, W] in [0, 1]; 0-dim."""
+        return mse_loss(rebuilt, x01)
+
+    def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        return mirror_half(*super().pairs(chosen), self.mirrored[chosen], self.noise)
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        low, high = self.params.final_lr, self.params.lr
+        set_lr(self.optimizer, low + (high - low) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2)
+
+    def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
+        """The members' mean loss. The networks share nothing, so one optimiser is as good as one for each."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros_like(self.losses)
+        for network in self.networks:
+            with torch.autocast(**self.target.autocast):
+                rebuilt = self.rebuild(network, z)
+            loss = self.loss(rebuilt.float(), x01)
+            loss.backward()
+            total += loss.detach()
+        self.optimizer.step()
+        self.averages.take(self.networks)
+        return total / len(self.networks)
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """The loss, and the MSE of the images held out: whether more epochs would help."""
+        return super().end_epoch(epoch) | {MSE: self.judged()[MSE]}
+
+    @torch.no_grad()
+    def reconstruct(self, z: Tensor) -> Tensor:
+        with torch.autocast(**self.target.autocast):
+            members = [self.answer(self.rebuild(network, z)).float() for network in self.averages.module]
+        return torch.stack(members).mean(0).clamp(0, 1)
+
+    def fitted(self) -> dict:
+        return {"networks": self.averages.module.state_dict()}
+
+    def start(self, state: dict) -> None:
+        self.averages.module.load_state_dict(state["networks"])
+
+    def parts(self) -> dict[str, object]:
+        own = {"networks": self.networks, "averages": self.averages, "optimizer": self.optimizer}
+        return super().parts() | own
+
+
+class Average(nn.Module):
+    """A copy of a module, in evaluation mode, whose weights and BatchNorm statistics follow the other's slowly.
+
+    A step moves them by 1 - decay of the way, at first by 9 / (10 + steps): the first weights are soon forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        super().__init__()
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.share = 1 - decay
+        self.register_buffer("steps", torch.zeros((), device=next(module.parameters()).device))
+
+    @torch.no_grad()
+    def take(self, module: nn.Module) -> None:
+        """One step towards the module as it is now."""
+        self.steps += 1
+        own, new = _numbers(self.module), _numbers(module)
+        way = torch._foreach_sub(new, own)
+        torch._foreach_mul_(way, (9 / (10 + self.steps)).clamp_min(self.share))
+        torch._foreach_add_(own, way)
+
+
+def _numbers(module: nn.Module) -> list[Tensor]:
+    return [value.data for value in module.state_dict(keep_vars=True).values() if value.is_floating_point()]

@@ -1,0 +1,88 @@
+"""Ridge regression from the feature as sent to the image: the best linear attack, in closed form.
+
+W minimises sum_i ||W^T (z_i - mean z) - (x_i - mean x)||^2 + N p ||W||^2 (Hoerl & Kennard, Technometrics 1970), over
+the attacker's images, each sent `draws` times with fresh noise and mask. Nothing is trained, so it cannot fail to
+converge: a network that it beats has failed.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.attacks.base import ATTACKS, unit
+from benchmark.attacks.held_out import ClosedForm
+from benchmark.config import Count, Strict
+from benchmark.training.loop import seeded
+
+BATCH = 2048  # images at once in the sums
+PENALTIES = torch.logspace(-8, 2, 11, dtype=torch.float64)  # [ours] p, in mean variances of an element of the feature
+
+
+@ATTACKS.register("ridge")
+class RidgeAttack(ClosedForm):
+    """Normal equations in float64; the penalty is the one that is best on the images held out."""
+
+    class Params(Strict):
+        draws: Count = Field(description="times that each image is sent; 1 where nothing is random")
+
+    def solve(self) -> None:
+        mean, mean_image, covariance, across = self._moments()
+        variances, axes = torch.linalg.eigh(covariance)
+        across = axes.T @ across
+        held = (self.held_out.z.flatten(1).double() - mean) @ axes
+        originals = unit(self.held_out.images).flatten(1).double()
+
+        def gains(share: float) -> Tensor:
+            return 1 / (variances.clamp_min(0) + share * variances.mean().clamp_min(1e-12))
+
+        errors = [
+            ((mean_image + held * gains(share) @ across).clamp(0, 1) - originals).square().mean()
+            for share in PENALTIES.tolist()
+        ]
+        self.penalty = PENALTIES[int(torch.stack(errors).argmin())].item()
+        self.weights = (axes * gains(self.penalty) @ across).float()
+        self.mean, self.mean_image = mean.float(), mean_image.float()
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Means of feature [d] and image [p], covariance of the feature [d, d], that of feature and image [d, p].
+
+        In float64, from sums over batches; taken about the clean feature's mean and the mean image, so that nothing
+        cancels.
+        """
+        features, images = self.target.features, self.target.images
+        about = features.flatten(1).mean(0).double()
+        mean_image = sum(unit(part).flatten(1).double().sum(0) for part in images.split(BATCH)) / len(images)
+        draws = self._draws()
+        sums, count = torch.zeros_like(about), draws * len(images)
+        squares = about.new_zeros(len(about), len(about))
+        products = about.new_zeros(len(about), len(mean_image))
+        for clean, part in zip(features.split(BATCH), images.split(BATCH), strict=True):
+            self.monitor.preparing("normal equations")
+            received = torch.zeros_like(clean, dtype=torch.float64).flatten(1)  # in all draws together
+            for _ in range(draws):
+                z = self.target.send(clean, self.noise).flatten(1).double() - about
+                squares.addmm_(z.T, z)
+                received += z
+            sums += received.sum(0)
+            products.addmm_(received.T, unit(part).flatten(1).double() - mean_image)
+        shift = sums / count
+        return about + shift, mean_image, squares / count - torch.outer(shift, shift), products / count
+
+    def _draws(self) -> int:
+        first = self.target.features[:BATCH]
+        again = [self.target.send(first, seeded(first.device, "randomness", number)) for number in range(2)]
+        return 1 if torch.equal(*again) else self.params.draws
+
+    @torch.no_grad()
+    def reconstruct(self, z: Tensor) -> Tensor:
+        size = self.target.image_size
+        x = self.mean_image + (z.flatten(1) - self.mean) @ self.weights
+        return x.clamp(0, 1).unflatten(1, (3, size, size))
+
+    def fitted(self) -> dict:
+        return {"weights": self.weights, "mean": self.mean, "mean_image": self.mean_image, "penalty": self.penalty}
+
+    def start(self, state: dict) -> None:
+        where = self.target.device
+        self.weights, self.mean, self.mean_image = (state[name].to(where) for name in ("weights", "mean", "mean_image"))
+        self.penalty = state["penalty"]

@@ -1,0 +1,33 @@
+"""A U-Net as the decoder, told what its attacker knows of the defence, as `informed` is.
+
+It sees each place of the feature in a wider neighbourhood than the paper's decoder, which works at the feature's size
+alone before it enlarges, and refines at every size.
+"""
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.attacks.base import ATTACKS
+from benchmark.attacks.informed import Briefing
+from benchmark.attacks.network import NetworkAttack
+from benchmark.config import Count
+from benchmark.models.unet import UNet
+
+
+@ATTACKS.register("unet")
+class UNetAttack(NetworkAttack):
+    """Minimises ||U(z, mask, linear estimate of z_hat) - x||^2."""
+
+    class Params(NetworkAttack.Params):
+        channels: Count = Field(description="channels at the image's size, twice as many after each halving")
+
+    def build(self) -> None:
+        self.briefing = Briefing(self.target, self.noise)
+        super().build()
+
+    def network(self) -> nn.Module:
+        channels, *size = self.target.features.shape[1:]
+        return UNet((self.briefing.views * channels, *size), self.target.image_size, self.params.channels)
+
+    def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
+        return super().rebuild(network, self.briefing(z))

@@ -1,0 +1,35 @@
+"""White-box inversion that also says how well it does on images held out, so that it can be chosen among others.
+
+It descends to the held-out images together with those under attack, and each image by itself: the latter end as without
+the former. The mean image at which all begin is that of the other images of the attacker.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from benchmark.attacks.base import ATTACKS, Target, unit
+from benchmark.attacks.held_out import judged, set_aside
+from benchmark.attacks.whitebox import WhiteBoxAttack
+
+
+@ATTACKS.register("whitebox_standard")
+class StandardWhiteBox(WhiteBoxAttack):
+    """`whitebox` with 5 % of the attacker's images under attack as well."""
+
+    def __init__(self, params, target: Target):
+        target, self.held_out = set_aside(target)
+        self.asked = len(target.received)
+        super().__init__(params, replace(target, received=torch.cat([target.received, self.held_out.z])))
+
+    def reconstructions(self):
+        left = self.asked
+        for batch in super().reconstructions():
+            if left > 0:
+                yield batch[:left]
+            left -= len(batch)
+
+    def found(self, values: dict[str, float]) -> dict[str, float]:
+        everything: Tensor = torch.cat(list(super().reconstructions()))
+        return judged(everything[self.asked :], unit(self.held_out.images))
