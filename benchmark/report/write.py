@@ -18,6 +18,7 @@ from benchmark.report import keep
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.frontier import told_without_sweep, write_frontier
+from benchmark.report.montage import write_montages
 from benchmark.report.page import build_page
 from benchmark.report.plots import stage as plots
 from benchmark.report.render import write_tables, write_text
@@ -65,7 +66,8 @@ def write(
     swept = [cell.strength for cell in cells if cell.strength]
     paths += write_frontier(traded, told_without_sweep([cell.departures for cell in cells], swept), out, figures)
     paths.append(write_text(out / "report.html", page))
-    paths += plots.write(cells, store, frame, out / "plots") if figures else []
+    if figures:
+        paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]
     return Report(out / "report.html", paths, summary(judged) if len(judged) else "")
 
 

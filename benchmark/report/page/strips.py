@@ -1,35 +1,19 @@
 """Reconstructions for the page: strips of small pictures, cut from what each attack left, and their values."""
 
 import base64
-import hashlib
 import io
-import json
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from benchmark.analysis import names
-from benchmark.analysis.history import damaged
-from benchmark.data import DATASETS
-from benchmark.errors import reading
-from benchmark.jobs.pictures import EXTREME_PAIRS, EXTREMES, PAIRS, VALUES
+from benchmark.jobs.pictures import EXTREMES
 from benchmark.matrix.expand import Cell
-from benchmark.store.checksums import content
+from benchmark.report.pictures import Rebuilt, Value, first_seeds, on_same_originals, publishable
 from benchmark.store.store import Store
 
 BUDGET = 9_000_000  # bytes of all pictures of a page, as they stand in it; fewer images a strip where they exceed it
-LARGEST = 4096  # pixels: a wider or higher picture is not one of ours
-
-
-@dataclass(frozen=True)
-class Value:
-    """psnr_db and ssim of one image (None where there is none); index among those scored."""
-
-    psnr_db: float | None
-    ssim: float | None
-    index: int
 
 
 @dataclass(frozen=True)
@@ -67,37 +51,19 @@ class Grid:
     attacks: list[Attacked]
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    cell: Cell
-    pairs: np.ndarray  # uint8 [2, images, size, size, 3]
-    extremes: np.ndarray  # the best, then as many of the worst
-    values: dict[str, list[Value]]
-    mean: str
-
-
 def grids(cells: list[Cell], store: Store, order: list[str]) -> tuple[list[Grid], str]:
     """(the grids, a sentence on what is left out) of every finished attack, under the first seed that has pictures.
 
     order: the defences as the page orders them. UserError for a file that is not such a picture.
     """
     attacks = [cell for cell in cells if cell.job.kind == "attack"]
-    drawn = [cell for cell in attacks if _publishable(cell.dataset) and store.done(cell.job)]
-    drawn = [cell for cell in drawn if (store.path(cell.job) / PAIRS).is_file()]
-    first = {(cell.dataset, cell.protocol): cell.seed for cell in reversed(drawn)}
-    chosen = [cell for cell in drawn if cell.seed == first[cell.dataset, cell.protocol]]
-    chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, names.form_rank(cell.cem)))
-    groups: dict[tuple, list[_Loaded]] = {}
-    for item in (_load(cell, store) for cell in chosen):
-        content = hashlib.sha256(item.pairs[0].tobytes()).hexdigest()
-        key = (item.cell.suite, item.cell.protocol, item.cell.dataset, item.cell.split, content)
-        groups.setdefault(key, []).append(item)
-    result = _within_budget(list(groups.values()))
-    kept = max((item.pairs.shape[1] for group in groups.values() for item in group), default=0)
-    return result, _left_out(attacks, first, result, kept)
+    groups = on_same_originals(cells, store, order)
+    result = _within_budget(groups)
+    kept = max((item.pairs.shape[1] for group in groups for item in group), default=0)
+    return result, _left_out(attacks, first_seeds(attacks, store), result, kept)
 
 
-def _within_budget(groups: list[list[_Loaded]]) -> list[Grid]:
+def _within_budget(groups: list[list[Rebuilt]]) -> list[Grid]:
     result = [_grid(group, None) for group in groups]
     total = sum(len(strip.data) for grid in result for strip in _strips(grid))
     if total > BUDGET:
@@ -112,7 +78,7 @@ def _strips(grid: Grid) -> list[Strip]:
 
 def _left_out(attacks: list[Cell], first: dict, shown: list[Grid], kept: int) -> str:
     parts = []
-    hidden = sorted({cell.dataset for cell in attacks if not _publishable(cell.dataset)})
+    hidden = sorted({cell.dataset for cell in attacks if not publishable(cell.dataset)})
     if hidden:
         titles = ", ".join(map(names.dataset_title, hidden))
         parts.append(f"Pictures of {titles} may not be published and are never part of a report.")
@@ -127,55 +93,7 @@ def _left_out(attacks: list[Cell], first: dict, shown: list[Grid], kept: int) ->
     return " ".join(parts)
 
 
-def _publishable(dataset: str) -> bool:
-    return dataset in DATASETS.names() and DATASETS.get(dataset).publishable
-
-
-def _load(cell: Cell, store: Store) -> _Loaded:
-    folder = store.path(cell.job)
-    pairs, extremes, values = _tiles(folder / PAIRS), _tiles(folder / EXTREME_PAIRS), _values(folder / VALUES)
-    return _Loaded(cell, pairs, extremes, values, _mean(store.metrics(cell.job)["values"]))
-
-
-def _mean(values: dict) -> str:
-    psnr, ssim = values.get("psnr_db_per_image"), values.get("ssim")
-    return "" if psnr is None or ssim is None else f"{psnr:.1f} / {ssim:.2f}"
-
-
-def _tiles(path) -> np.ndarray:
-    """The pairs of a picture that pictures.save_pairs wrote, without their frames: uint8 [2, images, size, size, 3]."""
-    try:
-        with reading(path), Image.open(path, formats=["PNG"]) as image:
-            width, height = image.size
-            if max(width, height) > LARGEST:
-                raise ValueError("it is too large")
-            picture = np.asarray(image.convert("RGB"))
-        tile = height // 2
-        if height % 2 or tile < 3 or width % tile:
-            raise ValueError("it is not two rows of square pictures")
-    except Exception as error:  # a damaged picture can fail in any way
-        raise damaged(path, error) from None
-    return picture.reshape(2, tile, width // tile, tile, 3).transpose(0, 2, 1, 3, 4)[:, :, 1:-1, 1:-1]
-
-
-def _values(path) -> dict[str, list[Value]]:
-    """What pictures.save_pictures wrote of each image."""
-    try:
-        stored = json.loads(content(path))
-        return {
-            name: [Value(_number(line["psnr_db"]), _number(line["ssim"]), int(line["index"])) for line in stored[name]]
-            for name in ("first", "best", "worst")
-        }
-    except (FileNotFoundError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
-        raise damaged(path, repr(error)) from None
-
-
-def _number(item) -> float | None:
-    """A finite number, or None where there is none. ArithmeticError for one too large for a float."""
-    return float(item) if item is not None and math.isfinite(item) else None
-
-
-def _grid(group: list[_Loaded], most: int | None) -> Grid:
+def _grid(group: list[Rebuilt], most: int | None) -> Grid:
     cell = group[0].cell
     shared = {"dataset": cell.dataset, "protocol": cell.protocol, "split": cell.split}
     title = f"{names.dataset_title(cell.dataset)}, split {cell.split}, protocol {cell.protocol}"
@@ -185,7 +103,7 @@ def _grid(group: list[_Loaded], most: int | None) -> Grid:
     return Grid(title, shared, originals, [_attacked(item, most) for item in group])
 
 
-def _attacked(item: _Loaded, most: int | None) -> Attacked:
+def _attacked(item: Rebuilt, most: int | None) -> Attacked:
     cell = item.cell
     own = {name: getattr(cell, name) for name in ("dataset", "protocol", "defense", "cem", "attacker", "split")}
     rebuilt = _strip(item.pairs[1:], item.values["first"], most)
