@@ -6,7 +6,6 @@ import math
 import re
 import shutil
 import xml.etree.ElementTree
-from pathlib import Path
 
 import pytest
 from command_line import copied, finished, place  # noqa: F401 (fixtures)
