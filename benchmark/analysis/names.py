@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmark import defenses
+
 # The seven rows of Tables 1-3 and S1-S5, in the printed order; the "Average" rows are over these.
 DEFENSES = {
     "bottleneck": "Bottleneck",
@@ -118,8 +120,13 @@ def attacker_title(name: str) -> str:
 
 def row_label(defense: str, cem: str) -> str:
     """`Bottleneck`, `Bottleneck+CEM`, and `Bottleneck+CEM (full)` for another variant of CEM."""
-    label = DEFENSES.get(defense) or _OTHER_ROWS.get(defense, defense)
+    label = DEFENSES.get(defense) or _OTHER_ROWS.get(defense) or _own_title(defense)
     return label + {"off": "", "on": "+CEM"}.get(cem, f"+CEM ({cem})")
+
+
+def _own_title(defense: str) -> str:
+    """The title of a defence that the paper does not have; its name where it has none, or is not at hand."""
+    return defenses.DEFENSES.get(defense).title or defense if defense in defenses.DEFENSES.names() else defense
 
 
 def average_label(cem: str) -> str:

@@ -27,6 +27,7 @@ class Fisher(Defense):
     averaged over images, is at least 1 / leakage, in squared units of a pixel.
     """
 
+    title = "Fisher noise"
     learned = ("sensitivity",)
 
     class Params(Defense.Params):

@@ -31,6 +31,8 @@ class InfoScissors(Defense):
     clean features.
     """
 
+    title = "InfoScissors"
+
     class Params(Defense.Params):
         weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the difference of mean squared errors")
         adversary_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of G's Adam")

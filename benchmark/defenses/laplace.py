@@ -25,6 +25,8 @@ class Laplace(Defense):
     sent n times has n epsilon. This simulates the mechanism; its draws in float32 are not a hardened one.
     """
 
+    title = "Laplace"
+
     class Params(Strict):
         bound: Annotated[Number, Field(gt=0)] = Field(description="largest L1 norm of a feature")
         epsilon: Annotated[Number, Field(gt=0)] = Field(description="privacy loss in nats of one release of a feature")

@@ -22,6 +22,8 @@ class Quantise(Defense):
     state. The noise comes first, so that what is sent has b bits, and so that rounding can only take from it.
     """
 
+    title = "Quantised"
+
     class Params(Defense.Params):
         bits: Annotated[int, Field(ge=1, le=16)] = Field(description="b: bits an element is sent in")
 

@@ -27,6 +27,7 @@ class Shredder(Defense):
     has the device, so it knows the tensors, not which of them was drawn.
     """
 
+    title = "Shredder"
     learned = ("tensors",)
 
     class Params(Defense.Params):

@@ -22,6 +22,8 @@ class TopK(Defense):
     d: elements of a feature, all channels together. No rescaling. The gradient passes where the mask is 1.
     """
 
+    title = "Top-k"
+
     class Params(Defense.Params):
         share: Annotated[Fraction, Field(gt=0)] = Field(description="share of a feature's elements that is sent")
 

@@ -29,6 +29,7 @@ class VIB(Defense):
     bound on the mutual information of image and z. log s is what an Adam of its own moves, from log(noise_std) on.
     """
 
+    title = "VIB"
     learned = ("log_std",)
 
     class Params(Defense.Params):

@@ -59,6 +59,7 @@ class Defense(nn.Module):
 
     params: Any  # the subclass's Params
     name = ""
+    title = ""  # what tables call its rows; "": its name
     version = 1
     # On CUDA the training step is run a few times, captured as a graph and replayed: `transform`, `loss` and
     # `task_weight` are then not called any more. What changes from step to step has to be a tensor on the device,
