@@ -196,7 +196,7 @@ def attack_released(
     for job, reason, _ in failures:
         tell(f"failed: {job.title}: {reason}")
     out = tables / f"released-{dataset}"
-    written = write(attacked, store, out, True, [], plots)
+    written = write(attacked, store, out, True, [], plots, "models that the authors published")
     listed = write_released(models.described(found, store), out)
     if dataset in set(published.load()["dataset"]):
         for label in dict.fromkeys(cell.suite for cell in attacked):  # several models of a row have one each

@@ -34,7 +34,8 @@ def report(
     """
     from benchmark.report.write import write
 
-    say_report(write(selection.cells, selection.store, selection.out(tables), compare, metric, plots))
+    out, about = selection.out(tables), selection.file.matrix.suites[selection.suite].description
+    say_report(write(selection.cells, selection.store, out, compare, metric, plots, about))
 
 
 def say_report(written: "Report") -> None:

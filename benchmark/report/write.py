@@ -18,6 +18,7 @@ from benchmark.report import keep
 from benchmark.report.attacks import write_attacks
 from benchmark.report.bounds import write_bounds
 from benchmark.report.frontier import told_without_sweep, write_frontier
+from benchmark.report.index import write_index
 from benchmark.report.montage import write_montages
 from benchmark.report.page import build_page
 from benchmark.report.plots import stage as plots
@@ -37,11 +38,19 @@ class Report:
 
 
 def write(
-    cells: list[Cell], store: Store, out: Path, compare: bool, metrics: list[str], figures: bool = True
+    cells: list[Cell],
+    store: Store,
+    out: Path,
+    compare: bool,
+    metrics: list[str],
+    figures: bool = True,
+    description: str = "",
 ) -> Report:
     """Write to the folder `out` what the results of `cells` support: tables, attacks, bounds, the page and figures;
     verdicts where rows have CEM off and on, the ablation where `published` stands beside another protocol, the
     frontier where the suite has a sweep.
+
+    And the index of all tables beside `out` (index.py), where `description` says what the suite is.
 
     compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
     whether plots/ and the frontier's are wanted.
@@ -68,7 +77,9 @@ def write(
     paths.append(write_text(out / "report.html", page))
     if figures:
         paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]
-    return Report(out / "report.html", paths, summary(judged) if len(judged) else "")
+    answer = summary(judged) if len(judged) else ""
+    paths.append(write_index(cells, store, out, description, answer))
+    return Report(out / "report.html", paths, answer)
 
 
 def _ablation(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:

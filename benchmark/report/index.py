@@ -1,0 +1,73 @@
+"""tables/README.md: the suites whose tables lie there, what each is, and where and when it was run."""
+
+import json
+from pathlib import Path
+
+from tabulate import tabulate
+
+from benchmark.analysis.collect import devices
+from benchmark.matrix.expand import Cell
+from benchmark.report.render import escape_markdown, write_text
+from benchmark.store.store import Store
+
+ABOUT = "about.json"  # in each folder of tables; the index is made of these alone
+TEXTS = ("suite", "description", "answer", "first", "last")
+
+
+def write_index(cells: list[Cell], store: Store, out: Path, description: str, answer: str) -> Path:
+    """Write about.json to the folder `out`, whose path is given back, and README.md beside it: a list of such folders.
+
+    description: the suite's, in a line; answer: the verdicts' summary, a line for each claim, or "".
+    """
+    records = devices(cells, store)
+    days = sorted(str(record.get("finished", ""))[:10] for record in records)
+    about = {
+        "suite": out.name,
+        "description": description,
+        "answer": answer.partition("\n")[0],
+        "finished": len(records),
+        "jobs": len({job.key for cell in cells for job in (cell.job, *cell.job.parents.values())}),
+        "first": days[0] if days else "",
+        "last": days[-1] if days else "",
+        "devices": sorted({str(record.get("device", "unknown")) for record in records}),
+    }
+    path = write_text(out / ABOUT, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_text(out.parent / "README.md", _listed(out.parent))
+    return path
+
+
+def _listed(tables: Path) -> str:
+    found = [(folder, about) for folder in sorted(tables.iterdir()) if (about := _about(folder)) is not None]
+    rows = [
+        [
+            f"[{escape_markdown(about['suite'])}]({folder.name}/README.md)",
+            *(escape_markdown(about[name]) for name in ("description", "answer")),
+            f"{about['finished']} of {about['jobs']}",
+            escape_markdown(
+                about["first"] if about["first"] == about["last"] else f"{about['first']} to {about['last']}"
+            ),
+            escape_markdown("; ".join(about["devices"])),
+        ]
+        for folder, about in found
+    ]
+    headings = ["suite", "what it is", "first claim", "jobs", "run", "on"]
+    parts = [
+        "# Tables",
+        "What `python -m benchmark report SUITE` wrote. In each folder, `report.html` is the file to open; results.csv "
+        "has every number.",
+        tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(folder: Path) -> dict | None:
+    """What a folder's about.json says; None where it is none of ours."""
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+        counts = [int(about[name]) for name in ("finished", "jobs")]
+        texts = {name: str(about[name]) for name in TEXTS}
+        return (
+            texts | dict(zip(("finished", "jobs"), counts, strict=True)) | {"devices": list(map(str, about["devices"]))}
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
