@@ -1,1 +1,1 @@
-"""From the tidy frame of results (frame.py) to tables (render.py), differences (diff.py) and an HTML page."""
+"""All that is written of results: one module for each kind of file, and `write`, which calls them all (write.py)."""
