@@ -530,3 +530,12 @@ def test_an_empty_frame_gives_an_empty_index(tmp_path):
         "results.csv",
         "tables.json",
     }
+
+
+def test_what_beats_the_decoder_stands_at_its_mse():
+    frame = frame_of(row(0.010), row(0.009, attacker="ridge"), row(0.012, attacker="gan"))
+    table = next(table for table in build_tables(frame) if table.name == "cifar10-attackers-mse")
+    cells = [cell for line in table.rows for cell in line.cells if cell.value is not None]
+    told = {cell.value: [table.notes[number - 1] for number in cell.notes] for cell in cells}
+    assert told[0.009] == [] and "ridge rebuilds with an MSE 10.0 % below the decoder's" in told[0.010]
+    assert any(text.startswith("ridge, a closed form, beats GAN-based") for text in told[0.012])

@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from benchmark.analysis import convergence
 from benchmark.analysis.attacks import AXES, MEASURED_LATER, QUANTILE_COLUMNS, attacks
+from benchmark.analysis.flags import flags
 from benchmark.analysis.frame import csv_text
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import quantile_names
@@ -25,6 +26,12 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
         write_text(out / "attacks.csv", csv_text(frame)),
         write_text(out / "attacks.md", _markdown(frame)),
     ]
+
+
+def write_flags(frame: pd.DataFrame, out: Path) -> list[Path]:
+    """flags.csv below `out`: what gives an attack away as weak (analysis/flags.py); nothing where nothing does."""
+    found = flags(frame, random=set(frame["defense"]) - {"none"})
+    return [write_text(out / "flags.csv", csv_text(found))] if len(found) else []
 
 
 def _markdown(frame: pd.DataFrame) -> str:

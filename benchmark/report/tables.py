@@ -8,6 +8,7 @@ import pandas as pd
 
 from benchmark.analysis import baseline, columns, convergence, names, published
 from benchmark.analysis.doubts import Doubts
+from benchmark.analysis.flags import closed_form_wins, decoder_beaten
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
 from benchmark.analysis.verdicts import COLUMNS, SUPPORTED, verdicts
 from benchmark.departures import parted
@@ -130,6 +131,7 @@ class _Draft:
     summaries: dict[tuple, Summary]
     doubts: Doubts
     supported: set[tuple]
+    flagged: dict[tuple, list[str]]  # (place, row, split, attacker) -> what its MSE gives away (flags.py)
     printed: dict[tuple, float] = field(default_factory=dict)
     mixed: bool = False
     notes: list[str] = field(default_factory=list)
@@ -180,15 +182,16 @@ def build_tables(
     """
     frame = tidy(frame)
     several = frame["suite"].nunique() > 1
-    doubts, supported = Doubts(frame), _supported(frame)
+    doubts, supported, flagged = Doubts(frame), _supported(frame), _flagged(frame)
     tables = []
     for (suite, protocol), part in frame.groupby(["suite", "protocol"], sort=True):
         summaries = summarise(part)
         for dataset, layout in _layouts(part):
             columns, rows = _shape(part[part["dataset"] == dataset], dataset, layout, extra_metrics)
-            draft = _Draft((suite, protocol, dataset), columns, rows, summaries, doubts, supported)
-            told = (epochs or {}).get((protocol, dataset), "") if layout != "efficiency" else ""
-            tables.append(_finish(draft, layout, protocol, suite if several else "", compare, told))
+            told = flagged if layout in ALL_ATTACKERS else {}  # the printed layouts stay as they are without others
+            draft = _Draft((suite, protocol, dataset), columns, rows, summaries, doubts, supported, told)
+            lengths = (epochs or {}).get((protocol, dataset), "") if layout != "efficiency" else ""
+            tables.append(_finish(draft, layout, protocol, suite if several else "", compare, lengths))
     return _with_own_names(tables)
 
 
@@ -206,6 +209,20 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
 def _supported(frame: pd.DataFrame) -> set[tuple]:
     lines = verdicts(frame)
     return set(lines.loc[lines["verdict"] == SUPPORTED, [*COLUMNS[1:9]]].itertuples(index=False, name=None))
+
+
+def _flagged(frame: pd.DataFrame) -> dict[tuple, list[str]]:
+    """What other attackers' results say of an attack's MSE: a stronger one, or one without training, rebuilds better.
+
+    That the GAN beats the decoder needs no word: it stands beside it.
+    """
+    beaten = decoder_beaten(frame)
+    beaten = beaten[~beaten["attacker"].isin(names.ATTACKERS)].assign(attacker="decoder")
+    found: dict[tuple, list[str]] = {}
+    for line in pd.concat([beaten, closed_form_wins(frame)]).itertuples(index=False):
+        place = (line.suite, line.protocol, line.dataset, line.defense, line.cem, line.split, line.attacker)
+        found.setdefault(place, []).append(line.text)
+    return found
 
 
 def _shape(part, dataset: str, layout: str, extra_metrics: Sequence[str]) -> tuple[list[Column], list[tuple[str, str]]]:
@@ -381,6 +398,8 @@ def _attack_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list
     for rule in (convergence, baseline, columns):
         found = draft.summary(defense, cem, replace(column, metric=rule.METRIC))
         notes += [rule.NOTE] if found and 0.0 in found.values.values() else []
+    if names.base_metric(column.metric) == "mse":
+        notes += draft.flagged.get((*draft.place, defense, cem, column.split, column.attacker), [])
     return notes
 
 

@@ -15,7 +15,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.matrix.source import suggest
 from benchmark.output import tell
 from benchmark.report import keep
-from benchmark.report.attacks import write_attacks
+from benchmark.report.attacks import write_attacks, write_flags
 from benchmark.report.bounds import write_bounds
 from benchmark.report.frontier import told_without_sweep, write_frontier
 from benchmark.report.index import write_index
@@ -69,7 +69,7 @@ def write(
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
     paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
-    paths += write_attacks(cells, store, out)
+    paths += [*write_attacks(cells, store, out), *write_flags(frame, out)]
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
     swept = [cell.strength for cell in cells if cell.strength]
