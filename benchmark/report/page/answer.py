@@ -91,10 +91,12 @@ def _sentence(attacks: list[Verdict], seeds: int) -> str:
     count = {kind: sum(verdict.kind == kind for verdict in attacks) for kind in SIGNS}
     size = f"the attackers' MSE changes by {changes.median():+.0f}\u00a0% in the median" if len(changes) else ""
     rest = f" {doubtful} of {len(attacks)} attacks tell nothing ({BLIND} or {CHANCE}, below)." if doubtful else ""
+    if seeds < 2 and len(changes) == 1:
+        return f"One seed: no verdict. The attacker's MSE changes by {changes.iloc[0]:+.0f}\u00a0%.{rest}"
+    if seeds < 2 and size:
+        spread = f"from {changes.min():+.0f} to {changes.max():+.0f}\u00a0%, over {len(changes)} attacks"
+        return f"One seed: no verdict. {size[:1].upper()}{size[1:]}, {spread}.{rest}"
     if seeds < 2:
-        spread = (
-            f", from {changes.min():+.0f} to {changes.max():+.0f}\u00a0%, over {len(changes)} attacks" if size else ""
-        )
-        return f"One seed: no verdict. {size[:1].upper()}{size[1:]}{spread}.{rest}" if size else f"No verdict.{rest}"
+        return f"No verdict.{rest}"
     told = ", ".join(f"{kind} in {number}" for kind, number in count.items())
     return f"CEM raises the attackers' MSE: {told} of {len(attacks)} attacks{'; ' + size if size else ''}.{rest}"
