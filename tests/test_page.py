@@ -305,7 +305,7 @@ def test_one_seed_is_no_verdict():
     grid = only_grid([line for line in HELPED if line["seed"] == 0])
     ((_, _, row),) = grid.rows
     assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "+100\u00a0%"
-    assert grid.sentence.startswith("One seed: no verdict. The attackers' MSE changes by +100\u00a0%")
+    assert grid.sentence.startswith("One seed: no verdict. The attacker's MSE changes by +100\u00a0%")
 
 
 @pytest.mark.parametrize("form", ["off", "on"])
