@@ -254,7 +254,7 @@ def test_folders_that_cannot_be_written(finished, place, tmp_path):  # noqa: F81
 def test_an_empty_suite_is_told(place):  # noqa: F811
     place.edit(lambda matrix, _: matrix["suites"].update(void={"description": "nothing"}))
     for command in ("plan", "run", "status", "report", "diff"):
-        texts = ["matrix.yaml, line ", "no cell of the suite 'void': it names no dataset, no defense, no cem"]
+        texts = ["matrix.yaml, line ", "no cell of the suite 'void': it names no dataset; add that"]
         refused(place.call(command, "--where", "defense=dropout", suite="void"), *texts)
 
 

@@ -56,7 +56,8 @@ def test_a_fresh_clone_finds_them(shipped):
     for path in sorted((shipped.folder / "ours" / "smoke").rglob("*")):
         if path.is_file():
             other = shipped.folder / "theirs" / path.relative_to(shipped.folder / "ours")
-            differing += [] if path.read_bytes() == other.read_bytes() else [path.name]
+            there = other.read_bytes().replace(b"../../clone/", b"../../results/")  # the page links the logs of either
+            differing += [] if path.read_bytes() == there else [path.name]
     assert differing == ["verdicts.csv", "verdicts.md", "verdicts.tex"]  # what rests on single images is not shipped
     ours, theirs = (pd.read_csv(shipped.folder / name / "smoke" / "verdicts.csv") for name in ("ours", "theirs"))
     pd.testing.assert_frame_equal(ours.drop(columns=OVER_IMAGES), theirs.drop(columns=OVER_IMAGES))

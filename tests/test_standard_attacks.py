@@ -468,7 +468,7 @@ def test_the_standard_suite_runs_end_to_end(place):  # noqa: F811
     assert place.call("report").code == 0
     table = (place.tables / "smoke" / "photos-attackers-mse-corrected.md").read_text()
     assert all(title in table for title in ("ridge", "kernel", "standard (chosen)"))
-    told = place.call("recognise")
+    told = place.call("measure recognise")
     assert told.code == 0, told.err
 
 

@@ -70,4 +70,7 @@ def _read(path: Path, what: str = "matrix") -> tuple[Source, object]:
 
 
 def _same(path: Path, other: Path) -> bool:
-    return os.path.exists(path) and os.path.samefile(path, other)
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one is not there, or may not be looked at: then they are two
+        return False
