@@ -53,8 +53,8 @@ def _listed(tables: Path) -> str:
     headings = ["suite", "what it is", "first claim", "jobs", "run", "on"]
     parts = [
         "# Tables",
-        "What `python -m benchmark report SUITE` wrote. In each folder, `report.html` is the file to open; results.csv "
-        "has every number.",
+        "What `python -m benchmark report SUITE` wrote. In each folder, `report.html` is the file to open (git does not "
+        "keep it: the same command makes it again); results.csv has every number.",
         tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True),
     ]
     return "\n\n".join(parts) + "\n"
