@@ -119,7 +119,7 @@ class Place:
 
     def written(self) -> Path:
         """The only folder of tables that there is: one of its own where --where chose a part of the suite."""
-        (found,) = self.tables.iterdir()
+        (found,) = (path for path in self.tables.iterdir() if path.is_dir())
         return found
 
     def finished(self) -> dict[str, bytes]:

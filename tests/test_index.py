@@ -27,6 +27,7 @@ def test_the_index_lists_every_folder_of_tables_and_nothing_else(suite, tmp_path
         (tmp_path / name).mkdir()
         (tmp_path / name / "about.json").write_bytes(text)
     (tmp_path / "a-file").write_text("")
+    write_index(cells, store, tmp_path / "one.replaced-1", "", "")  # an earlier state of one that is there
     write_index(cells, store, tmp_path / "one", "what | it <is>", "CEM helps\nand more")
     write_index(cells, Store(tmp_path / "empty"), tmp_path / "two", "", "")
     lines = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| [")]

@@ -7,6 +7,7 @@ from tabulate import tabulate
 
 from benchmark.analysis.collect import devices
 from benchmark.matrix.expand import Cell
+from benchmark.report.keep import ASIDE
 from benchmark.report.render import escape_markdown, write_text
 from benchmark.store.store import Store
 
@@ -37,7 +38,8 @@ def write_index(cells: list[Cell], store: Store, out: Path, description: str, an
 
 
 def _listed(tables: Path) -> str:
-    found = [(folder, about) for folder in sorted(tables.iterdir()) if (about := _about(folder)) is not None]
+    folders = [folder for folder in sorted(tables.iterdir()) if ASIDE not in folder.name]
+    found = [(folder, about) for folder in folders if (about := _about(folder)) is not None]
     rows = [
         [
             f"[{escape_markdown(about['suite'])}]({folder.name}/README.md)",
@@ -53,8 +55,8 @@ def _listed(tables: Path) -> str:
     headings = ["suite", "what it is", "first claim", "jobs", "run", "on"]
     parts = [
         "# Tables",
-        "What `python -m benchmark report SUITE` wrote. In each folder, `report.html` is the file to open (git does not "
-        "keep it: the same command makes it again); results.csv has every number.",
+        "What `python -m benchmark report SUITE` wrote. In each folder, `report.html` is the file to open (git does "
+        "not keep it: the same command makes it again); results.csv has every number.",
         tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True),
     ]
     return "\n\n".join(parts) + "\n"

@@ -11,6 +11,8 @@ from benchmark.analysis.frame import IDENTITY, csv_text, csv_value, tidy
 from benchmark.errors import UserError
 from benchmark.output import tell
 
+ASIDE = ".replaced-"  # in the name of a folder of tables that others stand in the place of
+
 
 def require_some(frame: pd.DataFrame, suite: str, results: Path) -> None:
     """UserError, before anything is written, where no cell of a tidy frame has a result."""
@@ -43,7 +45,7 @@ def _measured(frame: pd.DataFrame) -> set[tuple]:
 
 
 def _aside(out: Path, number: int) -> Path:
-    return out.with_name(f"{out.name}.replaced-{number}")
+    return out.with_name(f"{out.name}{ASIDE}{number}")
 
 
 def completed(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> pd.DataFrame:
