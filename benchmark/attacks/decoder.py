@@ -6,7 +6,6 @@ scored on, for a log, with two side effects: quirks q11 and q15).
 """
 
 import copy
-import math
 from typing import Annotated
 
 import torch
@@ -18,7 +17,7 @@ from benchmark.attacks.base import ATTACKS, Attack, unit
 from benchmark.config import Count, Number, Strict
 from benchmark.models.decoder import Decoder
 from benchmark.training.casts import cast_once
-from benchmark.training.graph import adam, set_lr
+from benchmark.training.graph import adam, cosine, set_lr
 from benchmark.training.loop import seeded
 
 
@@ -63,8 +62,7 @@ class DecoderAttack(Attack):
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
-        low, high = self.params.final_lr, self.params.lr
-        set_lr(self.optimizer, low + (high - low) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2)
+        set_lr(self.optimizer, cosine(self.params.lr, self.params.final_lr, epoch, self.epochs))
 
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,6 @@ Members, and not snapshots of one run, because snapshots of one run agree with e
 """
 
 import copy
-import math
 from typing import Annotated
 
 import torch
@@ -20,7 +19,7 @@ from benchmark.attacks.held_out import MSE, Judged
 from benchmark.attacks.informed import mirror_half, mirrored
 from benchmark.config import Count, Fraction, Number, Strict
 from benchmark.training.casts import cast_once
-from benchmark.training.graph import adam, set_lr
+from benchmark.training.graph import adam, cosine, set_lr
 from benchmark.training.loop import seeded
 
 
@@ -68,8 +67,7 @@ class NetworkAttack(Judged):
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)
-        low, high = self.params.final_lr, self.params.lr
-        set_lr(self.optimizer, low + (high - low) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2)
+        set_lr(self.optimizer, cosine(self.params.lr, self.params.final_lr, epoch, self.epochs))
 
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         """The members' mean loss. The networks share nothing, so one optimiser is as good as one for each."""

@@ -6,7 +6,6 @@ of the encoder in evaluation mode; then the encoder is penalised by the AE in ev
 MSE on the initial encoder. The two-stage transfer of the original is not included.
 """
 
-import math
 from functools import partial
 from typing import Annotated
 
@@ -20,7 +19,7 @@ from benchmark.defenses import DEFENSES, Batch, Defense
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.decoder import Decoder, xavier_
 from benchmark.training.casts import cast_once
-from benchmark.training.graph import Captured, adam, set_lr
+from benchmark.training.graph import Captured, adam, cosine, set_lr
 
 PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
 
@@ -68,8 +67,7 @@ class ResSFL(Defense):
         captured = Captured(self.setting.device, [generator], "" if self.capturable else "the defence forbids it")
         model.encoder.eval()
         for epoch in range(params.pretrain_epochs):
-            cosine = (1 + math.cos(math.pi * epoch / params.pretrain_epochs)) / 2
-            set_lr(fitting, PRETRAIN_FINAL_LR + (params.adversary_lr - PRETRAIN_FINAL_LR) * cosine)
+            set_lr(fitting, cosine(params.adversary_lr, PRETRAIN_FINAL_LR, epoch, params.pretrain_epochs))
             for batch in batches(epoch, params.pretrain_batch_size):
                 captured(partial(self._pretrain, model.encoder, fitting, generator, *batch))
         captured.forget()

@@ -5,6 +5,7 @@ what Python decides between steps is filled into such tensors before the step (`
 """
 
 import functools
+import math
 import os
 import warnings
 from collections import Counter
@@ -185,6 +186,11 @@ def scalar(value: float, device: torch.device) -> Tensor:
 def adam(parameters: Iterable[Tensor], lr: float, device: torch.device, **options) -> torch.optim.Adam:
     """A fused Adam that a graph may hold."""
     return torch.optim.Adam(parameters, lr=scalar(lr, device), fused=True, capturable=device.type == "cuda", **options)
+
+
+def cosine(high: float, low: float, epoch: int, epochs: int) -> float:
+    """The rate of a cosine schedule from `high` to `low` in epoch `epoch` (from 0) of `epochs`."""
+    return low + (high - low) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 def set_lr(optimizer: torch.optim.Optimizer, value: float) -> None:
