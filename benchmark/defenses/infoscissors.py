@@ -39,11 +39,12 @@ class InfoScissors(Defense):
         adversary_steps: Count = Field(description="steps of G before each of the encoder's")
         adversary_blocks: Count = Field(description="residual blocks of G")
 
+    seen: Tensor
+    adversary: Decoder  # G, made by `build`: the attacker never needs it
+    optimizer: torch.optim.Adam
+
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)
-        # the attacker never needs G, so `build` makes it
-        self.adversary: Decoder | None = None
-        self.optimizer: torch.optim.Adam | None = None
         # of this epoch: steps, MSE of G before each step of its own, the bound that the encoder was charged
         self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
 

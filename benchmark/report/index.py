@@ -66,10 +66,8 @@ def _about(folder: Path) -> dict | None:
     """What a folder's about.json says; None where it is none of ours."""
     try:
         about = json.loads((folder / ABOUT).read_bytes())
-        counts = [int(about[name]) for name in ("finished", "jobs")]
         texts = {name: str(about[name]) for name in TEXTS}
-        return (
-            texts | dict(zip(("finished", "jobs"), counts, strict=True)) | {"devices": list(map(str, about["devices"]))}
-        )
+        counts = {name: int(about[name]) for name in ("finished", "jobs")}
+        return texts | counts | {"devices": [str(name) for name in about["devices"]]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
