@@ -265,7 +265,7 @@ def test_features_that_are_not_finite_are_a_divergence(value, start, row):
 
 
 def test_compiles_where_nothing_can_be_kept_on_disk(monkeypatch):
-    lloyd, numba = pytest.importorskip("benchmark.cem.lloyd"), pytest.importorskip("numba")
+    compiled, numba = pytest.importorskip("benchmark.compiled"), pytest.importorskip("numba")
     njit = numba.njit
 
     def refusing(cache=False, **options):
@@ -274,7 +274,7 @@ def test_compiles_where_nothing_can_be_kept_on_disk(monkeypatch):
         return njit(**options)
 
     monkeypatch.setattr(numba, "njit", refusing)
-    assert lloyd._compiled(lambda a: a + 1)(1) == 2
+    assert compiled.compiled(lambda a: a + 1)(1) == 2
 
 
 def test_without_numba_the_steps_are_batched(monkeypatch):

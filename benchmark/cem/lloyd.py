@@ -6,21 +6,11 @@ the product is the faster way (`batched_steps` in mixture.py).
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-# What sums may do to be vectorised. Not "fast": values that are not finite have to show.
-_REASSOCIATE = {"reassoc", "contract", "nsz", "arcp"}
-
-
-def _compiled(function):
-    """Compiled at its first call, without Python's lock, and kept on disk where that can be written to."""
-    try:
-        return numba.njit(nogil=True, fastmath=_REASSOCIATE, cache=True)(function)
-    except RuntimeError:  # numba finds no folder it may write to
-        return numba.njit(nogil=True, fastmath=_REASSOCIATE)(function)
+from benchmark.compiled import compiled
 
 
 def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -42,7 +32,7 @@ def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) ->
     return torch.from_numpy(found), torch.from_numpy(nearest), torch.from_numpy(counts)
 
 
-@_compiled
+@compiled
 def _sorted(groups, num_groups):
     """order [N]: the samples group by group; first [G + 1]: where each group begins in it."""
     first = np.zeros(num_groups + 1, np.int64)
@@ -58,7 +48,7 @@ def _sorted(groups, num_groups):
     return first, order
 
 
-@_compiled
+@compiled
 def _groups(rows, order, first, centers, nearest, counts, iterations, begin, end):
     """The steps of the groups begin..end-1, one group after the other so that its rows stay in the cache."""
     sums, single = np.empty(centers.shape[1:], np.float32), centers.shape[1] == 1
@@ -72,7 +62,7 @@ def _groups(rows, order, first, centers, nearest, counts, iterations, begin, end
             changed = _assign(rows, members, centers[group], nearest, sums, counts[group])
 
 
-@_compiled
+@compiled
 def _assign(rows, members, centers, nearest, sums, counts):
     """Whether the nearest centre of any member changed; sums [k, D] and counts [k] of those now nearest to each."""
     half, products = np.empty(len(centers), np.float32), np.empty((len(centers), 4), np.float32)
@@ -95,7 +85,7 @@ def _assign(rows, members, centers, nearest, sums, counts):
     return changed
 
 
-@_compiled
+@compiled
 def _multiply(a, b, c, d, centers, products):
     """products [k, 4] of four rows with each centre."""
     for j in range(len(centers)):
@@ -109,7 +99,7 @@ def _multiply(a, b, c, d, centers, products):
         products[j, 0], products[j, 1], products[j, 2], products[j, 3] = with_a, with_b, with_c, with_d
 
 
-@_compiled
+@compiled
 def _move(centers, sums, counts):
     """Each centre to the mean of its members; one without any stays."""
     for j in range(len(centers)):
@@ -118,7 +108,7 @@ def _move(centers, sums, counts):
                 centers[j, i] = sums[j, i] / np.float32(counts[j])
 
 
-@_compiled
+@compiled
 def _dot(a, b):
     total = np.float32(0)
     for i in range(len(a)):
@@ -126,7 +116,7 @@ def _dot(a, b):
     return total
 
 
-@_compiled
+@compiled
 def _add(total, row):
     for i in range(len(total)):
         total[i] += row[i]

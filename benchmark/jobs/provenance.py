@@ -13,7 +13,7 @@ import torch
 
 import benchmark
 from benchmark.errors import UserError
-from benchmark.models import convolution
+from benchmark.models import convolution, layers
 from benchmark.training.device import describe
 
 PACKAGES = ("torch", "torchvision", "numpy", "numba", "pandas", "scikit-image", "safetensors", "pydantic")
@@ -27,6 +27,7 @@ def provenance(device: torch.device) -> dict:
         "device": describe(device),
         "device_type": device.type,
         "convolutions": convolution.described(device),
+        "normalisation": layers.described(device),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

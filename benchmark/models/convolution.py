@@ -6,11 +6,12 @@ docs/SPEED.md has the measurements. A job's provenance names it (`described`).
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from benchmark.models.passes import OPS, passable, side_threads
 
 DENSE, PATCHES = 2, 4  # sides of the largest maps that go as one dense product, and as products of patches
 NARROW = 4  # outputs of the widest convolution that goes tap by tap
@@ -27,18 +28,12 @@ class Conv(nn.Conv2d):
 
 
 class Transposed(nn.ConvTranspose2d):
-    """torch's ConvTranspose2d; [B, C, H, W] -> [B, O, H', W']. It cannot be differentiated twice on a CPU.
-
-    The bias is added by itself, because torch's own operator is slow on a CPU at the gradient of its bias
-    (docs/SPEED.md). On CUDA it adds the bias by itself, too.
-    """
+    """torch's ConvTranspose2d; [B, C, H, W] -> [B, O, H', W']. It cannot be differentiated twice on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":
-            x = _Convolution.apply(x, self.weight, None, OneDNN(self))
-        else:
-            x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
-        return x + self.bias.to(x.dtype).view(-1, 1, 1)
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return _Convolution.apply(x, self.weight, self.bias, OneDNN(self))
 
 
 def way(x: Tensor, conv: nn.Conv2d) -> "OneDNN | Products":
@@ -104,7 +99,8 @@ class OneDNN:
     """torch's own operator; the gradient of the weights from as many pieces of the batch as there are threads.
 
     Given threads, oneDNN computes that gradient with barriers in which they spin: with another process on the same
-    cores most of the time goes into that. Here each piece is one thread's, which waits for nobody.
+    cores most of the time goes into that. Here each piece is one thread's, which waits for nobody. The gradient of the
+    bias is summed by itself, because oneDNN is slow at it (docs/SPEED.md).
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d):
@@ -117,27 +113,26 @@ class OneDNN:
     def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of x, of the kernel and of the bias, those that are wanted."""
         threads, (to_x, to_kernel, to_bias) = torch.get_num_threads(), wanted
+        of_bias = _summed(gradient) if to_bias else None
         if threads == 1 or not to_kernel:
-            return self._backward(gradient, x, kernel, wanted)
+            return [*self._backward(gradient, x, kernel, [to_x, to_kernel, False])[:2], of_bias]
         pieces = zip(gradient.chunk(threads), x.chunk(threads), strict=True)
-        working = [_pool(threads).submit(self._backward, *piece, kernel, [False, True, False]) for piece in pieces]
+        working = [
+            side_threads(threads).submit(self._backward, *piece, kernel, [False, True, False]) for piece in pieces
+        ]
         first, *others = (piece.result()[1] for piece in working)
         total = first.to(_wide(gradient.dtype))
         for other in others:
             total += other
         found = self._backward(gradient, x, kernel, [to_x, False, False])[0] if to_x else None
-        return [found, total, _summed(gradient) if to_bias else None]
+        return [found, total, of_bias]
 
     @torch.no_grad()
     def _backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         width = gradient.shape[1]
+        if not any(wanted):
+            return [None, None, None]
         return list(torch.ops.aten.convolution_backward(gradient, x, kernel, [width], *self.shape, wanted))
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads whose operators are theirs alone."""
-    return ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
 
 
 class Products:
@@ -205,7 +200,8 @@ class Patches(Products):
         return _map(_patches(gradient) @ flipped, x)
 
     def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
-        found = _rows(gradient).flatten(0, 2).mT @ _patches(x)
+        # transposed first: half the time of a product that does it itself
+        found = _rows(gradient).flatten(0, 2).mT.contiguous() @ _patches(x)
         return found.view(len(kernel), 3, 3, -1).permute(0, 3, 1, 2)
 
 
@@ -283,6 +279,8 @@ def _map(rows: Tensor, like: Tensor) -> Tensor:
 
 def _summed(gradient: Tensor) -> Tensor:
     """The gradient of a bias, kept wide: sums of pieces in bf16 would be rounded once more each."""
+    if passable(gradient):
+        return OPS.totals(gradient).float()
     return gradient.sum((0, 2, 3), dtype=_wide(gradient.dtype))
 
 

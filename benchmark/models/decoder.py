@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.models.convolution import Conv, Transposed
+from benchmark.models.layers import BatchNorm2d, Layers
 from benchmark.models.split import conv3x3
 
 WIDTH = 64
@@ -21,19 +22,19 @@ class ResidualBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
         # not in place: the first BN's input is also the shortcut's
-        self.body = nn.Sequential(
-            nn.BatchNorm2d(inputs), nn.ReLU(), conv3x3(inputs, outputs),
-            nn.BatchNorm2d(outputs), nn.ReLU(), conv3x3(outputs, outputs),
+        self.body = Layers(
+            BatchNorm2d(inputs), nn.ReLU(), conv3x3(inputs, outputs),
+            BatchNorm2d(outputs), nn.ReLU(), conv3x3(outputs, outputs),
         )  # fmt: skip
         self.shortcut = nn.Identity()
         if inputs != outputs:
-            self.shortcut = nn.Sequential(Conv(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = Layers(Conv(inputs, outputs, 1, bias=False), BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + self.shortcut(x)
 
 
-class Decoder(nn.Sequential):
+class Decoder(Layers):
     """Feature [B, C, h, w] -> image in [0, 1], [B, 3, image_size, image_size].
 
     711,539 parameters for (8, 8, 8) -> 32 px (the supplement prints 711.54k). One transposed conv per
@@ -49,7 +50,7 @@ class Decoder(nn.Sequential):
         for _ in range(blocks):
             layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
         for _ in range(doublings):
-            layers += [Doubling(), nn.BatchNorm2d(WIDTH), nn.ReLU()]
+            layers += [Doubling(), BatchNorm2d(WIDTH), nn.ReLU()]
         for _ in range(2 - doublings):
             layers += [ResidualBlock(WIDTH, WIDTH), nn.ReLU()]
         super().__init__(*layers, ResidualBlock(WIDTH, 3), nn.Sigmoid())
@@ -85,7 +86,7 @@ class LargeDecoder(nn.Module):
             layers += [conv3x3(width, 4 * narrower), nn.PixelShuffle(2)]
             layers += [ResidualBlock(narrower, narrower) for _ in range(tail)]
             width = narrower
-        self.rise = nn.Sequential(*layers, nn.BatchNorm2d(width), nn.ReLU(), conv3x3(width, 3), nn.Sigmoid())
+        self.rise = Layers(*layers, BatchNorm2d(width), nn.ReLU(), conv3x3(width, 3), nn.Sigmoid())
 
     def forward(self, z: Tensor) -> Tensor:
         z = self.head(z)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmark.models.convolution import Conv
+from benchmark.models.layers import BatchNorm2d, normed
 from benchmark.models.split import Encoder, SplitModel, bottleneck_pair
 
 # (inputs, outputs, stride) of the nine blocks
@@ -39,18 +40,17 @@ class Block(nn.Module):
         super().__init__()
         inner = inner or outputs
         self.conv1 = Conv(inputs, inner, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
+        self.bn1 = BatchNorm2d(inner)
         self.conv2 = Conv(inner, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.relu = nn.ReLU()
+        self.bn2 = BatchNorm2d(outputs)
         self.stride, self.added = stride, outputs - inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
+        y = normed(self.bn1, self.conv1(x))
         shortcut = x[:, :, :: self.stride, :: self.stride]
         # half of the new channels on either side, as in the CIFAR networks of He et al. 2016, option A
         shortcut = F.pad(shortcut, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
-        return self.relu(self.bn2(self.conv2(y)) + shortcut)
+        return F.relu(normed(self.bn2, self.conv2(y), relu=False) + shortcut)
 
 
 def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ def build(
     front: a 3x3 conv without bias, BatchNorm or ReLU after the stem (released code).
     """
     left, right = list(BLOCKS[: CUTS[cut]]), BLOCKS[CUTS[cut] :]
-    stem = [Conv(3, 16, 5, padding=2, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    stem = [Conv(3, 16, 5, padding=2, bias=False), BatchNorm2d(16), nn.ReLU(inplace=True)]
     if front is not None:
         stem.append(Conv(16, front, 3, padding=1, bias=False))
         left[0] = (front, *left[0][1:])

@@ -1,12 +1,12 @@
 """A network cut in two: the encoder on the device, the server model in the cloud."""
 
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
 
 from benchmark.models.convolution import Conv
+from benchmark.models.layers import BatchNorm2d, Layers
 
 
-class Encoder(nn.Sequential):
+class Encoder(Layers):
     """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w]."""
 
     @property
@@ -33,16 +33,6 @@ class SplitModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, classes] of the undefended path: no noise, no mask."""
         return self.server(self.encoder(x))
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """torch's, with its state, but `num_batches_tracked` stays as it is: nothing reads it where there is a momentum,
-    and counting is a kernel for each layer and step."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape."""
-        state = (self.running_mean, self.running_var, self.weight, self.bias)
-        return batch_norm(x, *state, self.training, self.momentum, self.eps)
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:

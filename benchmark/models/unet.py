@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from benchmark.models.decoder import ResidualBlock, doublings_of
+from benchmark.models.layers import BatchNorm2d, Layers
 from benchmark.models.split import conv3x3
 
 
@@ -31,7 +32,7 @@ class UNet(nn.Module):
             nn.Sequential(ResidualBlock(wide + narrow, narrow), ResidualBlock(narrow, narrow))
             for narrow, wide in reversed(pairs)
         )
-        self.tail = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(), conv3x3(channels, 3), nn.Sigmoid())
+        self.tail = Layers(BatchNorm2d(channels), nn.ReLU(), conv3x3(channels, 3), nn.Sigmoid())
 
     def forward(self, z: Tensor) -> Tensor:
         maps = [self.head(interpolate(z, size=(self.size, self.size)))]

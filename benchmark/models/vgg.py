@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from benchmark.models.layers import Layers
 from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv_bn_relu
 
 PLAN = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
@@ -47,7 +48,7 @@ def build(
     return SplitModel(encoder, _server(widen, full, right, image_size // 32, classes), shape)
 
 
-def _server(first: list[nn.Module], channels: int, plan: tuple, side: int, classes: int) -> nn.Sequential:
+def _server(first: list[nn.Module], channels: int, plan: tuple, side: int, classes: int) -> Layers:
     layers = list(first)
     for entry in plan:
         if entry == "pool":
@@ -56,7 +57,7 @@ def _server(first: list[nn.Module], channels: int, plan: tuple, side: int, class
             layers += conv_bn_relu(channels, channels := entry)
     layers += [nn.Flatten(), nn.Dropout(), nn.Linear(channels * side * side, 512), nn.ReLU(inplace=True)]
     layers += [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)]
-    return nn.Sequential(*layers)
+    return Layers(*layers)
 
 
 def _initialise(encoder: Encoder) -> None:

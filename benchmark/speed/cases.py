@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import nn
 
 from benchmark.data.augment import augment
 from benchmark.speed import plain, steps
@@ -172,7 +171,6 @@ def feature_cases(plan: Plan, stack: ExitStack) -> list[Case]:
     decoders = {
         HERE: partial(decoder, precision),
         "channels_last off": partial(decoder, precision, torch.contiguous_format),
-        "bias by itself off": partial(decoder, precision, kinds=(nn.ConvTranspose2d,)),
         "features kept off": lambda: steps.decoder_step_with_encoder(size, device, precision),
     }
     if precision == "bf16":
@@ -181,8 +179,10 @@ def feature_cases(plan: Plan, stack: ExitStack) -> list[Case]:
         trainings["graphs off"] = partial(training, precision, graphs=False)
         decoders["graphs off"] = partial(decoder, precision, graphs=False)
     else:
-        trainings["convolutions of our own off"] = partial(training, precision, kind=steps.TorchsOwn)
-        decoders["convolutions of our own off"] = partial(decoder, precision, kinds=(nn.Conv2d,))
+        trainings["convolutions of our own off"] = partial(training, precision, kind=steps.TorchsConvolutions)
+        decoders["convolutions of our own off"] = partial(decoder, precision, kinds=plain.CONVOLUTIONS)
+        trainings["fused passes off"] = partial(training, precision, kind=steps.TorchsPasses)
+        decoders["fused passes off"] = partial(decoder, precision, kinds=plain.NORMS)
         trainings["settings of the process off"] = apart(steps.training_step, size, device, precision)
         decoders["settings of the process off"] = apart(steps.decoder_step, size, device, precision)
     trainings[ALL_OFF] = apart(steps.plain_training_step, size, device)

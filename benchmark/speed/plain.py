@@ -21,6 +21,8 @@ from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
 
 Step = Callable[[], float]
+CONVOLUTIONS, NORMS = (nn.Conv2d, nn.ConvTranspose2d), (nn.BatchNorm2d,)
+KINDS = CONVOLUTIONS + NORMS  # of layers of which there are some of our own
 
 
 # -- images
@@ -189,8 +191,8 @@ def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch
     return as_delivered(Decoder(model.feature_shape, data.image_size, blocks=blocks).to(device))
 
 
-def as_delivered(network: nn.Module, kinds: tuple[type, ...] = (nn.Conv2d, nn.ConvTranspose2d)) -> nn.Module:
-    """The network with torch's own operators in its convolutions of these kinds, as anybody's has; it is changed."""
+def as_delivered(network: nn.Module, kinds: tuple[type, ...] = KINDS) -> nn.Module:
+    """The network with torch's own operators in its layers of these kinds, as anybody's has; it is changed."""
     for layer in network.modules():
         for kind in kinds:
             if isinstance(layer, kind):

@@ -102,12 +102,24 @@ class Contiguous(Training):
 
 
 class TorchsOwn(Training):
-    """The training with torch's own convolutions, in the defence's networks too."""
+    """The training with torch's own layers, in the defence's networks too."""
+
+    kinds = plain.KINDS
 
     def __init__(self, *given):
         super().__init__(*given)
-        plain.as_delivered(self.model)
-        plain.as_delivered(self.defense)
+        plain.as_delivered(self.model, self.kinds)
+        plain.as_delivered(self.defense, self.kinds)
+
+
+class TorchsConvolutions(TorchsOwn):
+    kinds = plain.CONVOLUTIONS
+
+
+class TorchsPasses(TorchsOwn):
+    """The training with BatchNorm, ReLU and pooling one after the other."""
+
+    kinds = plain.NORMS
 
 
 class OneByOne(Training):
@@ -162,7 +174,7 @@ def training_step(*given, **options) -> Call:
 
 
 def torchs_own_training_step(*given) -> Call:
-    """The training's step with torch's own convolutions."""
+    """The training's step with torch's own layers."""
     return training_step(*given, kind=TorchsOwn)
 
 
@@ -213,7 +225,7 @@ def decoder_step(
     graphs: bool = True,
     kinds: tuple[type, ...] = (),
 ) -> Call:
-    """A step of the decoder attack; kinds: of the convolutions that are torch's own."""
+    """A step of the decoder attack; kinds: of the layers that are torch's own."""
     task = attack("decoder", size, device, precision)
     task.decoder.to(memory_format=layout)
     plain.as_delivered(task.decoder, kinds)
