@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from benchmark.models import convolution
-from benchmark.models.convolution import Conv, Dense, OneDNN, Patches, Taps, Transposed, way
+from benchmark.models.convolution import Conv, Dense, OneDNN, Patches, Products, Taps, Transposed, Weights, way
 
 SHAPES = [(1, 1), (1, 2), (2, 2), (2, 1), (3, 3), (4, 3), (4, 4), (5, 7), (8, 8)]
+BY = {"dense": Dense(), "patches": Patches(), "taps": Taps(), "weights": Weights, "onednn": None}
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -36,12 +37,14 @@ def threads(request):
 @pytest.fixture
 def forced(monkeypatch):
     """Have every convolution go the way that is given."""
-    return lambda by: monkeypatch.setattr(convolution, "way", lambda x, conv: by if by else OneDNN(conv))
+    return lambda by: monkeypatch.setattr(
+        convolution, "way", lambda x, conv: by if isinstance(by, Products) else (by or OneDNN)(conv)
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize("by", [Dense(), Patches(), Taps(), None], ids=["dense", "patches", "taps", "onednn"])
+@pytest.mark.parametrize("by", BY.values(), ids=BY)
 def test_each_way_has_the_values_and_gradients_of_torch(by, shape, layout, threads, forced):
     if isinstance(by, Dense) and max(shape) > convolution.DENSE:
         pytest.skip("there an output does not see every input")
@@ -83,7 +86,7 @@ def test_transposed(threads):
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
-@pytest.mark.parametrize("by", [Dense(), Patches(), Taps(), None], ids=["dense", "patches", "taps", "onednn"])
+@pytest.mark.parametrize("by", BY.values(), ids=BY)
 def test_in_bf16_it_is_as_near_to_fp32_as_torchs_own(by, size, forced):
     if isinstance(by, Dense) and size > convolution.DENSE:
         pytest.skip("there an output does not see every input")
@@ -123,7 +126,9 @@ def test_the_way_is_a_function_of_hardware_shape_and_arithmetic(monkeypatch):
     assert "2x2" in convolution.described(torch.device("cpu"))
     monkeypatch.setattr(convolution, "amx", lambda: True)
     assert [taken(conv, side) for side in (2, 3, 4, 5)] == [Dense, Patches, Patches, OneDNN]
-    assert taken(conv, 4, torch.float32) is OneDNN
+    assert taken(conv, 4, torch.float32) is OneDNN and taken(last, 32) is OneDNN
+    wide = Conv(64, 256, 3, padding=1)
+    assert taken(wide, 8) is Weights and {taken(wide, 9), taken(wide, 8, torch.float32)} == {OneDNN}
     assert (
         "4x4" in convolution.described(torch.device("cpu")) and convolution.described(torch.device("cuda")) == "torch"
     )

@@ -8,9 +8,9 @@ from benchmark.errors import UserError
 from benchmark.models import build
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder, Doubling
+from benchmark.models.layers import BatchNorm2d
 from benchmark.models.macs import count
 from benchmark.models.resnet import Block
-from benchmark.models.layers import BatchNorm2d
 
 PRUNED = (16, 60, 121, 8)
 

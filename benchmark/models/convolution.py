@@ -16,6 +16,7 @@ from benchmark.models.passes import OPS, passable, side_threads
 DENSE, PATCHES = 2, 4  # sides of the largest maps that go as one dense product, and as products of patches
 NARROW = 4  # outputs of the widest convolution that goes tap by tap
 WIDE = 32  # and inputs of the narrowest
+GATHERED, MANY = 8, 256  # side of the largest map, and outputs, from which weights have their gradient from patches
 
 
 class Conv(nn.Conv2d):
@@ -45,7 +46,9 @@ def way(x: Tensor, conv: nn.Conv2d) -> "OneDNN | Products":
             return Dense()
         if max(x.shape[2:]) <= PATCHES and low and amx():
             return Patches()
-    if same and low and conv.out_channels <= NARROW and conv.in_channels >= WIDE:
+        if max(x.shape[2:]) <= GATHERED and conv.out_channels >= MANY and low and amx():
+            return Weights(conv)
+    if same and low and conv.out_channels <= NARROW and conv.in_channels >= WIDE and not amx():
         return Taps()
     return OneDNN(conv)
 
@@ -205,6 +208,16 @@ class Patches(Products):
         return found.view(len(kernel), 3, 3, -1).permute(0, 3, 1, 2)
 
 
+class Weights(OneDNN):
+    """torch's own operator, but the gradient of the weights as a product with patches."""
+
+    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        """The gradients of x, of the kernel and of the bias, those that are wanted."""
+        to_x, to_kernel, to_bias = wanted
+        found = super().backward(gradient, x, kernel, [to_x, False, to_bias])
+        return [found[0], Patches().to_weight(gradient, x, kernel) if to_kernel else None, found[2]]
+
+
 def _patches(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B H W, 9 C], rows of the kernel first, then columns, then channels."""
     batch, channels, height, width = x.shape
@@ -217,7 +230,7 @@ def _patches(x: Tensor) -> Tensor:
 class Taps(Products):
     """k x k with few outputs: a product for all taps at once, whose results are then shifted and added.
 
-    oneDNN computes a vector of outputs at a time, of which three would be used.
+    Without AMX oneDNN computes a vector of outputs at a time, of which three would be used.
     """
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:

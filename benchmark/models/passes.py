@@ -1,6 +1,7 @@
 """Passes over bf16 maps of a CPU, compiled (`kernels.py`), as operators of torch, which its profilers and modes see."""
 
 import functools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1024  # rows whose sums are taken in fp32
-NARROW, ROWS = 32, 16  # of fewer channels, so many rows are taken as one
+WIDTH = (
+    1024  # as many rows are taken as one as make about so many numbers: a loop for each of 64 costs more than they do
+)
+BLOCK = 256  # such rows have their sums taken in fp32
 
 
 @functools.cache
@@ -110,10 +113,10 @@ def _unscaled_pooled_of(gradient, x, chosen, slope, factor, constant) -> Tensor:
 def _rows(x: Tensor, *channels: Tensor) -> list[np.ndarray]:
     """The bits of x [B, C, H, W] as rows of channels, and what there is for each channel as often as a row has it.
 
-    Of few channels several rows are taken as one, so that it fills the vectors of a CPU.
+    Several rows are taken as one, where they can be.
     """
     width, rows = x.shape[1], x.numel() // x.shape[1]
-    times = ROWS if width < NARROW and rows % ROWS == 0 else 1
+    times = math.gcd(rows, 1 << max(0, (WIDTH // width).bit_length() - 1))
     bits = x.permute(0, 2, 3, 1).reshape(-1, times * width)
     return [bits.view(torch.uint16).numpy(), *(item.repeat(times).numpy() for item in channels)]
 
