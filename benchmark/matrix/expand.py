@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from pydantic import BaseModel
+
 from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
@@ -262,14 +264,14 @@ class _Expansion:
         quirks = self.file.matrix.protocols[axes["protocol"]]
         parent = self._train_job(axes, settings, quirks)
         common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
-        common += tuple(_of_training(settings, published))
+        common += tuple(of_training(settings, published))
         at = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
         cells = [Cell(self.name, **at, attacker="none", split="validation", job=parent, departures=common)]
         attackers = self.file.members(name, "attacker")
         for attacker, split in itertools.product(attackers, suite.split):
             job = _attack_job(parent, attacker, split, by_split, quirks, attackers)
             involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
-            own = [one for other in involved for one in _of_attack(other, by_split[split], published)]
+            own = [one for other in involved for one in of_attack(other, by_split[split].attacks[other], published)]
             cells.append(Cell(self.name, **at, attacker=attacker, split=split, job=job, departures=(*common, *own)))
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
@@ -413,7 +415,8 @@ def _matches(axes: dict, condition: dict[str, object]) -> bool:
     return True
 
 
-def _of_training(settings: Settings, published: Settings) -> list[Departure]:
+def of_training(settings: Settings, published: Settings) -> list[Departure]:
+    """How a training's values (data, model, train, params, cem) depart from the published ones."""
     return [
         *_changed("data", settings.data, published.data),
         *_changed("model", settings.model, published.model),
@@ -423,10 +426,10 @@ def _of_training(settings: Settings, published: Settings) -> list[Departure]:
     ]
 
 
-def _of_attack(attacker: str, settings: Settings, published: Settings) -> list[Departure]:
+def of_attack(attacker: str, params: BaseModel, published: Settings) -> list[Departure]:
     """How an attacker's values depart from those above the suites: the published ones where the paper has it."""
     word = "published" if ATTACKS.get(attacker).printed else "default"
-    return _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker], word)
+    return _changed(f"attacks.{attacker}", params, published.attacks[attacker], word)
 
 
 def _changed(section: str, ours, theirs, word: str = "published") -> list[Departure]:

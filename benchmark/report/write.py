@@ -19,6 +19,7 @@ from benchmark.report.attacks import write_attacks, write_flags
 from benchmark.report.bounds import write_bounds
 from benchmark.report.frontier import told_without_sweep, write_frontier
 from benchmark.report.index import write_index
+from benchmark.report.leaderboard import write_leaderboard
 from benchmark.report.montage import write_montages
 from benchmark.report.page import build_page
 from benchmark.report.plots import stage as plots
@@ -50,7 +51,8 @@ def write(
     verdicts where rows have CEM off and on, the ablation where `published` stands beside another protocol, the
     frontier where the suite has a sweep.
 
-    And the index of all tables beside `out` (index.py), where `description` says what the suite is.
+    And beside `out` the index of all tables (index.py), where `description` says what the suite is, and the leaderboard
+    of all results in the store (leaderboard.py).
 
     compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
     whether plots/ and the frontier's are wanted.
@@ -79,6 +81,7 @@ def write(
         paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]
     answer = summary(judged) if len(judged) else ""
     paths.append(write_index(cells, store, out, description, answer))
+    paths += write_leaderboard(store, out.parent)
     return Report(out / "report.html", paths, answer)
 
 
