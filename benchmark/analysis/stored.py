@@ -29,14 +29,15 @@ ABOUT = ["suite", "epochs", "measured_by"]
 def stored_cells(store: Store, say: Callable[[str], None]) -> list[Cell]:
     """The finished attacks on trainings on a whole data set, and these trainings, once for each protocol of theirs.
 
-    Of several results of one attacker on one training (other budgets), the one with the lowest MSE is there. `say` is
-    told, in a line, of what cannot be read, and of rows whose defence or data set is not known here.
+    Attackers have all images of their split. Of several results of one attacker on one training (other budgets), the
+    one with the lowest MSE is there. `say` is told, in a line, of what cannot be read, and of rows whose defence or
+    data set is not known here.
     """
     matrix, attacks, trainings = MatrixFile(), {}, {}
     for job in finished_jobs(store, say):
         try:
             with foreign(f"{store.root / job.folder} is left out of the leaderboard"):
-                if job.kind != "attack" or any(job.cell["data"].values()):
+                if job.kind != "attack" or any(job.cell["data"].values()) or "knowledge" in job.config:
                     continue
                 value = store.metrics(job)["values"].get("mse")
                 cell = _cell(job, matrix)
