@@ -19,6 +19,8 @@ for path in sorted(site.glob("*/about.json")):
     texts = (about["suite"], about["description"], about["answer"])
     name, what, answer = (html.escape(text) for text in texts)
     items.append(f'<li><a href="{path.parent.name}/report.html">{name}</a>: {what}. {answer}</li>')
+if (site / "leaderboard.html").exists():
+    items.insert(0, '<li><a href="leaderboard.html">Leaderboard</a>: all rows, ranked.</li>')
 listed = "\n".join(items) or "<li>No suite is committed yet.</li>"
 site.joinpath("index.html").write_text(
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -20,6 +20,18 @@ True
 (408, 68)
 >>> print(found.summary.partition(":")[0])
 photos, 24 images of the attacker's, 12 scored
+
+The standard set, with the choice among its attackers made on images that they hold out of their own:
+
+>>> short = {"attacks.*.epochs": 1, "attacks.*.iterations": 1, "attacks.*.members": 1, "attacks.*.blocks": 1}
+>>> found = benchmark.evaluate(
+...     encoder, "photos", 0.1, attackers="standard", settings=short, train_images=24, test_images=12, data=data
+... )
+>>> list(found.frame["attacker"])
+['decoder', 'ridge', 'kernel', 'converged', 'ssim_decoder', 'unet', 'unrolled', 'whitebox_standard', 'standard']
+>>> best = found.frame.set_index("attacker").loc["standard", "chosen"].partition(",")[0]
+>>> bool(found.frame.set_index("attacker")["mse_held_out"].idxmin() == best)
+True
 """
 
 import copy
@@ -40,6 +52,7 @@ from benchmark.analysis import baseline, convergence
 from benchmark.analysis.collect import tidy_frame
 from benchmark.attacks import ATTACKS, Attack, Selection, Target
 from benchmark.attacks.base import NO_QUIRKS
+from benchmark.attacks.held_out import MSE, SSIM
 from benchmark.attacks.splits import split as split_images
 from benchmark.data import DATASETS, DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
@@ -57,6 +70,7 @@ from benchmark.training import checkpoint, device, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import build_defense, build_model
 
+STANDARD = "standard"  # the suite of the fixed set, and the attacker that is the choice among it
 Channel = float | Defense | Callable[[Tensor, torch.Generator], Tensor]
 
 __all__ = ["Evaluation", "StoredEncoder", "evaluate", "load_encoder", "load_results"]
@@ -68,7 +82,9 @@ class Evaluation:
 
     frame: a line for each attacker, `attacker` and `split` first, then the numbers that the benchmark's own results
     have (`metrics.reconstruction.summarise`), `mse_of_mean_image` (what knowing nothing gives), `final_loss`,
-    `converged` (yes, no, too short) and `beats_mean_image`. Images are in [0, 1]; PSNR is in dB.
+    `converged` (yes, no, too short) and `beats_mean_image`. Images are in [0, 1]; PSNR is in dB. Attackers of the
+    standard set have `mse_held_out` and `ssim_held_out`, of images that they held out of their own; where the set was
+    asked for, the line `standard` is that of the one that is best on these, which `chosen` names.
     pictures: attacker -> the first originals above their reconstructions; empty for sets whose pictures must not leave
     the machine. summary: one paragraph for people.
     """
@@ -99,7 +115,7 @@ def evaluate(
     encoder: nn.Module,
     dataset: str,
     channel: Channel = 0.0,
-    attackers: Sequence[str] = ("decoder",),
+    attackers: str | Sequence[str] = ("decoder",),
     *,
     split: Literal["train", "infer"] = "train",
     settings: Mapping[str, object] | None = None,
@@ -109,6 +125,7 @@ def evaluate(
     data: Path | str = "data",
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    matrix: Path | str | None = None,
 ) -> Evaluation:
     """Attack any feature extractor; nothing of it is changed, and nothing is written but an embedded data set.
 
@@ -117,33 +134,45 @@ def evaluate(
     channel: what becomes of a clean feature before it is sent: the standard deviation of Gaussian noise, a defence
     (as `StoredEncoder.channel`), or a function (z, generator) -> z of the same shape, which draws from the generator.
     An attacker sees fresh draws of it as often as it likes. 0 sends the clean feature.
-    attackers: names of the matrix. The default is the paper's decoder alone: one attacker, not the strongest there may
-    be. A low error shows a leak, a high one no more than that this attacker failed. `ensemble` selects among the
-    results of a row, and does not apply here.
+    attackers: names of the matrix, or "standard" for the fixed set of the suite `standard` and the choice among it,
+    made on images that the attackers hold out, never on scored ones; hours on a CPU at the matrix's values. The default
+    is the paper's decoder alone: one attacker, not the strongest there may be. A low error shows a leak, a high one no
+    more than that this attacker failed. `ensemble` selects among the results of a row, and does not apply here.
     split: `train` fits on the training images and scores on the test images; `infer` on 90 % and 10 % of the latter.
     settings: as `--set`, for example {"attacks.decoder.epochs": 10}; else the matrix's values, without any quirk of
     the released code. train_images, test_images: the class-balanced first ones, None for all.
-    data: folder of the prepared data sets; precision: as `train.precision` of the matrix.
+    data: folder of the prepared data sets; precision: as `train.precision` of the matrix; matrix: a file of your own,
+    which declares attackers of your own.
 
     UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel of other
     shapes. Diverged where an attack's loss is no longer finite.
     """
     where = _device(device)
     images = datasets.subset(datasets.load(dataset, Path(data)), train_images, test_images).to(where)
-    chosen = _attackers(attackers, dataset, settings or {})
+    chosen = _attackers(attackers, dataset, settings or {}, MatrixFile(Path(matrix) if matrix else DEFAULT))
     autocast = _autocast(where, precision)
     generators = [where] if where.type == "cuda" else []
     with torch.random.fork_rng(devices=generators):  # the caller's own random state stays
         model = _model(encoder, images, where, autocast)
         sent = _defense(channel, images, model, where, autocast)
+        choosing = _asked(attackers, STANDARD)
+        if choosing and isinstance(sent, _Function):
+            raise UserError(
+                "some attackers of the standard set need the channel's likelihood; give a standard deviation or a "
+                "defence as channel, or name attackers that do without, for example ridge and converged"
+            )
         fit, score = split_images(split, images, False, seed)
         features = [encode(model, images, part, autocast) for part in (fit, score)]
-        lines, pictures = [], {}
+        lines, per_image, pictures = [], {}, {}
         for name, params in chosen.items():
-            line, rebuilt = _attack(name, params, model, sent, images, (fit, score), features, seed, split, autocast)
+            line, per_image[name], rebuilt = _attack(
+                name, params, model, sent, images, (fit, score), features, seed, split, autocast
+            )
             lines.append({"attacker": name, "split": split} | line)
             if images.publishable:
                 pictures[name] = _picture(score.images[:FIRST].cpu(), rebuilt[:FIRST])
+    if choosing:
+        lines.append(_choice(lines, per_image))
     frame = pd.DataFrame(lines)
     return Evaluation(frame, pictures, _summary(frame, dataset))
 
@@ -234,14 +263,21 @@ def _changes(settings: Mapping[str, object]) -> list[Change]:
     return [Change(path, value, f"settings {path}={value}") for path, value in settings.items()]
 
 
-def _attackers(names: Sequence[str], dataset: str, settings: Mapping[str, object]) -> dict[str, object]:
-    """Attacker -> its parameters."""
-    file = MatrixFile(DEFAULT)
+def _asked(names: str | Sequence[str], name: str) -> bool:
+    return name in ([names] if isinstance(names, str) else names)
+
+
+def _attackers(
+    names: str | Sequence[str], dataset: str, settings: Mapping[str, object], file: MatrixFile
+) -> dict[str, object]:
+    """Attacker -> its parameters; of the standard set those that it is a choice among, once each."""
     names = [names] if isinstance(names, str) else list(names)
     known = [name for name in file.matrix.attacks if not issubclass(ATTACKS.get(name), Selection)]
+    members = [name for name in file.matrix.suites[STANDARD].attacker if name in known]
+    names = list(dict.fromkeys(one for name in names for one in (members if name == STANDARD else [name])))
     for name in names:
         if name not in known:
-            raise UserError(f"unknown attacker '{name}'; {suggest(name, known)}")
+            raise UserError(f"unknown attacker '{name}'; {suggest(name, [*known, STANDARD])}")
     if not names:
         raise UserError(f"no attacker was asked for; known: {', '.join(known)}")
     if dataset not in file.matrix.datasets:  # a plug-in's, which no matrix of ours declares
@@ -322,8 +358,8 @@ def _attack(
     seed: int,
     split: str,
     autocast: dict[str, Any],
-) -> tuple[dict, Tensor]:
-    """One attacker's line of the frame, and what it rebuilt, uint8 [N, 3, H, W] on the CPU."""
+) -> tuple[dict, dict[str, Tensor], Tensor]:
+    """One attacker's line of the frame, each image's values, and what it rebuilt, uint8 [N, 3, H, W] on the CPU."""
     attack: type[Attack] = ATTACKS.get(name)
     where = features[0].device
 
@@ -352,16 +388,27 @@ def _attack(
     per_image, rebuilt = score_images(task.reconstructions(), parts[1])
     line = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
     blindly = mean_image_mse(*parts)
-    return line | {
+    losses = [epoch["loss"] for epoch in history]  # a closed form has no epochs, and nothing to converge
+    line |= task.found(line) | {
         "mse_of_mean_image": blindly,
         "fitted_on": len(parts[0]),
         "scored_on": len(parts[1]),
-        "final_loss": history[-1]["loss"] if history else None,  # a closed form has no epochs, and nothing to converge
-        "converged": convergence.verdict(convergence.decrease_percent([epoch["loss"] for epoch in history]))
-        if history
-        else "yes",
+        "final_loss": losses[-1] if losses else None,
+        "converged": convergence.verdict(convergence.decrease_percent(losses)) if losses else "yes",
         "beats_mean_image": baseline.beats(line["mse"], blindly),
-    }, rebuilt
+    }
+    return line, per_image, rebuilt
+
+
+def _choice(lines: list[dict], per_image: dict[str, dict[str, Tensor]]) -> dict:
+    """The line `standard`: the attacker that is best on the images held out, as on the row of a suite."""
+    found, selection = {line["attacker"]: line for line in lines}, ATTACKS.get(STANDARD)()
+    chosen = selection.choose(found)
+    values = selection.select(per_image, chosen)
+    same = {"attacker": STANDARD, MSE: found[chosen["mse"]][MSE], SSIM: found[chosen["ssim"]][SSIM]}
+    other = "" if chosen["ssim"] == chosen["mse"] else f", for SSIM {chosen['ssim']}"
+    line = found[chosen["mse"]] | same | summarise(values["mse"], values["ssim"], selection.psnr_batch)
+    return line | {"chosen": chosen["mse"] + other}
 
 
 def _picture(originals: Tensor, rebuilt: Tensor) -> Image.Image:
@@ -374,18 +421,23 @@ def _picture(originals: Tensor, rebuilt: Tensor) -> Image.Image:
 
 
 def _summary(frame: pd.DataFrame, dataset: str) -> str:
-    best = frame.loc[frame["mse"].idxmin()]
-    count = len(frame)
+    attacks = frame[frame["attacker"] != STANDARD]
+    best, count = attacks.loc[attacks["mse"].idxmin()], len(attacks)
+    who = f"{'the attacker' if count == 1 else f'the strongest of {count} attackers'}, {best['attacker']},"
+    if len(attacks) < len(frame):
+        stronger, best = best, frame.iloc[-1]
+        who = f"of {count} attackers the one that is best on images held out, {best['chosen']},"
     text = (
-        f"{dataset}, {best['fitted_on']} images of the attacker's, {best['scored_on']} scored: "
-        f"{'the attacker' if count == 1 else f'the strongest of {count} attackers'}, {best['attacker']}, rebuilds with "
+        f"{dataset}, {best['fitted_on']} images of the attacker's, {best['scored_on']} scored: {who} rebuilds with "
         f"MSE {best['mse']:.4f} (the mean image: {best['mse_of_mean_image']:.4f}), SSIM {best['ssim']:.3f} and PSNR "
         f"{best['psnr_db']:.2f} dB; the best 1 % of the images have MSE {best['mse_worst_1_percent']:.4f}."
     )
+    if len(attacks) < len(frame) and stronger["mse"] < best["mse"]:
+        text += f" On the scored images themselves {stronger['attacker']} is stronger: MSE {stronger['mse']:.4f}."
     if not best["beats_mean_image"]:
         text += " That is no better than answering with the mean image: it learnt nothing, which shows no defence."
-    if (frame["converged"] != "yes").any():
-        names = ", ".join(frame[frame["converged"] != "yes"]["attacker"])
+    if (attacks["converged"] != "yes").any():
+        names = ", ".join(attacks[attacks["converged"] != "yes"]["attacker"])
         text += f" Not shown to have converged, so longer attacks may rebuild more: {names}."
     return text + " A stronger attacker than those used may exist."
 

@@ -78,6 +78,17 @@ class CEM(Strict):
     threshold: Annotated[Number, Field(gt=0)] = Field(0.125, description="t of the scalar form's floor t*sigma^2")
 
 
+class Knowledge(Strict):
+    """Which images an attacker has. Part of an attack's key only where it is not the default."""
+
+    share: Annotated[Fraction, Field(gt=0)] = Field(
+        1.0, description="of the images of its split, the class-balanced first ones; it goes over them more often"
+    )
+    dataset: str | None = Field(
+        None, description="data set of whose training images it has as many instead; null = its split's own images"
+    )
+
+
 class Quirks(Strict):
     """Behaviours of the released code that are not in the paper; each can be turned on and off alone."""
 

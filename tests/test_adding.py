@@ -7,6 +7,7 @@ import pytest
 from command_line import Place, call, place  # noqa: F401 (fixture)
 from PIL import Image
 
+import benchmark
 from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
@@ -72,6 +73,10 @@ def test_a_defence(example):
     for cem in ("off", "on"):
         assert re.search(rf",{name},{cem},published,decoder,infer,mse,125,0\.\d+,done,", found)
     assert re.search(r",none,off,published,decoder,infer,mse,125,0\.\d+,done,", found)
+    stored = benchmark.load_encoder(f"photos/{name}", results=place.results)
+    options = {"train_images": 24, "test_images": 20, "data": place.data}
+    judged = benchmark.evaluate(stored, stored.dataset, stored.channel, ["ridge"], **options)
+    assert stored.channel.params.ceiling == 0.7 and 0 < judged.frame["mse"][0] < 1
 
 
 def test_an_attacker(example):
@@ -79,6 +84,10 @@ def test_an_attacker(example):
     assert re.search(rf",bottleneck,off,published,{name},infer,mse,125,0\.\d+,done,", results(place))
     table = (place.tables / "smoke" / "photos-attackers-mse.md").read_text()
     assert name in table and re.search(r"^\| Bottleneck \|.* 0\.\d{4}", table, flags=re.M)
+    encoder = benchmark.load_encoder("photos/bottleneck", results=place.results)
+    options = {"train_images": 24, "test_images": 20, "data": place.data, "settings": {"attacks.linear.epochs": 1}}
+    judged = benchmark.evaluate(encoder, "photos", 0.025, [name], matrix=place.matrix, **options)
+    assert list(judged.frame["attacker"]) == [name] and 0 < judged.frame["mse"][0] < 1
 
 
 def test_a_data_set(example, tiny_images, tmp_path):

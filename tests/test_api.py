@@ -112,6 +112,27 @@ def test_a_result_holds_a_frame_pictures_and_a_paragraph(evaluate):
     assert "longer attacks may rebuild more: decoder, gan" in found.summary and "\n" not in found.summary
 
 
+def test_the_standard_set_and_the_choice_among_it(evaluate):
+    """Named once more, or beside another: each attacker once, and the choice by what it says of images held out."""
+    short = TINY | {"attacks.*.iterations": 1, "attacks.*.members": 1, "attacks.unet.channels": 4}
+    found = evaluate(channel=0.05, attackers=["standard", "gan", "ridge"], settings=short, train_images=40)
+    frame = found.frame.set_index("attacker")
+    members = ["ridge", "kernel", "converged", "ssim_decoder", "unet", "unrolled", "whitebox_standard"]
+    assert list(frame.index) == ["decoder", *members, "gan", "standard"]
+    judged, chosen = frame.loc[members], frame.loc["standard", "chosen"]
+    mse, ssim = judged["mse_held_out"].idxmin(), judged["ssim_held_out"].idxmax()
+    assert chosen == (mse if mse == ssim else f"{mse}, for SSIM {ssim}")
+    assert frame.loc["standard", "mse"] == frame.loc[mse, "mse"]
+    assert frame.loc["standard", "ssim"] == frame.loc[ssim, "ssim"]
+    assert frame.loc[["decoder", "gan"], "mse_held_out"].isna().all() and frame.loc[members, "chosen"].isna().all()
+    assert f"of 9 attackers the one that is best on images held out, {chosen}, rebuilds" in found.summary
+    better = frame.loc[frame["mse"] < frame.loc["standard", "mse"], "mse"]
+    assert ("On the scored images themselves" in found.summary) == (len(better) > 0)
+    assert "standard" not in found.pictures and set(members) < set(found.pictures)
+    with pytest.raises(UserError, match="need the channel's likelihood; give a standard deviation"):
+        evaluate(channel=lambda z, generator: z, attackers="standard")
+
+
 def test_the_encoder_and_the_random_state_stay_as_they_were(evaluate):
     encoder = Extractor().train()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -142,6 +163,7 @@ def test_a_channel_is_what_the_attacker_gets(evaluate):
     [
         ({"attackers": ["ensemble"]}, "unknown attacker 'ensemble'"),
         ({"attackers": ["decoders"]}, "decoder"),
+        ({"attackers": "standrad"}, "did you mean 'standard'"),
         ({"attackers": []}, "no attacker was asked for"),
         ({"dataset": "mnist"}, "unknown data set 'mnist'"),
         ({"dataset": "cifar10"}, "not prepared"),

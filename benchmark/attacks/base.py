@@ -37,7 +37,8 @@ class Target:
     [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], minus the log
     likelihood of z as sent, given z_hat; received: z [M, C, h, w] of the images that it is scored on; split: `train` or
     `infer`; quirks: those that bear on the attack, the others off; tested: clean features and uint8 images that it is
-    scored on, for the quirks that let an attack see them.
+    scored on, for the quirks that let an attack see them; passes: how often an epoch goes over its images,
+    so that whoever has few takes as many steps.
     """
 
     features: Tensor
@@ -54,6 +55,7 @@ class Target:
     split: str = "train"
     quirks: Quirks = NO_QUIRKS
     tested: tuple[Tensor, Tensor] | None = None
+    passes: int = 1
 
     @property
     def where(self) -> dict:
@@ -117,7 +119,7 @@ class Attack(Attacker, Task):
         self.params, self.target, self.where = params, target, target.where
         self.epochs = params.epochs
         self.batch_size = min(params.batch_size, len(target.images))
-        self.steps = -(-len(target.images) // self.batch_size)
+        self.steps = target.passes * -(-len(target.images) // self.batch_size)
         self.noise = seeded(target.device, "attack-noise", target.seed)
         self.losses = torch.zeros((), device=target.device, dtype=torch.float64)
         self.order = Order(self.steps * self.batch_size, self.batch_size, target.device)

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from benchmark.data import DataSet, ImageSet
+from benchmark.config import Knowledge
+from benchmark.data import DataSet, ImageSet, balanced
 from benchmark.errors import UserError
 from benchmark.training.loop import seeded
 
@@ -25,6 +26,17 @@ def split(name: str, data: DataSet, ordered: bool, seed: int) -> tuple[ImageSet,
         raise UserError(f"the infer split needs at least 2 test images, not {len(test)}; raise data.test_images")
     order = order.to(test.images.device)
     return test.take(order[:count]), test.take(order[count:])
+
+
+def known(fit: ImageSet, knowledge: Knowledge, other: DataSet | None) -> tuple[ImageSet, int]:
+    """(the images that the attacker has of `fit`, or as many of another data set's training images; `Target.passes`).
+
+    Shares are class-balanced, and smaller ones are parts of larger ones. An epoch goes over few images more often.
+    """
+    count = max(1, round(knowledge.share * len(fit)))
+    source = fit if other is None else other.train
+    found = balanced(source, min(count, len(source)), "images of the attacker's")
+    return found, max(1, round(len(fit) / len(found)))
 
 
 def _mixed(labels: Tensor, seed: int) -> Tensor:

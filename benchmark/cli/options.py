@@ -116,8 +116,10 @@ class Selection:
         return tables / f"{self.suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
 
     def datasets(self) -> list[str]:
-        """The data sets that the cells are trained on."""
-        return list(dict.fromkeys(cell.dataset for cell in self.cells if cell.job.kind != "efficiency"))
+        """The data sets that the cells are trained on, and those whose images their attackers have."""
+        cells = [cell for cell in self.cells if cell.job.kind != "efficiency"]
+        others = [cell.job.config.get("knowledge", {}).get("dataset") for cell in cells]
+        return list(dict.fromkeys([*(cell.dataset for cell in cells), *filter(None, others)]))
 
     def require_data(self) -> list[str]:
         """`datasets`, ready before anything runs: the embedded one is made now. UserError for one that is not."""

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from benchmark.cli.app import KEPT, group
-from benchmark.cli.options import Selection, Without, path, selecting
+from benchmark.cli.options import Device, Selection, Without, path, selecting
 from benchmark.errors import UserError
-from benchmark.output import say
+from benchmark.output import say, tell
 
 app = group("store", KEPT, "Check, tidy and exchange results.")
 
@@ -17,8 +17,18 @@ Results = Annotated[Selection, Without("suite", "where", "set_", "matrix", "data
 
 @app.command()
 @selecting
-def verify(selection: Results):
-    """Check every finished job's files against their checksums. Exit status 1 where any is damaged or unreadable."""
+def verify(
+    selection: Annotated[Selection, Without("suite", "where", "set_", "matrix")],
+    rescore: Annotated[
+        int | None, typer.Option(min=1, help="score so many attacks again, the strongest first, on this machine")
+    ] = None,
+    device: Device = "auto",
+):
+    """Check every finished job's files against their checksums. Exit status 1 where any is damaged or unreadable.
+
+    With --rescore also whether numbers follow from what is there: attacks that kept their state rebuild their images,
+    closed forms are computed again from the encoder. Exit status 1 where one disagrees, or none can be.
+    """
     from benchmark.store import hygiene
 
     found = hygiene.verify(selection.store)
@@ -32,7 +42,30 @@ def verify(selection: Results):
         f"{states.count('no checksums')} with no checksums, {states.count('damaged')} damaged"
         + (f", {states.count('unreadable')} unreadable" if "unreadable" in states else "")
     )
-    raise typer.Exit(int("damaged" in states or "unreadable" in states))
+    sound = "damaged" not in states and "unreadable" not in states
+    if rescore and sound:
+        sound = _rescore(selection, rescore, device)
+    raise typer.Exit(int(not sound))
+
+
+def _rescore(selection: Selection, most: int, device: str) -> bool:
+    """Whether there was something to score again, and all of it agrees."""
+    from benchmark.jobs.rescore import candidates, rescore
+    from benchmark.jobs.run_job import Machine
+    from benchmark.store.known import finished_jobs
+    from benchmark.training.device import pick
+
+    chosen = candidates(finished_jobs(selection.store, tell), selection.store)[:most]
+    machine = Machine(selection.store, selection.data, pick(device))
+    found = [rescore(job, machine, tell) for job in chosen]
+    for one in found:
+        say(f"{'agrees' if one.agrees else 'DISAGREES'}: {one.job.title}: {one.text}")
+    if not found:
+        say(
+            "nothing can be scored again: no attack here kept its state (`store export --weights` takes it along), and "
+            "none is a closed form (ridge, kernel)"
+        )
+    return bool(found) and all(one.agrees for one in found)
 
 
 @app.command()
@@ -66,9 +99,10 @@ def export(
     *,
     selection: Annotated[Selection, Without("suite")],
     weights: Annotated[bool, typer.Option("--weights", help="with checkpoints and per-image values")] = False,
+    by: Annotated[str, typer.Option(help="who measured them, for the leaderboard; stays with your results")] = "",
 ):
     """Write finished results into one archive, for somebody else to `store import`."""
-    from benchmark.store import archive, hygiene
+    from benchmark.store import archive, hygiene, shipped
 
     store = selection.store
     folders = list(hygiene.finished(store.root))
@@ -76,6 +110,8 @@ def export(
         folders = [store.path(job) for job in hygiene.known(selection.of(suite).jobs) if store.done(job)]
     if not folders:
         raise UserError(f"no finished job in {store.root} to export; choose another --results or suite")
+    if by:
+        archive.sign([folder for folder in folders if folder not in shipped.folders(store)], by)
     archive.export(store, sorted(folders), file, weights)
     say(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
 

@@ -68,11 +68,12 @@ def subset(data: DataSet, train_images: int | None, test_images: int | None) -> 
     ...) and stay in the stored order. The fingerprint stays that of the whole data set. UserError for a
     number below 1 or beyond what there is.
     """
-    train = _balanced(data.train, train_images, f"training images of {data.name}")
-    return replace(data, train=train, test=_balanced(data.test, test_images, f"test images of {data.name}"))
+    train = balanced(data.train, train_images, f"training images of {data.name}")
+    return replace(data, train=train, test=balanced(data.test, test_images, f"test images of {data.name}"))
 
 
-def _balanced(part: ImageSet, count: int | None, what: str) -> ImageSet:
+def balanced(part: ImageSet, count: int | None, what: str) -> ImageSet:
+    """As `subset`, of one part; `what` names its images."""
     if count is None:
         return part
     if not 1 <= count <= len(part):

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from benchmark import data
 from benchmark.attacks import ATTACKS, Attack, Selection, Target
 from benchmark.attacks.base import NO_QUIRKS, SCORE_BATCH, to_bytes
-from benchmark.attacks.splits import split
+from benchmark.attacks.splits import known, split
 from benchmark.bounds.measure import bounds_of
-from benchmark.config import CEM, Bounds, Efficiency, Model, Quirks, Train
+from benchmark.config import CEM, Bounds, Efficiency, Knowledge, Model, Quirks, Train
 from benchmark.data import DataSet, ImageSet
 from benchmark.defenses import DEFENSES
 from benchmark.errors import Diverged, UserError, writing
@@ -88,6 +88,11 @@ class Machine:
             whole = data.load(config["dataset"], self.data_root)
             self.loaded[key] = data.subset(whole, *key[1:]).to(self.device)
         return self.loaded[key]
+
+    def others(self, knowledge: dict) -> DataSet | None:
+        """The data set whose images an attacker has by its job's configuration, on the device; None for the cell's."""
+        name = knowledge["dataset"]
+        return None if name is None else data.load(name, self.data_root).to(self.device)
 
 
 def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
@@ -234,9 +239,15 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     images_of = "train" if "fit" in job.parents else job.config["split"]
     ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
     fit, score = split(images_of, images, ordered, recipe.seed)
+    knowledge, passes = job.config.get("knowledge"), 1
+    if knowledge:
+        other = machine.others(knowledge)
+        fit, passes = known(fit, _knowledge(knowledge), other)
+        # rebuilt images of a closed form are mixtures of those that the attacker has
+        images = replace(images, publishable=images.publishable and (other is None or other.publishable))
 
     def features_of(role: str, part: ImageSet) -> Tensor:
-        named = (role, images_of, ordered)
+        named = (role, images_of, ordered, *(knowledge.items() if knowledge and role == "fit" else ()))
         return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
 
     scored = features_of("score", score)
@@ -257,8 +268,14 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         split=job.config["split"],
         quirks=Quirks(**(ALL_OFF | job.config["quirks"])),
         tested=(scored, score.images),
+        passes=passes,
     )
     return Scene(attack(params, target), fit, score, images, precision)
+
+
+def _knowledge(said: dict) -> Knowledge:
+    """What an attack's configuration says, less the data set's fingerprint."""
+    return Knowledge(**{name: said[name] for name in Knowledge.model_fields})
 
 
 def rebuilt_attack(job: Job, machine: Machine) -> Scene:

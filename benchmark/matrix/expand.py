@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
+from pydantic import BaseModel
+
 from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
-from benchmark.config import Quirks, Resources, Split
+from benchmark.config import Knowledge, Quirks, Resources, Split
 from benchmark.defenses import DEFENSES
 from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
@@ -262,20 +264,30 @@ class _Expansion:
         quirks = self.file.matrix.protocols[axes["protocol"]]
         parent = self._train_job(axes, settings, quirks)
         common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
-        common += tuple(_of_training(settings, published))
+        common += tuple(of_training(settings, published))
         at = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
         cells = [Cell(self.name, **at, attacker="none", split="validation", job=parent, departures=common)]
-        attackers = self.file.members(name, "attacker")
+        attackers, known = self.file.members(name, "attacker"), self._known(settings.knowledge)
+        unlike = _changed("knowledge", settings.knowledge, published.knowledge, "default")
         for attacker, split in itertools.product(attackers, suite.split):
-            job = _attack_job(parent, attacker, split, by_split, quirks, attackers)
+            job = _attack_job(parent, attacker, split, by_split, quirks, attackers, known)
             involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
-            own = [one for other in involved for one in _of_attack(other, by_split[split], published)]
+            own = [one for other in involved for one in of_attack(other, by_split[split].attacks[other], published)]
+            own += unlike
             cells.append(Cell(self.name, **at, attacker=attacker, split=split, job=job, departures=(*common, *own)))
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
             own = _changed("bounds", settings.bounds, published.bounds)
             cells.append(Cell(self.name, **at, attacker="none", split="bounds", job=job, departures=(*common, *own)))
         return cells
+
+    def _known(self, knowledge: Knowledge) -> dict:
+        """What an attack's configuration says of the images that the attacker has: nothing where they are the default,
+        so that no key depends on it."""
+        if knowledge == Knowledge():
+            return {}
+        other = {} if knowledge.dataset is None else {"fingerprint": self.fingerprint(knowledge.dataset)}
+        return {"knowledge": knowledge.model_dump() | other}
 
     def _of_quirks(self, protocol: str) -> list[Departure]:
         """How a protocol departs from that of its name in the file that this one extends."""
@@ -341,34 +353,40 @@ class _Expansion:
 
 
 def _attack_job(
-    parent: Job, attacker: str, split: str, by_split: dict[str, Settings], quirks: Quirks, attackers: list[str]
+    parent: Job,
+    attacker: str,
+    split: str,
+    by_split: dict[str, Settings],
+    quirks: Quirks,
+    attackers: list[str],
+    known: dict,
 ) -> Job:
     """by_split: split -> the settings of attacks with it; attackers: those of the row; a `Selection` selects among
-    their results."""
+    their results; known: of `_known`."""
     attack, settings = ATTACKS.get(attacker), by_split[split]
     parents = {"train": parent}
     warm = attack.warm_start if quirks.q4_gan_warm_start else None
     if warm and warm[0] not in settings.attacks:
         raise UserError(f"with quirk q4 the attacker '{attacker}' starts from '{warm[0]}'; declare that under attacks")
     if warm and warm != (attacker, split):
-        parents["warm_start"] = _attack_job(parent, *warm, by_split, quirks, [])
+        parents["warm_start"] = _attack_job(parent, *warm, by_split, quirks, [], known)
     if attack.single_fit and quirks.q14_gan_single_fit and split == "infer":
-        parents = {"train": parent, "fit": _attack_job(parent, attacker, "train", by_split, quirks, [])}
+        parents = {"train": parent, "fit": _attack_job(parent, attacker, "train", by_split, quirks, [], known)}
     with foreign(f"the attacker '{attacker}' does not say from which attack it starts"):
         begun = attack.starts_from(settings.attacks[attacker], split)
     if begun:
-        parents["start"] = _attack_job(parent, *begun, by_split, quirks, [])
+        parents["start"] = _attack_job(parent, *begun, by_split, quirks, [], known)
     if issubclass(attack, Selection):
         if not _others(attackers):
             raise UserError(f"the attacker '{attacker}' selects among others: add some to the suite's `attacker`")
-        parents |= {name: _attack_job(parent, name, split, by_split, quirks, []) for name in _others(attackers)}
+        parents |= {name: _attack_job(parent, name, split, by_split, quirks, [], known) for name in _others(attackers)}
     config = {
         "attack": attacker,
         "version": attack.version,
         "params": settings.attacks[attacker].model_dump(),
         "split": split,
         "quirks": _quirks(quirks, *_attack_quirks(attack, parent.config, "train" if "fit" in parents else split)),
-    }
+    } | known
     return Job("attack", config, parents, settings.resources["attack"])
 
 
@@ -413,7 +431,8 @@ def _matches(axes: dict, condition: dict[str, object]) -> bool:
     return True
 
 
-def _of_training(settings: Settings, published: Settings) -> list[Departure]:
+def of_training(settings: Settings, published: Settings) -> list[Departure]:
+    """How a training's values (data, model, train, params, cem) depart from the published ones."""
     return [
         *_changed("data", settings.data, published.data),
         *_changed("model", settings.model, published.model),
@@ -423,10 +442,10 @@ def _of_training(settings: Settings, published: Settings) -> list[Departure]:
     ]
 
 
-def _of_attack(attacker: str, settings: Settings, published: Settings) -> list[Departure]:
+def of_attack(attacker: str, params: BaseModel, published: Settings) -> list[Departure]:
     """How an attacker's values depart from those above the suites: the published ones where the paper has it."""
     word = "published" if ATTACKS.get(attacker).printed else "default"
-    return _changed(f"attacks.{attacker}", settings.attacks[attacker], published.attacks[attacker], word)
+    return _changed(f"attacks.{attacker}", params, published.attacks[attacker], word)
 
 
 def _changed(section: str, ours, theirs, word: str = "published") -> list[Departure]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from benchmark.attacks import ATTACKS
-from benchmark.config import CEM, Bounds, Data, Efficiency, Kinds, Model, Resources, Train
+from benchmark.config import CEM, Bounds, Data, Efficiency, Kinds, Knowledge, Model, Resources, Train
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
@@ -56,6 +56,7 @@ class Settings:
     params: BaseModel  # the defence's
     cem: CEM | None
     attacks: dict[str, BaseModel]
+    knowledge: Knowledge
     efficiency: Efficiency
     resources: dict[str, Resources]  # of each kind of job
     bounds: Bounds
@@ -80,6 +81,7 @@ class MatrixValues:
         own = self.changes(("datasets", dataset, "set"), self.matrix.datasets[dataset].set)
         for change in own + changes:
             self._apply(sections, change, cem)
+        self._check_knowledge(sections["knowledge"], dataset)
         return Settings(
             data=sections["data"],
             model=sections["model"],
@@ -87,6 +89,7 @@ class MatrixValues:
             params=sections[f"defenses.{defense}"],
             cem=sections["cem"],
             attacks={name: sections[f"attacks.{name}"] for name in self.matrix.attacks},
+            knowledge=sections["knowledge"],
             efficiency=sections["efficiency"],
             resources={kind: sections[f"resources.{kind}"] for kind in Kinds.model_fields},
             bounds=sections["bounds"],
@@ -112,6 +115,7 @@ class MatrixValues:
             "model": matrix.datasets[dataset].model,
             "train": matrix.train,
             "cem": matrix.cem[cem],
+            "knowledge": matrix.knowledge,
             "efficiency": matrix.efficiency,
             "bounds": matrix.bounds,
         }
@@ -140,6 +144,22 @@ class MatrixValues:
             old = sections[member]
             if old is not None:  # `cem.*` says nothing to a cell without CEM
                 sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
+
+    @staticmethod
+    def _check_knowledge(knowledge: Knowledge, dataset: str) -> None:
+        """UserError unless the attacker's images are of a data set that there is, and fit the encoder."""
+        if knowledge.dataset is None:
+            return
+        if knowledge.dataset not in DATASETS.names():
+            raise UserError(
+                f"knowledge.dataset: unknown name '{knowledge.dataset}'; {suggest(knowledge.dataset, DATASETS.names())}"
+            )
+        sizes = [DATASETS.get(name).image_size for name in (knowledge.dataset, dataset)]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"knowledge.dataset: images of {knowledge.dataset} have {sizes[0]} px, and {dataset}'s encoders take "
+                f"{sizes[1]} px; choose another, or other rows"
+            )
 
     def _checked(self, model: type[BaseModel], value, path: tuple = ()) -> BaseModel:
         with foreign(self.where(path)):  # a plug-in's Params may check its values as it likes

@@ -4,7 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from benchmark.config import CEM, Bounds, Data, Efficiency, Fraction, Kinds, Model, Number, Quirks, Split, Strict, Train
+from benchmark.config import (
+    CEM,
+    Bounds,
+    Data,
+    Efficiency,
+    Fraction,
+    Kinds,
+    Knowledge,
+    Model,
+    Number,
+    Quirks,
+    Split,
+    Strict,
+    Train,
+)
 
 
 class Range(Strict):
@@ -103,6 +117,7 @@ class Matrix(Strict):
     defenses: dict[str, dict[str, object]] = Field(description="defence -> its parameters, as its file declares")
     cem: dict[str, CEM | None] = Field(description="name of a variant -> its settings; null is no CEM")
     attacks: dict[str, dict[str, object]] = Field(description="attacker -> its parameters, as its file declares")
+    knowledge: Knowledge = Field(default_factory=Knowledge, description="which images every attacker has")
     protocols: dict[str, Quirks]
     efficiency: Efficiency
     resources: Kinds

@@ -8,6 +8,7 @@ import pandas as pd
 from benchmark.analysis.ablation import BASE, ablation
 from benchmark.analysis.collect import ATTACK, epochs, per_image_reader, tidy_frame
 from benchmark.analysis.frontier import points
+from benchmark.analysis.swept import of_attacks, swept
 from benchmark.analysis.verdicts import aggregate, verdicts
 from benchmark.departures import told
 from benchmark.errors import UserError
@@ -19,10 +20,12 @@ from benchmark.report.attacks import write_attacks, write_flags
 from benchmark.report.bounds import write_bounds
 from benchmark.report.frontier import told_without_sweep, write_frontier
 from benchmark.report.index import write_index
+from benchmark.report.leaderboard import write_leaderboard
 from benchmark.report.montage import write_montages
 from benchmark.report.page import build_page
 from benchmark.report.plots import stage as plots
 from benchmark.report.render import write_tables, write_text
+from benchmark.report.swept import write_swept
 from benchmark.report.verdicts import summary, write_ablation, write_verdicts
 from benchmark.store.store import Store
 
@@ -48,9 +51,10 @@ def write(
 ) -> Report:
     """Write to the folder `out` what the results of `cells` support: tables, attacks, bounds, the page and figures;
     verdicts where rows have CEM off and on, the ablation where `published` stands beside another protocol, the
-    frontier where the suite has a sweep.
+    frontier where the suite has a sweep, or the table of one over attackers' settings.
 
-    And the index of all tables beside `out` (index.py), where `description` says what the suite is.
+    And beside `out` the index of all tables (index.py), where `description` says what the suite is, and the leaderboard
+    of all results in the store (leaderboard.py).
 
     compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
     whether plots/ and the frontier's are wanted.
@@ -72,13 +76,17 @@ def write(
     paths += [*write_attacks(cells, store, out), *write_flags(frame, out)]
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
-    swept = [cell.strength for cell in cells if cell.strength]
-    paths += write_frontier(traded, told_without_sweep([cell.departures for cell in cells], swept), out, figures)
+    points = {cell.suite: cell.strength for cell in cells if cell.strength}
+    others = told_without_sweep([cell.departures for cell in cells], list(points.values()))
+    paths += write_frontier(traded, others, out, figures)
+    on_attacks = {suite: point for suite, point in points.items() if of_attacks(point)}
+    paths += write_swept(swept(frame, on_attacks), others, out)
     paths.append(write_text(out / "report.html", page))
     if figures:
         paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]
     answer = summary(judged) if len(judged) else ""
     paths.append(write_index(cells, store, out, description, answer))
+    paths += write_leaderboard(store, out.parent)
     return Report(out / "report.html", paths, answer)
 
 
@@ -90,7 +98,7 @@ def _ablation(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
 
 
 def _frontier(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
-    strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
+    strengths = {cell.suite: cell.strength for cell in cells if cell.strength and not of_attacks(cell.strength)}
     found = points(frame, strengths)
     if strengths and found.empty:
         tell("no frontier yet: no point of the sweep has both its accuracy and an attack")

@@ -16,8 +16,9 @@ from benchmark.files import whole
 NAME = "SHA256SUMS"
 ENCODER = "encoder.safetensors"  # small, and needed by whoever attacks it: shared like the numbers
 RECOGNITION, LPIPS = "recognition.json", "lpips.json"
+SUBMITTER = "submitter.json"  # who measured it, as `store export --by` was told
 _TEXT = (".json", ".csv", ".txt")  # what a checkout may take for text
-ADDED = {RECOGNITION, LPIPS}  # to a finished attack, by `measure recognise` and `measure lpips`: no part of the result
+ADDED = {RECOGNITION, LPIPS, SUBMITTER}  # to a finished job, by `measure` and `store export`: no part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
 

@@ -152,7 +152,8 @@ def remove(store: Store, item: Waste) -> bool:
 def known(jobs: list[Job]) -> list[Job]:
     """The jobs themselves. UserError where a data set is not prepared here, as the keys then are not known."""
     for job in jobs:
-        if "fingerprint" in job.cell and job.cell["fingerprint"] is None:
-            name = job.cell["dataset"]
-            raise UserError(f"which results belong to a suite with {name} is known only where {name} is prepared")
+        for said in (job.cell, job.config.get("knowledge", {})):
+            if said.get("fingerprint", "") is None:
+                name = said["dataset"]
+                raise UserError(f"which results belong to a suite with {name} is known only where {name} is prepared")
     return jobs

@@ -65,6 +65,11 @@ def ship(store: Store, jobs: list[Job]) -> list[Path]:
     return sorted(rows)
 
 
+def folders(store: Store) -> set[Path]:
+    """The folders of all jobs that come with the project."""
+    return {folder for archive in (store.root / FOLDER).glob("*/*.tar.gz") for folder in _held(store, archive)}
+
+
 def _held(store: Store, archive: Path) -> set[Path]:
     """The folders of the jobs that the archive holds, all of which are in the store."""
     if not archive.is_file():

@@ -3,7 +3,7 @@
     RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt SHA256SUMS
                                               checkpoint.safetensors per_image.safetensors encoder.safetensors
                                               reconstructions.png extremes.png pictures.json
-                                              recognition.json lpips.json (measured later)
+                                              recognition.json lpips.json submitter.json (added later)
     RESULTS/.work/KEY[.N]/                    a job under way or failed: its lock, log, heartbeat and mid-job state
 
 A finished folder appears by one rename, so it is whole or not there, and what is read of it is checked against its
@@ -25,7 +25,7 @@ from benchmark.files import whole
 from benchmark.matrix.expand import Job
 from benchmark.store import checksums, solid
 from benchmark.store.lock import LOCK, Locks, Lost
-from benchmark.text import plain
+from benchmark.text import LONGEST_NAME, plain
 
 CHECKPOINT = "checkpoint.safetensors"
 ENCODER = checksums.ENCODER  # of a training: what attacks read of its checkpoint
@@ -117,6 +117,10 @@ class Store:
     def lpips(self, job: Job) -> dict:
         """What `measure lpips` found of the finished attack's images; {} where it is to be measured (again)."""
         return self._added(job, checksums.LPIPS, {"weights": str, "lpips": float, "lpips_worst_1_percent": float})
+
+    def submitter(self, job: Job) -> str:
+        """Who measured the result, as the archive that it came in says; "" where none does."""
+        return plain(self._added(job, checksums.SUBMITTER, {"by": str}).get("by", ""))[:LONGEST_NAME]
 
     def _added(self, job: Job, name: str, fields: dict[str, type]) -> dict:
         """No part of a result, so a kill while it was written, or damage, costs no more than measuring again."""

@@ -1,0 +1,86 @@
+"""The leaderboard: rows ranked by how badly the strongest attacker that was used rebuilds images, from a tidy frame.
+
+Per data set and split, the highest MSE first. The strongest attacker is the one of the lowest MSE on the images under
+attack, so a row gains nothing by weak attackers that stand beside strong ones. Attackers that see more than one feature
+of an image, and choices among attackers, do not count. What nothing may be read into (doubts.py), or has no accuracy,
+has no rank.
+"""
+
+from collections.abc import Collection
+
+import pandas as pd
+
+from benchmark.analysis.doubts import Doubts
+from benchmark.analysis.flags import flags
+from benchmark.analysis.frame import half_width
+from benchmark.analysis.names import BEYOND_ONE_FEATURE, CHOICES, rank
+from benchmark.departures import column, parted
+
+ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
+MEASURED = ["attacker", "attackers", "seeds", "mse", "mse_half_width", "ssim"]
+MEASURED += ["accuracy_percent", "accuracy_percent_half_width"]
+COLUMNS = [*ROW, "rank", "frontier", *MEASURED, "flags", "label", "doubt"]
+NO_ACCURACY = "no accuracy is stated"
+
+
+def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
+    """A line for each row and split of a tidy frame (frame.py) that was attacked, best first; the columns are COLUMNS.
+
+    random: the defences that draw noise or masks. rank: from 1 in each data set and split, NaN for none; frontier:
+    whether no other ranked row has an accuracy and an MSE that are both as high, one of them higher; attacker: the
+    strongest, of which seeds, mse, ssim and label (its departures from the published setting) are; attackers: how many
+    were used; half widths: of the 95 % interval over seeds, NaN for one seed; flags: the names of flags.py, with `, `
+    between them; doubt: why the row has no rank, "" for a ranked one.
+    """
+    doubts, done = Doubts(frame), frame[frame["status"] == "done"]
+    flagged = flags(frame, random)
+    accuracy = done[done["metric"] == "accuracy_percent"].groupby(ROW[:5])["value"].agg(list).to_dict()
+    lines = []
+    attacks = done[~done["attacker"].isin(["none", *BEYOND_ONE_FEATURE, *CHOICES])]
+    for row, part in attacks[attacks["metric"] == "mse"].groupby(ROW, sort=True):
+        errors = part.groupby("attacker")["value"].agg(list)
+        strongest = errors.map(_mean).idxmin()
+        stated = accuracy.get(row[:5], [])
+        same = attacks[(attacks[ROW] == list(row)).all(axis=1) & (attacks["attacker"] == strongest)]
+        line = {"attacker": strongest, "attackers": len(errors), "seeds": len(errors[strongest])}
+        line |= {"ssim": same[same["metric"] == "ssim"]["value"].mean(), "flags": _names(flagged, row, strongest)}
+        line |= {"label": column(parted(same["label"]))}
+        line |= _estimate("mse", errors[strongest]) | _estimate("accuracy_percent", stated)
+        suite, protocol, dataset, defense, cem, split = row
+        doubt = doubts.of(suite, protocol, dataset, defense, cem, strongest, split)
+        lines.append(dict(zip(ROW, row, strict=True)) | line | {"doubt": doubt or ("" if stated else NO_ACCURACY)})
+    return _ranked(pd.DataFrame(lines, columns=[name for name in COLUMNS if name not in ("rank", "frontier")]))
+
+
+def _names(flagged: pd.DataFrame, row: tuple, strongest: str) -> str:
+    """The row's flags, each once; of few draws only where the number that stands there rests on few."""
+    own = flagged[(flagged[ROW] == list(row)).all(axis=1)]
+    own = own[(own["flag"] != "few_draws") | (own["attacker"] == strongest)]
+    return ", ".join(dict.fromkeys(own["flag"]))
+
+
+def _ranked(board: pd.DataFrame) -> pd.DataFrame:
+    parts = []
+    places = board.groupby(["dataset", "split"], sort=False)
+    for _, part in sorted(places, key=lambda item: (item[0][0], rank(item[0][1], ("train", "infer")))):
+        part = part.assign(doubted=part["doubt"] != "").sort_values(["doubted", "mse"], ascending=[True, False])
+        sound = part[~part["doubted"]]
+        pairs = list(zip(sound["accuracy_percent"], sound["mse"], strict=True))
+        best = [not any(_beats(other, own) for other in pairs) for own in pairs]
+        ranks = pd.Series(range(1, len(sound) + 1), index=sound.index, dtype=float)
+        parts.append(part.assign(rank=ranks, frontier=pd.Series(best, index=sound.index)).fillna({"frontier": False}))
+    return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def _beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
+    return other != own and other[0] >= own[0] and other[1] >= own[1]
+
+
+def _estimate(name: str, values: list[float]) -> dict[str, float]:
+    """Mean and half width; NaN for none."""
+    width = half_width(values)
+    return {name: _mean(values), f"{name}_half_width": float("nan") if width is None else width}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

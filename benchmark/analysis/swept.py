@@ -1,0 +1,37 @@
+"""How well attackers rebuild at each value of a sweep over what they have or may spend: an axis of attacks alone."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from benchmark.analysis.doubts import Doubts
+from benchmark.matrix.expand import Point
+
+OF_ATTACKS = ("attacks", "knowledge")  # sections of the settings on which no training depends
+ROW = ["dataset", "protocol", "defense", "cem", "split", "attacker"]
+COLUMNS = [*ROW, "point", "seeds", "mse", "ssim", "doubt"]
+
+
+def of_attacks(point: Point) -> bool:
+    """Whether a sweep's point changes attacks alone, so that the same encoders are attacked at every point."""
+    return point.path.partition(".")[0] in OF_ATTACKS
+
+
+def swept(frame: pd.DataFrame, points: Mapping[str, Point]) -> pd.DataFrame:
+    """A line for each attack and point, means over its seeds, in the order of the points; the columns are COLUMNS.
+
+    frame: tidy (frame.py); points: suite -> the point that it is. doubt: why nothing may be read into it, or "".
+    """
+    doubts, order = Doubts(frame), {suite: number for number, suite in enumerate(points)}
+    found = frame[(frame["status"] == "done") & frame["suite"].isin(points) & (frame["attacker"] != "none")]
+    found = found[found["metric"].isin(["mse", "ssim"])]
+    lines = []
+    for key, part in found.groupby(["suite", *ROW], sort=False):
+        suite, dataset, protocol, defense, cem, split, attacker = key
+        values = {metric: part[part["metric"] == metric]["value"] for metric in ("mse", "ssim")}
+        line = dict(zip(ROW, key[1:], strict=True)) | {"point": str(points[suite]), "seeds": len(values["mse"])}
+        line |= {metric: some.mean() for metric, some in values.items()}
+        line |= {"doubt": doubts.of(suite, protocol, dataset, defense, cem, attacker, split), "order": order[suite]}
+        lines.append(line)
+    table = pd.DataFrame(lines, columns=[*COLUMNS, "order"])
+    return table.sort_values([*ROW, "order"], kind="stable", ignore_index=True)[COLUMNS]

@@ -1,0 +1,46 @@
+"""The table of a sweep over attackers' settings: a line an attack, a column a point."""
+
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from benchmark.analysis import names
+from benchmark.analysis.frame import csv_text
+from benchmark.analysis.swept import ROW
+from benchmark.report.render import escape_markdown, write_text
+
+
+def write_swept(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
+    """swept.md and swept.csv below `out`; nothing where there are no `lines` (of analysis/swept.py).
+
+    labels: how the cells depart from the published setting otherwise.
+    """
+    if lines.empty:
+        return []
+    return [
+        write_text(out / "swept.csv", csv_text(lines)),
+        write_text(out / "swept.md", _markdown(lines, labels)),
+    ]
+
+
+def _markdown(lines: pd.DataFrame, labels: list[str]) -> str:
+    points = list(dict.fromkeys(lines["point"]))
+    rows = []
+    for key, part in lines.groupby(ROW, sort=False):
+        dataset, protocol, defense, cem, split, attacker = key
+        shown = [names.dataset_title(dataset), protocol, names.row_label(defense, cem), split]
+        at = {line.point: f"{line.mse:.4f}{'†' if line.doubt else ''}" for line in part.itertuples()}
+        rows.append([*shown, names.attacker_title(attacker), *(at.get(point, "–") for point in points)])
+    headings = ["data set", "protocol", "row", "split", "attacker", *points]
+    escaped = [[escape_markdown(item) for item in row] for row in [headings, *rows]]
+    parts = [
+        "# What attackers have, and what it is worth",
+        "MSE of the same encoders under the same attackers, mean over the seeds; lower is a stronger attack. A dash: "
+        "not measured. swept.csv has the SSIM, and the number of seeds.",
+        *([f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []),
+        tabulate(escaped[1:], headers=escaped[0], tablefmt="pipe", disable_numparse=True),
+    ]
+    if (lines["doubt"] != "").any():
+        parts.append(f"† {'; '.join(sorted(set(lines['doubt']) - {''}))}.")
+    return "\n\n".join(parts) + "\n"

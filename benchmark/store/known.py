@@ -1,0 +1,51 @@
+"""The finished jobs of a store as they describe themselves, whatever suite they are of."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmark.errors import UserError, foreign
+from benchmark.matrix.expand import Job
+from benchmark.store import checksums, hygiene, solid
+from benchmark.store.store import METRICS, Store
+
+
+def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
+    """Every finished job whose parents are finished too, with them, in the order of their folders.
+
+    `say` is told, in a line, of a result that does not describe itself; it is left out.
+    """
+    said: dict[str, dict] = {}
+    for metrics in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}")):
+        try:
+            solid.require(metrics.parent, store.root)
+            found = _described(metrics.parent)
+            said[found["key"]] = found
+        except UserError as error:
+            say(str(error))
+    jobs: dict[str, Job] = {}
+
+    def job(key: str) -> Job | None:
+        if key in said and key not in jobs:
+            parents = {role: job(parent) for role, parent in said[key]["parents"].items()}
+            if all(parents.values()):
+                jobs[key] = Job(said[key]["kind"], said[key]["config"], parents)
+        return jobs.get(key)
+
+    found = []
+    for key in said:
+        try:
+            with foreign(f"the result {key[:12]} is not read"):  # a stranger's may say anything
+                one = job(key)
+                found += [one] if one and store.done(one) else []
+        except UserError as error:
+            say(str(error))
+    return found
+
+
+def _described(folder: Path) -> dict:
+    """A result's job.json: key, kind, config, parents (role -> key). UserError where it is not that of the folder."""
+    if problem := hygiene.foreign(folder):
+        raise checksums.Damaged(problem)
+    with foreign(f"{folder} is not read"):
+        return json.loads(checksums.verified(folder / "job.json"))
