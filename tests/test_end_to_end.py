@@ -8,10 +8,10 @@ import shutil
 import xml.etree.ElementTree
 
 import pytest
-from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.analysis.collect import ATTACK
 from benchmark.defenses import DEFENSES, Defense
+from tests.support.command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 INFER = ("--where", "attacker=decoder,split=infer")
 

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Place, break_disk, call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark import cli, data
 from benchmark.jobs.run_job import Machine, prepare_attack
 from benchmark.matrix import expand as expansion
 from benchmark.store.checksums import Damaged
 from benchmark.store.store import Store
+from tests.support.command_line import Place, break_disk, call, copied, finished, place  # noqa: F401 (fixtures)
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
