@@ -35,7 +35,7 @@ def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
 
     def of_row(errors: pd.DataFrame) -> list[dict]:
         gains = {name: _below(errors, name, "decoder") for name in errors.columns if name != "decoder"}
-        best = max(gains, key=gains.get, default="")
+        best = max(gains, key=lambda name: gains[name], default="")
         if not best or not gains[best] > LIMIT:
             return []
         text = f"{attacker_title(best)} rebuilds with an MSE {gains[best]:.1f} % below the decoder's"
@@ -51,7 +51,7 @@ def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
         found = []
         for name in errors.columns.difference(CLOSED_FORMS):
             gains = {form: _below(errors, form, name) for form in CLOSED_FORMS if form in errors}
-            best = max(gains, key=gains.get, default="")
+            best = max(gains, key=lambda name: gains[name], default="")
             if best and gains[best] > 0:
                 text = f"{attacker_title(best)}, a closed form, beats {attacker_title(name)} by {gains[best]:.1f} %"
                 found.append({"attacker": name, "percent": gains[best], "text": text})

@@ -121,9 +121,9 @@ def half_width(values: list[float]) -> float | None:
 _SCALES = {"accuracy_percent": 100.0, "mse": 1.0, "ssim": 1.0}  # from the least to the largest value
 
 
-def too_wide(metric: str, mean: float, half_width: float) -> bool:
+def too_wide(metric: str, mean: float | None, half_width: float) -> bool:
     """Whether an interval says nothing: wider than the scale of its metric, or than the mean is from zero."""
-    return half_width > min(abs(mean), _SCALES.get(base_metric(metric), math.inf) / 2)
+    return mean is None or half_width > min(abs(mean), _SCALES.get(base_metric(metric), math.inf) / 2)
 
 
 def summarise(frame: pd.DataFrame) -> dict[tuple, Summary]:

@@ -157,8 +157,9 @@ def _over_images(pair: Pair, images: Images | None) -> dict:
     """What the per-image values say, where they were kept for every seed."""
     if images is None or pair.attacker == "none" or base_metric(pair.metric) not in ("mse", "ssim"):
         return {}
-    found = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
-    if any(item is None for item in found):
+    asked = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
+    found = [item for item in asked if item is not None]
+    if len(found) < len(asked):
         return {}
     sign = DIRECTED[pair.metric][1]
     harder = float(np.mean([np.mean(sign * on > sign * off) for off, on in found]))

@@ -26,8 +26,8 @@ class UNetAttack(NetworkAttack):
         super().build()
 
     def network(self) -> nn.Module:
-        channels, *size = self.target.features.shape[1:]
-        return UNet((self.briefing.views * channels, *size), self.target.image_size, self.params.channels)
+        channels, height, width = self.target.feature_shape
+        return UNet((self.briefing.views * channels, height, width), self.target.image_size, self.params.channels)
 
     def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
         return super().rebuild(network, self.briefing(z))

@@ -1,6 +1,6 @@
 """The typed form of a matrix file: what is in it beside the settings of a cell (config.py)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -75,7 +75,7 @@ class Suite(Strict):
     protocol: list[str] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     efficiency: list[str] = Field(default_factory=list, description="data sets for the rows of Table S6")
-    bounds: bool = Field(False, description="whether every trained cell gets a `bounds` job")
+    bounds: bool = Field(default=False, description="whether every trained cell gets a `bounds` job")
     exclude: list[dict[str, object]] = Field(default_factory=list)
     set: dict[str, object] = Field(default_factory=dict)
     sweep: dict[str, list[object]] = Field(
@@ -118,7 +118,7 @@ def json_schema() -> dict:
     return _without_required(Matrix.model_json_schema())
 
 
-def _without_required(schema):
+def _without_required(schema) -> Any:
     if isinstance(schema, list):
         return [_without_required(item) for item in schema]
     if isinstance(schema, dict):

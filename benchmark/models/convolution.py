@@ -7,6 +7,7 @@ docs/SPEED.md has the measurements. A job's provenance names it (`described`).
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,9 @@ class Transposed(nn.ConvTranspose2d):
         if x.device.type == "cpu":
             x = _Convolution.apply(x, self.weight, None, OneDNN(self))
         else:
-            x = F.conv_transpose2d(x, self.weight, None, self.stride, self.padding, self.output_padding)
+            padding: Any = self.padding  # always numbers here
+            x = F.conv_transpose2d(x, self.weight, None, self.stride, padding, self.output_padding)
+        assert self.bias is not None
         return x + self.bias.to(x.dtype).view(-1, 1, 1)
 
 
@@ -121,7 +124,8 @@ class OneDNN:
             return self._backward(gradient, x, kernel, wanted)
         pieces = zip(gradient.chunk(threads), x.chunk(threads), strict=True)
         working = [_pool(threads).submit(self._backward, *piece, kernel, [False, True, False]) for piece in pieces]
-        first, *others = (piece.result()[1] for piece in working)
+        parts: list[Any] = [piece.result()[1] for piece in working]
+        first, *others = parts
         total = first.to(_wide(gradient.dtype))
         for other in others:
             total += other
@@ -142,6 +146,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 class Products:
     """Base of what computes with matrix products."""
+
+    to_input: Any  # the subclass's, (gradient, x, kernel) -> the gradient of x
+    to_weight: Any  # and that of the kernel
 
     def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of x, of the kernel and of the bias, those that are wanted."""

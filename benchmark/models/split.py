@@ -39,6 +39,8 @@ class BatchNorm2d(nn.BatchNorm2d):
     """torch's, with its state, but `num_batches_tracked` stays as it is: nothing reads it where there is a momentum,
     and counting is a kernel for each layer and step."""
 
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         state = (self.running_mean, self.running_var, self.weight, self.bias)

@@ -137,7 +137,8 @@ def _coloured(part: pd.DataFrame, title: Text) -> Table:
         beyond = f" {tolerance}" if row["verdict"] == "beyond" else ""
         marked = Text(f"{MARKS[row['verdict']]} {verdict}{beyond}", style=style)
         metric = SHORT.get(row["metric"], row["metric"])
-        table.add_row(*map(Text, [*line[2:4], metric, reference, produced]), Text(deviation, style=style), marked)
+        plain = (Text(str(item)) for item in (*line[2:4], metric, reference, produced))
+        table.add_row(*plain, Text(deviation, style=style), marked)
     return table
 
 

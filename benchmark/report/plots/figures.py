@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +57,7 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
         tell(container[0], f"{_row(row.defense, row.cem)}: MSE {_mse(row)}, accuracy {accuracy} %{_because(row)}")
         if row.cem != "off" and len(base):
             start = (base["mse"].iloc[0], base["accuracy_percent"].iloc[0])
-            arrow = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
+            arrow: dict[str, Any] = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
             arrow["alpha"] = PALE if row.doubt or base["doubt"].iloc[0] else None
             panel.annotate("", (row.mse, row.accuracy_percent), start, arrowprops=arrow, zorder=2)
 
@@ -98,7 +99,7 @@ def against(frame: pd.DataFrame):
     figure.supylabel("produced")
     titles = {"none": "no attacker"} | {name: f"{title} attack" for name, title in names.ATTACKERS.items()}
     seen = list(dict.fromkeys(frame["attacker"]))
-    marks = [_mark(titles.get(name, name), *colours.get(name, (style.GREEN, "s"))) for name in seen]
+    marks = [_mark(str(titles.get(name, name)), *colours.get(name, (style.GREEN, "s"))) for name in seen]
     marks += [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     equal = "equal (shaded: tolerance)" if frame["tolerance"].notna().any() else "equal"
     _legend(figure, [*marks, _line(equal, GREY)])
@@ -360,7 +361,7 @@ def _defense_mark(name: str, look: dict):
     return _mark(names.row_label(name, "off"), *look[name])
 
 
-def _line(label: str, colour: str, linestyle: str = "-"):
+def _line(label: str, colour: str, linestyle: Any = "-"):
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, label=label, linestyle=linestyle)
