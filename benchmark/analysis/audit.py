@@ -378,7 +378,8 @@ def _gains(printed: Printed, table: str, claim: dict) -> dict:
         ways[name] = 100 * sum(on / off - 1 for off, on in both) / 2
         ways[f"{name} of both attackers together"] = _ratio(both)
         if name == CORRECTED_AVERAGES:
-            for attacker, title in names.ATTACKERS.items():
+            for attacker in names.ATTACKERS:
+                title = names.attacker_title(attacker)
                 sides = [averages[attacker, split] for split in ("train", "infer")]
                 ways[f"of the {title} attack alone, over both splits"] = _ratio(sides)
     return ways

@@ -5,28 +5,29 @@ flag is no verdict: it says where to look, and what a stronger attack would prob
 the seeds that both sides have; attackers that see more than one feature and choices among attackers do not count.
 """
 
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import pandas as pd
 
 from benchmark.analysis import convergence
-from benchmark.analysis.names import BEYOND_ONE_FEATURE, CHOICES, attacker_title
+from benchmark.analysis.names import attacker_title, chooses, one_feature
+from benchmark.matrix.expand import Point
 
 ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
 COLUMNS = [*ROW, "flag", "attacker", "percent", "text"]
 CLOSED_FORMS = ("ridge", "kernel")
 LIMIT = 5.0  # percent by which another attacker has to beat the decoder
 FEWEST_SEEDS = 3  # each draws noise and masks of its own
-_BUDGET = re.compile(r"^(?P<suite>.*) attacks\.(?P<attacker>[^ ]+)\.(epochs|iterations)=(?P<budget>\d+)$")
+BUDGETS = ("epochs", "iterations")  # parameters of attackers
 
 
-def flags(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
+def flags(frame: pd.DataFrame, random: Collection[str], swept: Mapping[str, Point]) -> pd.DataFrame:
     """All flags of a tidy frame (see frame.py), a line each, in the order of the rows; the columns are COLUMNS.
 
-    random: the defences that draw noise or masks. percent: by how much, NaN where that is no question.
+    random: the defences that draw noise or masks; swept: suite (a sweep's point) -> the point. percent: by how much,
+    NaN where that is no question.
     """
-    parts = [decoder_beaten(frame), still_falling(frame), closed_form_wins(frame), few_draws(frame, random)]
+    parts = [decoder_beaten(frame), still_falling(frame, swept), closed_form_wins(frame), few_draws(frame, random)]
     return pd.concat(parts, ignore_index=True).sort_values([*ROW, "flag", "attacker"], ignore_index=True)
 
 
@@ -60,7 +61,7 @@ def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
     return _each_row(frame, "closed_form_wins", of_row)
 
 
-def still_falling(frame: pd.DataFrame) -> pd.DataFrame:
+def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFrame:
     """`still_falling`: a larger budget rebuilds more. By the attack's own history in any seed (convergence.py), without
     a number; and between the two largest budgets of a sweep over epochs or iterations, by 2 % or more of the MSE."""
     lines = []
@@ -68,12 +69,12 @@ def still_falling(frame: pd.DataFrame) -> pd.DataFrame:
     for key, _ in open_ones.groupby([*ROW, "attacker"], sort=True):
         text = f"{attacker_title(key[-1])} was not shown to have converged"
         lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": float("nan"), "text": text}))
-    swept = [(match, row) for row in _errors(frame).itertuples() if (match := _BUDGET.match(row.suite))]
-    points: dict[tuple, dict[int, dict[str, float]]] = {}
-    for match, row in swept:
-        if row.attacker == match["attacker"]:
-            key = (match["suite"], *(getattr(row, name) for name in ROW[1:]), row.attacker)
-            points.setdefault(key, {}).setdefault(int(match["budget"]), {})[row.seed] = row.value
+    points: dict[tuple, dict[float, dict[str, float]]] = {}
+    for row in _errors(frame).itertuples():
+        point = swept.get(row.suite)
+        if point and point.path in [f"attacks.{row.attacker}.{name}" for name in BUDGETS]:
+            key = (row.suite.removesuffix(f" {point}"), *(getattr(row, name) for name in ROW[1:]), row.attacker)
+            points.setdefault(key, {}).setdefault(point.value, {})[row.seed] = row.value
     for key, budgets in points.items():
         if len(budgets) < 2:
             continue
@@ -102,7 +103,8 @@ def few_draws(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
 def _each_row(frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[dict]]) -> pd.DataFrame:
     """of_row: MSE, a line for each seed and a column for each attacker -> what is flagged there."""
     errors = _errors(frame)
-    errors = errors[~errors["attacker"].isin([*BEYOND_ONE_FEATURE, *CHOICES])]
+    alike = errors["attacker"].map(lambda name: one_feature(name) and not chooses(name))
+    errors = errors[alike.astype(bool)]
     lines = []
     for key, part in errors.groupby(ROW, sort=True):
         found = of_row(part.pivot(index="seed", columns="attacker", values="value"))

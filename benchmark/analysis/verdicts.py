@@ -16,7 +16,7 @@ from benchmark.analysis.intervals import (
     holm,
     interquartile_mean,
 )
-from benchmark.analysis.names import CHOICES, base_metric, family
+from benchmark.analysis.names import base_metric, chooses, family
 from benchmark.analysis.paired import CELL, Pair, pairs
 
 ALPHA = 0.05
@@ -131,7 +131,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple, list[np.ndarray]] = {}
     for pair in pairs(frame):
-        if pair.metric == "mse" and pair.base and pair.attacker not in CHOICES:
+        if pair.metric == "mse" and pair.base and not chooses(pair.attacker):
             cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split, family(pair.attacker))
             groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
     lines = []

@@ -72,7 +72,11 @@ class Attacker:
     params: Any  # the subclass's Params
 
     name = ""
+    title = ""  # what tables call it; "": its name
     version = 1
+    one_feature = (
+        True  # whether it sees no more of an image under attack than one feature as sent; bounds hold for those
+    )
     printed = False  # whether the paper's tables have it
     quirks: tuple[str, ...] = ()  # "q11": those that it reads; keys depend on them
     psnr_batch = SCORE_BATCH  # images in a batch of the paper's PSNR

@@ -25,6 +25,8 @@ from benchmark.training.loop import seeded
 class DecoderAttack(Attack):
     """Minimises ||D(z) - x||^2; D has 711,539 parameters for an 8x8x8 feature of a 32 px image."""
 
+    title = "Dec.-based"
+
     class Params(Strict):
         epochs: Count = Field(description="passes over the attacker's images")
         batch_size: Count = Field(description="images in a step")

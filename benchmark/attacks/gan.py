@@ -36,6 +36,8 @@ LOGGED_EVERY = 10  # epochs
 class GANAttack(Attack):
     """Generator: -critic(G(z)) + mse_weight * MSE; critic: critic(G(z)) - critic(x) + penalty * (|grad| - 1)^2."""
 
+    title = "GAN-based"
+
     class Params(Strict):
         epochs: Count = Field(description="passes over the attacker's images")
         batch_size: Count = Field(description="images in a step")

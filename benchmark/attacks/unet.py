@@ -18,6 +18,8 @@ from benchmark.models.unet import UNet
 class UNetAttack(NetworkAttack):
     """Minimises ||U(z, mask, linear estimate of z_hat) - x||^2."""
 
+    title = "U-Net"
+
     class Params(NetworkAttack.Params):
         channels: Count = Field(description="channels at the image's size, twice as many after each halving")
 

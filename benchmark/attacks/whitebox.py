@@ -26,6 +26,7 @@ SMOOTH = 1e-3  # the corner of |.| in TV is rounded within about this difference
 class WhiteBoxAttack(Attack):
     """One epoch of its history is one Adam step on every image it is scored on; x = sigmoid(pixels)."""
 
+    title = "white-box"
     keeps_state = True
     keeps_pictures = True
 

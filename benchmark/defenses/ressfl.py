@@ -29,6 +29,7 @@ PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
 class ResSFL(Defense):
     """The adversary sees the clean feature; noise is on the path to the server alone (released code)."""
 
+    title = "ResSFL"
     version = 2
     train_quirks = ("q8",)
 

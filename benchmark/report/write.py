@@ -11,7 +11,7 @@ from benchmark.analysis.frontier import points
 from benchmark.analysis.verdicts import aggregate, verdicts
 from benchmark.departures import told
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.expand import Cell, Point
 from benchmark.matrix.source import suggest
 from benchmark.output import tell
 from benchmark.report import keep
@@ -65,15 +65,17 @@ def write(
     # whatever is damaged is told before any file is written
     page = build_page(cells, store, metrics, out, figures)
     judged = verdicts(frame, per_image_reader(cells, store))
-    ablated, traded = _ablation(frame, cells), _frontier(frame, cells)
+    swept = {cell.suite: cell.strength for cell in cells if cell.strength}
+    ablated, traded = _ablation(frame, cells), _frontier(frame, swept)
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
     paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
-    paths += [*write_attacks(cells, store, out), *write_flags(frame, out)]
+    paths += [*write_attacks(cells, store, out), *write_flags(frame, swept, out)]
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
-    swept = [cell.strength for cell in cells if cell.strength]
-    paths += write_frontier(traded, told_without_sweep([cell.departures for cell in cells], swept), out, figures)
+    paths += write_frontier(
+        traded, told_without_sweep([cell.departures for cell in cells], list(swept.values())), out, figures
+    )
     paths.append(write_text(out / "report.html", page))
     if figures:
         paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]
@@ -89,9 +91,8 @@ def _ablation(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
     return found
 
 
-def _frontier(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
-    strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
-    found = points(frame, strengths)
-    if strengths and found.empty:
+def _frontier(frame: pd.DataFrame, swept: dict[str, Point]) -> pd.DataFrame:
+    found = points(frame, swept)
+    if swept and found.empty:
         tell("no frontier yet: no point of the sweep has both its accuracy and an attack")
     return found

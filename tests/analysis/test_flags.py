@@ -7,6 +7,7 @@ import pytest
 
 from benchmark.analysis import flags
 from benchmark.analysis.frame import tidy
+from benchmark.matrix.expand import Point
 
 CELL = {"suite": "s", "dataset": "cifar10", "defense": "bottleneck", "cem": "off", "protocol": "corrected"}
 CELL |= {"split": "train", "metric": "mse", "status": "done", "reason": "", "key": "k", "label": ""}
@@ -64,9 +65,9 @@ def test_a_network_that_a_closed_form_beats():
 
 def test_an_attack_that_was_not_shown_to_have_converged():
     rows = [row("decoder", 0.01), row("decoder", 1.0, 1, metric="converged"), row("gan", 1.0, metric="converged")]
-    assert len(flags.still_falling(frame(*rows))) == 0
+    assert len(flags.still_falling(frame(*rows), {})) == 0
     rows += [row("decoder", 0.0, 2, metric="converged")]
-    lines = flags.still_falling(frame(*rows))
+    lines = flags.still_falling(frame(*rows), {})
     assert list(lines["attacker"]) == ["decoder"] and lines["percent"].isna().all()
 
 
@@ -74,9 +75,10 @@ def test_an_attack_that_was_not_shown_to_have_converged():
 def test_an_error_that_still_falls_with_the_budget(last, flagged):
     """10 epochs against 30: neither the text order of the numbers nor the smallest budget counts."""
     values = {3: 0.02, 10: 0.01, 30: last}
-    rows = [row("decoder", value, suite=f"b attacks.decoder.epochs={count}") for count, value in values.items()]
-    rows += [row("informed", 0.1 / count, suite=f"b attacks.decoder.epochs={count}") for count in values]  # not swept
-    lines = flags.still_falling(frame(*rows))
+    swept = {f"b attacks.decoder.epochs={count}": Point("attacks.decoder.epochs", count) for count in values}
+    rows = [row("decoder", value, suite=suite) for suite, value in zip(swept, values.values(), strict=True)]
+    rows += [row("informed", 0.1 / count, suite=suite) for suite, count in zip(swept, values, strict=True)]  # not swept
+    lines = flags.still_falling(frame(*rows), swept)
     assert found(lines) == ([("decoder", 3.0)] if flagged else [])
     if flagged:
         assert lines["suite"][0] == "b" and lines["text"][0].endswith("from budget 10 to 30")
@@ -92,7 +94,7 @@ def test_random_defences_are_scored_over_several_draws():
 
 def test_all_flags_together():
     rows = [row("decoder", 0.01), row("decoder", 0.0, metric="converged"), row("kernel", 0.005)]
-    lines = flags.flags(frame(*rows), random={"bottleneck"})
+    lines = flags.flags(frame(*rows), random={"bottleneck"}, swept={})
     assert list(lines.columns) == flags.COLUMNS
     assert list(lines["flag"]) == ["closed_form_wins", "decoder_beaten", "few_draws", "few_draws", "still_falling"]
-    assert len(flags.flags(frame(row("decoder", 0.01, seed=1)), random=set())) == 0
+    assert len(flags.flags(frame(row("decoder", 0.01, seed=1)), random=set(), swept={})) == 0

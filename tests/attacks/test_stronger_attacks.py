@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import mse_loss
 
 from benchmark.analysis import names
-from benchmark.attacks import ATTACKS, Selection
+from benchmark.attacks import ATTACKS
 from benchmark.attacks.averaged import Averaged
 from benchmark.attacks.informed import LinearEstimate
 from benchmark.attacks.whitebox import total_variation
@@ -281,8 +281,8 @@ def test_the_ensemble_depends_on_the_others_of_its_row_and_changes_none(matrix, 
 
 def test_those_that_see_more_than_one_feature_are_kept_from_the_bounds():
     more = {name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), Averaged)} | {names.ORACLE}
-    assert set(names.BEYOND_ONE_FEATURE) == more
-    assert set(names.CHOICES) == {name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), Selection)}
+    assert {name for name in ATTACKS.names() if not names.one_feature(name)} == more
+    assert {name for name in ATTACKS.names() if names.chooses(name)} == {names.ORACLE, "standard"}
     assert set(names.STRONGER) | set(names.ATTACKERS) == set(ATTACKS.names())
 
 

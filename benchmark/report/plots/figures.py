@@ -97,9 +97,9 @@ def against(frame: pd.DataFrame):
         panel.set(xlim=(low, high), ylim=(low, high), title=_UNITS.get(metric, metric), box_aspect=1)
     figure.supxlabel("published")
     figure.supylabel("produced")
-    titles = {"none": "no attacker"} | {name: f"{title} attack" for name, title in names.ATTACKERS.items()}
     seen = list(dict.fromkeys(frame["attacker"]))
-    marks = [_mark(str(titles.get(name, name)), *colours.get(name, (style.GREEN, "s"))) for name in seen]
+    titles = ["no attacker" if name == "none" else f"{names.attacker_title(name)} attack" for name in seen]
+    marks = [_mark(title, *colours.get(name, (style.GREEN, "s"))) for name, title in zip(seen, titles, strict=True)]
     marks += [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     equal = "equal (shaded: tolerance)" if frame["tolerance"].notna().any() else "equal"
     _legend(figure, [*marks, _line(equal, GREY)])
