@@ -1,9 +1,11 @@
-"""How defences, data sets, attackers and metrics are called, ordered, rounded and compared in print."""
+"""How defences, data sets and attackers are called and ordered in print; metrics: benchmark/metrics/facts.py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from benchmark import attacks, defenses
+from benchmark.metrics.facts import METRICS as METRICS
+from benchmark.metrics.facts import base_metric as base_metric
+from benchmark.metrics.facts import metric as metric
 from benchmark.registry import Registry
 
 # The seven rows of Tables 1-3 and S1-S5, in the printed order; the "Average" rows are over these.
@@ -36,30 +38,6 @@ PRINTED_TABLES = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
-    """title: the heading; better: "higher" or "lower" (for the defender) or ""; decimals as printed."""
-
-    title: str
-    better: str
-    decimals: int
-
-    @property
-    def heading(self) -> str:
-        return self.title + {"higher": "↑", "lower": "↓", "": ""}[self.better]
-
-
-METRICS = {
-    "accuracy_percent": Metric("Acc.", "higher", 2),
-    "mse": Metric("MSE", "higher", 4),
-    "ssim": Metric("SSIM", "lower", 3),
-    "psnr_db": Metric("PSNR", "lower", 2),
-    "params_m": Metric("Parameters (M)", "", 3),
-    "mmac": Metric("MMAC", "", 2),
-    "inference_ms": Metric("Inference time (ms)", "", 2),
-}
-
-
 def rank(name, known: Sequence) -> tuple:
     """Sort key that puts what is `known` first, in its order, and the rest after it, by name."""
     return (known.index(name) if name in known else len(known), name)
@@ -68,17 +46,6 @@ def rank(name, known: Sequence) -> tuple:
 def form_rank(cem: str) -> tuple:
     """Sort key of the forms of CEM: off, on, then other variants."""
     return rank(cem, ("off", "on"))
-
-
-def base_metric(name: str) -> str:
-    """The printed metric that `name` is a form of (`psnr_db_per_image` -> `psnr_db`), else `name` itself."""
-    return next((base for base in METRICS if name == base or name.startswith(base + "_")), name)
-
-
-def metric(name: str) -> Metric:
-    """Heading, direction and decimals of a metric; a form of a printed one inherits all but the title."""
-    known = METRICS.get(base_metric(name), Metric(name, "", 4))
-    return known if name in METRICS else Metric(name, known.better, known.decimals)
 
 
 def dataset_title(name: str) -> str:

@@ -16,20 +16,20 @@ from benchmark.analysis.intervals import (
     holm,
     interquartile_mean,
 )
-from benchmark.analysis.names import base_metric, chooses, family
+from benchmark.analysis.names import METRICS, base_metric, chooses, family
 from benchmark.analysis.paired import CELL, Pair, pairs
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 BLIND = "with CEM and without, the attack is no better than the mean image"
 
-# metric -> (claim, sign of the claimed change, smallest change that matters: a factor for MSE, else in its unit)
+# metric -> (claim, sign of the claimed change, smallest change that matters)
 DIRECTED = {
-    "mse": ("CEM raises MSE", +1, math.log(1.05)),
-    "ssim": ("CEM lowers SSIM", -1, 0.01),
-    "psnr_db": ("CEM lowers PSNR", -1, 0.2),
+    name: (f"CEM {'raises' if metric.raises else 'lowers'} {metric.title}", +1 if metric.raises else -1, metric.margin)
+    for name, metric in METRICS.items()
+    if name in ("mse", "ssim", "psnr_db")
 }
-UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", 1.0)}
+UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", METRICS["accuracy_percent"].margin)}
 
 COLUMNS = ["claim", "suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric", "seeds"]
 COLUMNS += ["off", "on", "change", "low", "high", "p", "p_holm", "effect_size"]

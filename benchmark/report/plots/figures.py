@@ -94,7 +94,7 @@ def against(frame: pd.DataFrame):
             panel.set(xscale="log", yscale="log")
             _plain_ticks(panel.xaxis, low, high)
             _plain_ticks(panel.yaxis, low, high)
-        panel.set(xlim=(low, high), ylim=(low, high), title=_UNITS.get(metric, metric), box_aspect=1)
+        panel.set(xlim=(low, high), ylim=(low, high), title=names.metric(metric).axis or metric, box_aspect=1)
     figure.supxlabel("published")
     figure.supylabel("produced")
     seen = list(dict.fromkeys(frame["attacker"]))
@@ -104,17 +104,6 @@ def against(frame: pd.DataFrame):
     equal = "equal (shaded: tolerance)" if frame["tolerance"].notna().any() else "equal"
     _legend(figure, [*marks, _line(equal, GREY)])
     return figure
-
-
-_UNITS = {
-    "accuracy_percent": "accuracy (%)",
-    "mse": "MSE (pixels in [0, 1])",
-    "ssim": "SSIM (1)",
-    "psnr_db": "PSNR (dB)",
-    "params_m": "parameters (millions)",
-    "mmac": "multiply-accumulates (millions)",
-    "inference_ms": "inference time (ms)",
-}
 
 
 def _band(panel, line: list[float], rows: pd.DataFrame) -> None:
