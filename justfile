@@ -8,11 +8,12 @@ default *words:
 test *words:
     python -m pytest {{words}}
 
-# format and lint, imports by layer included
+# format and lint, imports by layer and types included
 lint:
     ruff format .
     ruff check .
     lint-imports
+    pyright
 
 # the tests of Ray and Slurm, on real ones of this machine
 engines:

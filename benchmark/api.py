@@ -232,7 +232,8 @@ def load_encoder(
     at = "/".join(folder.parts[-3:])
     job = hygiene.training(folder)
     with foreign(f"the result {at}"):
-        recipe, facts, cpu = recipe_of(job), DATASETS.get(job.config["dataset"]), torch.device("cpu")
+        recipe, cpu = recipe_of(job), torch.device("cpu")
+        facts: Any = DATASETS.get(job.config["dataset"])
         best = checkpoint.load(store.checkpoint(job, ENCODER))
         model = build_model(recipe, facts, cpu, best["widths"])
         model.encoder.load_state_dict(best["weights"])
@@ -252,11 +253,10 @@ def _device(name: str) -> torch.device:
     return where
 
 
-def _autocast(where: torch.device, wanted: str) -> dict:
+def _autocast(where: torch.device, wanted: str) -> dict[str, Any]:
     if wanted not in ("auto", "fp32", "bf16"):
         raise UserError(f"precision is {wanted!r}; use auto, fp32 or bf16")
-    enabled = device.precision(where, wanted) == "bf16"
-    return dict(device_type=where.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
+    return device.arithmetic(where, device.precision(where, wanted))
 
 
 def _changes(settings: Mapping[str, object]) -> list[Change]:
@@ -289,7 +289,7 @@ def _attackers(
     return {name: every[name] for name in names}
 
 
-def _model(encoder: nn.Module, images: DataSet, where: torch.device, autocast: dict[str, Any]) -> SplitModel:
+def _model(encoder: Any, images: DataSet, where: torch.device, autocast: dict[str, Any]) -> SplitModel:
     """A frozen copy of the encoder, in evaluation mode. UserError where it makes no feature map."""
     copied = copy.deepcopy(encoder).to(where).eval().requires_grad_(False)
     x = normalise(datasets.to_unit(images.test.images[:2]), images.mean, images.std)
@@ -300,7 +300,8 @@ def _model(encoder: nn.Module, images: DataSet, where: torch.device, autocast: d
         raise UserError(f"the encoder gives {shape} for images {list(x.shape)}; it has to give features [B, C, h, w]")
     if not feature.is_floating_point() or not feature.isfinite().all():
         raise UserError("the encoder's features are not finite numbers; give a trained encoder, in floating point")
-    return SplitModel(copied, nn.Identity(), tuple(feature.shape[1:]))
+    _, channels, height, width = feature.shape
+    return SplitModel(copied, nn.Identity(), (channels, height, width))
 
 
 class _Function(Defense):

@@ -102,7 +102,7 @@ class Calibrator:
             return [self._values(part, targets) for part in cells]
 
         best, done = search(anchor, ranges, targets, epochs, settings, evaluate, log)
-        if not math.isfinite(best.distance):
+        if best.values is None or not math.isfinite(best.distance):
             raise UserError(
                 f"no candidate for {dataset} {defense} could be measured against {self.source}; see the failed jobs"
             )

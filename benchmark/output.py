@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 import rich.console
 from rich.segment import Segment
@@ -58,7 +59,7 @@ def standing_streams():
     sys.stdout, sys.stderr = before[0] or sink, _Unfailing(before[1] or sink)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII locale has no word for an en dash
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     finally:
@@ -87,14 +88,14 @@ class _Unfailing:
         return getattr(self.stream, name)
 
 
-def _drop_unwritten(stream, number: int) -> None:
+def _drop_unwritten(stream: Any, number: int) -> None:
     """What cannot be written now would fail once more when Python ends, with an exit status of its own."""
     try:
         if stream is not None:
             stream.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
-            if stream.fileno() == number:
+            if stream and stream.fileno() == number:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 

@@ -114,6 +114,7 @@ def load_file(path: Path) -> None:
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"the plug-in {path} is not a Python file; give the path of a .py file")
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader  # as for every path that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs, as for any import
     try:

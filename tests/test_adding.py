@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from command_line import Place, call, place  # noqa: F401 (fixture)
 from PIL import Image
 
 import benchmark
 from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
+from tests.support.command_line import Place, call, place  # noqa: F401 (fixture)
 
 ADDING = Path(__file__).parent.parent / "docs" / "ADDING.md"
 REGISTRIES = {"defenses": DEFENSES, "attacks": ATTACKS, "datasets": DATASETS}

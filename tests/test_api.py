@@ -7,13 +7,13 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from command_line import place  # noqa: F401 (a fixture)
 from PIL import Image
 from torch import nn
 
 import benchmark
 from benchmark import api
 from benchmark.errors import UserError
+from tests.support.command_line import place  # noqa: F401 (a fixture)
 
 TINY = {"attacks.*.epochs": 1, "attacks.*.blocks": 1, "attacks.*.batch_size": 9}
 

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import yaml
-from command_line import call, place  # noqa: F401 (fixture)
 
 from benchmark.analysis.search import candidates, distance, rungs, search
 from benchmark.departures import Departure
@@ -13,6 +12,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set, read_strengths
 from benchmark.matrix.schema import Calibration, Range
+from tests.support.command_line import call, place  # noqa: F401 (fixture)
 
 ACCURACY, MSE = ("accuracy_percent",), ("mse", "decoder", "train")
 NOISE = {"noise_std": Range(low=0.002, high=0.3)}

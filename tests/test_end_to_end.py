@@ -8,10 +8,10 @@ import shutil
 import xml.etree.ElementTree
 
 import pytest
-from command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark.analysis.collect import ATTACK
 from benchmark.defenses import DEFENSES, Defense
+from tests.support.command_line import copied, finished, place  # noqa: F401 (fixtures)
 
 INFER = ("--where", "attacker=decoder,split=infer")
 
@@ -51,6 +51,7 @@ def test_every_cell_is_filled(finished, tmp_path):  # noqa: F811
     assert all(row["status"] == "done" and math.isfinite(float(row["value"])) for row in rows)
 
 
+@pytest.mark.slow
 def test_the_tables_hold_the_numbers_of_the_store(finished, tmp_path):  # noqa: F811
     finished.call("report", "--tables", tmp_path)
     stored = {
@@ -68,6 +69,7 @@ def test_the_tables_hold_the_numbers_of_the_store(finished, tmp_path):  # noqa: 
         assert shown == pytest.approx(wanted, abs=0.00051)
 
 
+@pytest.mark.slow
 def test_an_attack_is_told_from_the_mean_image(finished):  # noqa: F811
     reported(finished)
     stored = {}
@@ -205,6 +207,7 @@ def test_the_corrected_protocol_runs(place):  # noqa: F811
     assert not any("warm_start" in job["parents"] for job in jobs)
 
 
+@pytest.mark.slow
 def test_diff_against_itself_and_against_a_planted_change(finished, tmp_path):  # noqa: F811
     finished.call("report", "--tables", tmp_path)
     reference = tmp_path / "smoke" / "results.csv"

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
-from test_faults import PLUGIN
 
 from benchmark import cli
 from benchmark.matrix.load import parse_set
+from tests.support.command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from tests.test_faults import PLUGIN
 
 PROJECT = Path(__file__).parents[1]
 ONE = ("--where", "attacker=decoder,split=infer,cem=off")

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Place, break_disk, call, copied, finished, place  # noqa: F401 (fixtures)
 
 from benchmark import cli, data
 from benchmark.jobs.run_job import Machine, prepare_attack
 from benchmark.matrix import expand as expansion
 from benchmark.store.checksums import Damaged
 from benchmark.store.store import Store
+from tests.support.command_line import Place, break_disk, call, copied, finished, place  # noqa: F401 (fixtures)
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -60,6 +60,7 @@ def halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+@pytest.mark.slow
 def test_damaged_results_are_noticed_set_aside_and_computed_again(copied, finished, tmp_path):  # noqa: F811
     """A flipped bit, half a file, a file that is gone: of a job each, in all kinds of files."""
     damages = {"metrics.json": flip, "provenance.json": halve, "job.json": flip, "history.csv": Path.unlink}
@@ -293,7 +294,7 @@ def test_whatever_a_defence_raises_in_a_worker(plugin, reason):
     ],
 )
 def test_a_defence_that_ends_the_program_elsewhere(plugin, monkeypatch, where):
-    monkeypatch.setattr("test_faults.PLUGIN", PLUGIN.replace("def loss(self, batch):\n        {body}\n", where))
+    monkeypatch.setattr(f"{__name__}.PLUGIN", PLUGIN.replace("def loss(self, batch):\n        {body}\n", where))
     outcome = plugin("raise SystemExit(0)")
     assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
     assert outcome.stderr.count("SystemExit: 0 (log: ") == 2
@@ -333,6 +334,7 @@ class Strict(Defense):
         ("__import__('benchmark').errors.TooLarge('it needs 9 GiB')", "it needs 9 GiB"),
     ],
 )
+@pytest.mark.slow
 def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin, error, told):
     """Simulated: the defence raises what CUDA or we raise. Two at once, then one, then it is told, each job once."""
     outcome = plugin(f"raise {error}", "--cells-per-gpu", 2)
@@ -435,11 +437,12 @@ def workers_of(pid: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+@pytest.mark.slow
 def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
     """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL
     at a random moment, and begun again, until the suite is done; round after round until there were enough kills."""
     server, choice = multiprocessing.get_context("forkserver"), random.Random(time.time_ns())
-    server.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local", "test_faults"])  # imports torch once
+    server.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local", __name__])  # imports torch once
     out, killed = place.folder / "stderr.txt", {"runner": 0, "worker": 0}
     commands = [place.words("run", *CHOICE), place.words("run", *CHOICE, "--cells-per-gpu", 2)]
     while sum(killed.values()) < KILLS:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from command_line import call
 
 from benchmark.data import archives
 from benchmark.data.facescrub import FaceScrub
@@ -19,6 +18,7 @@ from benchmark.errors import UserError
 from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
 from benchmark.matrix.source import MOST_TEXT
+from tests.support.command_line import call
 
 MIB = 1 << 20
 

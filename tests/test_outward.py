@@ -12,11 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from terminal import Terminal
 
 import benchmark
 from benchmark.analysis import diff
@@ -27,6 +25,8 @@ from benchmark.output import Console
 from benchmark.registry import Registry
 from benchmark.store.store import Store
 from benchmark.text import plain
+from tests.support.command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from tests.support.terminal import Terminal
 
 EVIL = "\x1b]0;owned\x07\x1b[2Jx\r\x9b31m\u202e"
 PACKAGE = Path(benchmark.__file__).parent

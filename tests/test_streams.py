@@ -7,8 +7,9 @@ import sys
 import time
 
 import pytest
-from command_line import Place, finished, place  # noqa: F401 (fixtures)
-from terminal import Terminal
+
+from tests.support.command_line import Place, finished, place  # noqa: F401 (fixtures)
+from tests.support.terminal import Terminal
 
 ONE = ("--where", "defense=bottleneck,cem=off,attacker=decoder,split=infer")
 LONG = (*ONE, "--set", "train.epochs=400")

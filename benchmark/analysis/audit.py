@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from itertools import combinations, product
+from typing import Any
 
 import pandas as pd
 
@@ -39,7 +40,7 @@ class Finding:
 def averages(printed: Printed) -> Iterator[Finding]:
     """An average is the mean of the seven rows above it, rounded."""
     for cell, value in _of(printed, defense="average"):
-        members = [printed.get(_with(cell, defense=row)) for row in ROWS]
+        members: list[Any] = [printed.get(_with(cell, defense=row)) for row in ROWS]
         if None in members:
             continue
         digits, exact = decimals(cell[6]), mean(members)
@@ -136,7 +137,7 @@ def printed_twice(printed: Printed) -> Iterator[Finding]:
 
 def _average_follows(printed: Printed, cell: Cell) -> bool:
     """Whether the average printed in the cell's table or in its twin follows from this table's rows."""
-    members = [printed.get(_with(cell, defense=row)) for row in ROWS]
+    members: list[Any] = [printed.get(_with(cell, defense=row)) for row in ROWS]
     if None in members:
         return False
     digits, exact = decimals(cell[6]), mean(members)
@@ -301,7 +302,7 @@ def _of(printed: Printed, **wanted: str) -> Iterator[tuple[Cell, Decimal]]:
             yield cell, value
 
 
-def _with(cell: Cell, **changes: str) -> Cell:
+def _with(cell: Cell, **changes: str) -> Any:
     return tuple(changes.get(name, cell[index]) for name, index in _PLACE.items())
 
 
@@ -377,7 +378,8 @@ def _gains(printed: Printed, table: str, claim: dict) -> dict:
         ways[name] = 100 * sum(on / off - 1 for off, on in both) / 2
         ways[f"{name} of both attackers together"] = _ratio(both)
         if name == CORRECTED_AVERAGES:
-            for attacker, title in names.ATTACKERS.items():
+            for attacker in names.ATTACKERS:
+                title = names.attacker_title(attacker)
                 sides = [averages[attacker, split] for split in ("train", "infer")]
                 ways[f"of the {title} attack alone, over both splits"] = _ratio(sides)
     return ways
@@ -385,7 +387,8 @@ def _gains(printed: Printed, table: str, claim: dict) -> dict:
 
 def _ratio(sides: list[tuple[Fraction, Fraction]]) -> Fraction:
     """Percent by which the sum of the second sides exceeds that of the first."""
-    return 100 * (sum(on for _, on in sides) / sum(off for off, _ in sides) - 1)
+    zero = Fraction(0)
+    return 100 * (sum((on for _, on in sides), zero) / sum((off for off, _ in sides), zero) - 1)
 
 
 def _average_sides(printed: Printed, table: str, dataset: str, read) -> dict[tuple[str, str], tuple]:
@@ -413,7 +416,7 @@ def _parameters() -> dict[tuple[str, str], int]:
         settings = MatrixFile().settings("cifar10", defense, "off", [])
         kind = DEFENSES.get(defense)
         options = {"bottleneck": settings.model.bottleneck} | kind.model_options(settings.params)
-        build = {"classes": 10, "image_size": 32, "cut": settings.model.cut} | options
+        build: dict[str, Any] = {"classes": 10, "image_size": 32, "cut": settings.model.cut} | options
         model = models.build(settings.model.arch, **build)
         widths = kind.final_widths(settings.params, model.encoder.widths)
         model = models.build(settings.model.arch, **build, widths=widths)

@@ -54,7 +54,7 @@ def _line(found: pd.DataFrame) -> dict:
 
 
 def _strongest(part: pd.DataFrame) -> dict:
-    part = part[~part["attacker"].isin(names.BEYOND_ONE_FEATURE)]
+    part = part[part["attacker"].map(names.one_feature).astype(bool)]
     line = {}
     for split in SPLITS:
         means = part[(part["split"] == split) & (part["metric"] == "mse")].groupby("attacker")["value"].mean().dropna()

@@ -36,4 +36,4 @@ def read_losses(path: Path) -> list[float] | None:
     epochs = history.read(path)
     if epochs and not all("loss" in epoch for epoch in epochs):
         raise history.damaged(path, "it has no losses")
-    return epochs and [epoch["loss"] for epoch in epochs]
+    return None if epochs is None else [epoch["loss"] for epoch in epochs]

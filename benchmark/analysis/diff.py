@@ -10,17 +10,8 @@ from benchmark.analysis.frame import CELL, Summary, csv_value, summarise, tidy
 from benchmark.departures import column, parted
 from benchmark.errors import UserError
 
-# metric -> (kind, tolerance). A form of a metric (psnr_db_per_image) has its base's; None is not judged: a
-# time is its device's. "absolute" is in the metric's own unit, "relative" a fraction of the reference.
-TOLERANCES: dict[str, tuple[str, float | None]] = {
-    "accuracy_percent": ("absolute", 1.0),
-    "mse": ("relative", 0.20),
-    "ssim": ("absolute", 0.05),
-    "psnr_db": ("absolute", 1.0),
-    "params_m": ("relative", 0.05),
-    "mmac": ("relative", 0.05),
-    "inference_ms": ("relative", None),
-}
+# metric -> (kind, tolerance); a form of a metric (psnr_db_per_image) has its base's
+TOLERANCES = {name: (metric.kind, metric.tolerance) for name, metric in names.METRICS.items()}
 BAD = ("diverged", "failed", "missing", "beyond")  # worst first
 _GONE = Summary({}, {"": "not in the produced results"}, frozenset({"missing"}), frozenset())
 _SLACK = 1e-9  # so that 0.813 against 0.863 is not beyond 0.05 by the last bit

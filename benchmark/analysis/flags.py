@@ -5,28 +5,30 @@ flag is no verdict: it says where to look, and what a stronger attack would prob
 the seeds that both sides have; attackers that see more than one feature and choices among attackers do not count.
 """
 
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import pandas as pd
 
 from benchmark.analysis import convergence
-from benchmark.analysis.names import BEYOND_ONE_FEATURE, CHOICES, attacker_title
+from benchmark.analysis.names import attacker_title, chooses, one_feature
+from benchmark.matrix.expand import Point
 
 ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
 COLUMNS = [*ROW, "flag", "attacker", "percent", "text"]
 CLOSED_FORMS = ("ridge", "kernel")
 LIMIT = 5.0  # percent by which another attacker has to beat the decoder
 FEWEST_SEEDS = 3  # each draws noise and masks of its own
-_BUDGET = re.compile(r"^(?P<suite>.*) attacks\.(?P<attacker>[^ ]+)\.(epochs|iterations)=(?P<budget>\d+)$")
+BUDGETS = ("epochs", "iterations")  # parameters of attackers
 
 
-def flags(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
+def flags(frame: pd.DataFrame, random: Collection[str], swept: Mapping[str, Point]) -> pd.DataFrame:
     """All flags of a tidy frame (see frame.py), a line each, in the order of the rows; the columns are COLUMNS.
 
-    random: the defences that draw noise or masks. percent: by how much, NaN where that is no question.
+    random: the defences that draw noise or masks; swept: suite (a sweep's point) -> the point. percent: by how much,
+    NaN where that is no question.
     """
-    parts = [decoder_beaten(frame), still_falling(frame), closed_form_wins(frame), few_draws(frame, random)]
+    parts = [decoder_beaten(frame), still_falling(frame, swept), closed_form_wins(frame), few_draws(frame, random)]
     return pd.concat(parts, ignore_index=True).sort_values([*ROW, "flag", "attacker"], ignore_index=True)
 
 
@@ -35,7 +37,7 @@ def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
 
     def of_row(errors: pd.DataFrame) -> list[dict]:
         gains = {name: _below(errors, name, "decoder") for name in errors.columns if name != "decoder"}
-        best = max(gains, key=gains.get, default="")
+        best = max(gains, key=lambda name: gains[name], default="")
         if not best or not gains[best] > LIMIT:
             return []
         text = f"{attacker_title(best)} rebuilds with an MSE {gains[best]:.1f} % below the decoder's"
@@ -51,7 +53,7 @@ def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
         found = []
         for name in errors.columns.difference(CLOSED_FORMS):
             gains = {form: _below(errors, form, name) for form in CLOSED_FORMS if form in errors}
-            best = max(gains, key=gains.get, default="")
+            best = max(gains, key=lambda name: gains[name], default="")
             if best and gains[best] > 0:
                 text = f"{attacker_title(best)}, a closed form, beats {attacker_title(name)} by {gains[best]:.1f} %"
                 found.append({"attacker": name, "percent": gains[best], "text": text})
@@ -60,7 +62,7 @@ def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
     return _each_row(frame, "closed_form_wins", of_row)
 
 
-def still_falling(frame: pd.DataFrame) -> pd.DataFrame:
+def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFrame:
     """`still_falling`: a larger budget rebuilds more. By the attack's own history in any seed (convergence.py), without
     a number; and between the two largest budgets of a sweep over epochs or iterations, by 2 % or more of the MSE."""
     lines = []
@@ -68,12 +70,12 @@ def still_falling(frame: pd.DataFrame) -> pd.DataFrame:
     for key, _ in open_ones.groupby([*ROW, "attacker"], sort=True):
         text = f"{attacker_title(key[-1])} was not shown to have converged"
         lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": float("nan"), "text": text}))
-    swept = [(match, row) for row in _errors(frame).itertuples() if (match := _BUDGET.match(row.suite))]
-    points: dict[tuple, dict[int, dict[str, float]]] = {}
-    for match, row in swept:
-        if row.attacker == match["attacker"]:
-            key = (match["suite"], *(getattr(row, name) for name in ROW[1:]), row.attacker)
-            points.setdefault(key, {}).setdefault(int(match["budget"]), {})[row.seed] = row.value
+    points: dict[tuple, dict[Any, dict[Any, float]]] = {}
+    for row in _errors(frame).itertuples():
+        point = swept.get(row.suite)
+        if point and point.path in [f"attacks.{row.attacker}.{name}" for name in BUDGETS]:
+            key = (row.suite.removesuffix(f" {point}"), *(getattr(row, name) for name in ROW[1:]), row.attacker)
+            points.setdefault(key, {}).setdefault(point.value, {})[row.seed] = row.value
     for key, budgets in points.items():
         if len(budgets) < 2:
             continue
@@ -102,7 +104,8 @@ def few_draws(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
 def _each_row(frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[dict]]) -> pd.DataFrame:
     """of_row: MSE, a line for each seed and a column for each attacker -> what is flagged there."""
     errors = _errors(frame)
-    errors = errors[~errors["attacker"].isin([*BEYOND_ONE_FEATURE, *CHOICES])]
+    alike = errors["attacker"].map(lambda name: one_feature(name) and not chooses(name))
+    errors = errors[alike.astype(bool)]
     lines = []
     for key, part in errors.groupby(ROW, sort=True):
         found = of_row(part.pivot(index="seed", columns="attacker", values="value"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import t as student_t
 
-from benchmark.analysis.names import base_metric
+from benchmark.analysis.names import METRICS, base_metric
 from benchmark.errors import UserError
 from benchmark.text import plain
 
@@ -118,12 +118,11 @@ def half_width(values: list[float]) -> float | None:
     return float(student_t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
 
 
-_SCALES = {"accuracy_percent": 100.0, "mse": 1.0, "ssim": 1.0}  # from the least to the largest value
-
-
-def too_wide(metric: str, mean: float, half_width: float) -> bool:
+def too_wide(metric: str, mean: float | None, half_width: float) -> bool:
     """Whether an interval says nothing: wider than the scale of its metric, or than the mean is from zero."""
-    return half_width > min(abs(mean), _SCALES.get(base_metric(metric), math.inf) / 2)
+    base = METRICS.get(base_metric(metric))
+    scale = base.scale if base else math.inf
+    return mean is None or half_width > min(abs(mean), scale / 2)
 
 
 def summarise(frame: pd.DataFrame) -> dict[tuple, Summary]:

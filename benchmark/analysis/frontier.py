@@ -139,4 +139,5 @@ def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | Non
     seeds = sides[0].index.intersection(sides[1].index)
     if seeds.empty:
         return None
-    return tuple(np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
+    off, on = (np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
+    return off, on

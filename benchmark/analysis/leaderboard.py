@@ -13,7 +13,7 @@ import pandas as pd
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.flags import flags
 from benchmark.analysis.frame import half_width
-from benchmark.analysis.names import BEYOND_ONE_FEATURE, CHOICES, rank
+from benchmark.analysis.names import chooses, one_feature, rank
 from benchmark.departures import column, parted
 
 ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
@@ -33,10 +33,11 @@ def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
     between them; doubt: why the row has no rank, "" for a ranked one.
     """
     doubts, done = Doubts(frame), frame[frame["status"] == "done"]
-    flagged = flags(frame, random)
+    flagged = flags(frame, random, swept={})  # a store knows no suites
     accuracy = done[done["metric"] == "accuracy_percent"].groupby(ROW[:5])["value"].agg(list).to_dict()
     lines = []
-    attacks = done[~done["attacker"].isin(["none", *BEYOND_ONE_FEATURE, *CHOICES])]
+    alike = done["attacker"].map(lambda name: name != "none" and one_feature(name) and not chooses(name))
+    attacks = done[alike.astype(bool)]
     for row, part in attacks[attacks["metric"] == "mse"].groupby(ROW, sort=True):
         errors = part.groupby("attacker")["value"].agg(list)
         strongest = errors.map(_mean).idxmin()

@@ -1,50 +1,28 @@
-"""How defences, data sets, attackers and metrics are called, ordered, rounded and compared in print."""
+"""How defences, data sets and attackers are called and ordered in print; metrics: benchmark/metrics/facts.py."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from benchmark import defenses
+from benchmark import attacks, defenses
+from benchmark.metrics.facts import METRICS as METRICS
+from benchmark.metrics.facts import base_metric as base_metric
+from benchmark.metrics.facts import metric as metric
+from benchmark.registry import Registry
 
 # The seven rows of Tables 1-3 and S1-S5, in the printed order; the "Average" rows are over these.
-DEFENSES = {
-    "bottleneck": "Bottleneck",
-    "distcorr": "DistCorr",
-    "dropout": "Dropout",
-    "patrol": "PATROL",
-    "ressfl": "ResSFL",
-    "noise_nopeek": "Noise_Nopeek",
-    "noise_arl": "Noise_ARL",
-}
-_OTHER_ROWS = {"none": "No defence", "others": "Others"}
+DEFENSES = ("bottleneck", "distcorr", "dropout", "patrol", "ressfl", "noise_nopeek", "noise_arl")
 DATASETS = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
     "tinyimagenet": "TinyImageNet",
     "facescrub": "FaceScrub",
 }
-ATTACKERS = {"decoder": "Dec.-based", "gan": "GAN-based"}  # the paper's
-STRONGER = {  # ours, in the order in which tables show them
-    "informed": "informed",
-    "queries4": "4 queries",
-    "queries16": "16 queries",
-    "queries64": "64 queries",
-    "large": "larger",
-    "whitebox": "white-box",
-    "ensemble": "best of all (oracle)",
-    "ridge": "ridge",
-    "kernel": "kernel",
-    "converged": "converged",
-    "ssim_decoder": "SSIM decoder",
-    "unet": "U-Net",
-    "unrolled": "unrolled",
-    "whitebox_standard": "white-box, judged",
-    "standard": "standard (chosen)",
-}
+ATTACKERS = ("decoder", "gan")  # the paper's
+STRONGER = (  # ours, in the order in which tables show them
+    *("informed", "queries4", "queries16", "queries64", "large", "whitebox", "ensemble"),
+    *("ridge", "kernel", "converged", "ssim_decoder", "unet", "unrolled", "whitebox_standard", "standard"),
+)
 PAPER, FURTHER = "paper", "further"  # families of attackers
 ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them
-CHOICES = (ORACLE, "standard")  # all of these; the second is made without the image that is scored
-# these see more than one feature of an image, or the image itself: bounds for one feature do not hold for them
-BEYOND_ONE_FEATURE = ("queries4", "queries16", "queries64", ORACLE)
 
 # (data set, layout) -> the number under which the paper or its supplement prints that table
 PRINTED_TABLES = {
@@ -60,30 +38,6 @@ PRINTED_TABLES = {
 }
 
 
-@dataclass(frozen=True)
-class Metric:
-    """title: the heading; better: "higher" or "lower" (for the defender) or ""; decimals as printed."""
-
-    title: str
-    better: str
-    decimals: int
-
-    @property
-    def heading(self) -> str:
-        return self.title + {"higher": "↑", "lower": "↓", "": ""}[self.better]
-
-
-METRICS = {
-    "accuracy_percent": Metric("Acc.", "higher", 2),
-    "mse": Metric("MSE", "higher", 4),
-    "ssim": Metric("SSIM", "lower", 3),
-    "psnr_db": Metric("PSNR", "lower", 2),
-    "params_m": Metric("Parameters (M)", "", 3),
-    "mmac": Metric("MMAC", "", 2),
-    "inference_ms": Metric("Inference time (ms)", "", 2),
-}
-
-
 def rank(name, known: Sequence) -> tuple:
     """Sort key that puts what is `known` first, in its order, and the rest after it, by name."""
     return (known.index(name) if name in known else len(known), name)
@@ -92,17 +46,6 @@ def rank(name, known: Sequence) -> tuple:
 def form_rank(cem: str) -> tuple:
     """Sort key of the forms of CEM: off, on, then other variants."""
     return rank(cem, ("off", "on"))
-
-
-def base_metric(name: str) -> str:
-    """The printed metric that `name` is a form of (`psnr_db_per_image` -> `psnr_db`), else `name` itself."""
-    return next((base for base in METRICS if name == base or name.startswith(base + "_")), name)
-
-
-def metric(name: str) -> Metric:
-    """Heading, direction and decimals of a metric; a form of a printed one inherits all but the title."""
-    known = METRICS.get(base_metric(name), Metric(name, "", 4))
-    return known if name in METRICS else Metric(name, known.better, known.decimals)
 
 
 def dataset_title(name: str) -> str:
@@ -115,18 +58,32 @@ def family(attacker: str) -> str:
 
 
 def attacker_title(name: str) -> str:
-    return ATTACKERS.get(name) or STRONGER.get(name, name)
+    """As its class says; the name of one that is not at hand."""
+    return _title(attacks.ATTACKS, name)
+
+
+def defense_title(name: str) -> str:
+    return "Others" if name == "others" else _title(defenses.DEFENSES, name)
+
+
+def _title(registry: Registry, name: str) -> str:
+    known = vars(registry.get(name)) if name in registry.names() else {}
+    return known.get("title") or name  # one's own: a subclass of the paper's decoder is another attacker
+
+
+def one_feature(attacker: str) -> bool:
+    """Whether it sees no more of an image under attack than one feature as sent: bounds hold for those alone."""
+    return attacker not in attacks.ATTACKS.names() or attacks.ATTACKS.get(attacker).one_feature
+
+
+def chooses(attacker: str) -> bool:
+    """Whether it selects among the results of other attackers."""
+    return attacker in attacks.ATTACKS.names() and issubclass(attacks.ATTACKS.get(attacker), attacks.Selection)
 
 
 def row_label(defense: str, cem: str) -> str:
     """`Bottleneck`, `Bottleneck+CEM`, and `Bottleneck+CEM (full)` for another variant of CEM."""
-    label = DEFENSES.get(defense) or _OTHER_ROWS.get(defense) or _own_title(defense)
-    return label + {"off": "", "on": "+CEM"}.get(cem, f"+CEM ({cem})")
-
-
-def _own_title(defense: str) -> str:
-    """The title of a defence that the paper does not have; its name where it has none, or is not at hand."""
-    return defenses.DEFENSES.get(defense).title or defense if defense in defenses.DEFENSES.names() else defense
+    return defense_title(defense) + {"off": "", "on": "+CEM"}.get(cem, f"+CEM ({cem})")
 
 
 def average_label(cem: str) -> str:

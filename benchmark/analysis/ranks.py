@@ -27,7 +27,8 @@ def associations(a, b, groups, seed: int = 0) -> tuple[Association, Association]
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if len(a) < FEWEST_ROWS:
-        return (Association(math.nan, math.nan, math.nan),) * 2
+        unknown = Association(math.nan, math.nan, math.nan)
+        return unknown, unknown
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     times = np.zeros((0, len(a)))
     if len(names) >= FEWEST_GROUPS:
@@ -35,7 +36,8 @@ def associations(a, b, groups, seed: int = 0) -> tuple[Association, Association]
         times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)[:, group]
     values = correlations(a, b, np.ones((1, len(a))))[:, 0]
     drawn = correlations(a, b, times)
-    return tuple(_interval(float(value), row) for value, row in zip(values, drawn, strict=True))
+    first, second = (_interval(float(value), row) for value, row in zip(values, drawn, strict=True))
+    return first, second
 
 
 def correlations(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> np.ndarray:

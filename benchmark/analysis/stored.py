@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 
@@ -70,8 +71,10 @@ def about(cells: list[Cell], store: Store) -> pd.DataFrame:
 def _cell(job: Job, matrix: MatrixFile) -> Cell:
     training = job.parents["train"].config
     seedless = {name: value for name, value in training.items() if name != "seed"}
-    estimator = training["cem"] and training["cem"]["estimator"]
-    cem = {None: "off", "scalar": "on"}.get(estimator, estimator)
+    cem = "off"
+    if training["cem"]:
+        estimator = training["cem"]["estimator"]
+        cem = "on" if estimator == "scalar" else estimator
     quirks = training["quirks"] | job.config["quirks"]
     off = [name.partition("_")[0] for name, on in quirks.items() if not on]
     protocol = "published" if not off else "corrected" if len(off) == len(quirks) else f"without {', '.join(off)}"
@@ -95,7 +98,7 @@ def _departures(job: Job, cem: str, matrix: MatrixFile) -> tuple[Departure, ...]
     recipe, defense, attacker = recipe_of(job.parents["train"]), training["defense"]["name"], job.config["attack"]
     dataset = training["dataset"] if training["dataset"] in known.datasets else next(iter(known.datasets))
     shipped = matrix.settings(dataset, defense if defense in known.defenses else next(iter(known.defenses)), cem, [])
-    ours = SimpleNamespace(
+    ours: Any = SimpleNamespace(
         data=Data(**training["data"]),
         model=recipe.model,
         train=recipe.train,

@@ -9,7 +9,10 @@ import pandas as pd
 
 from benchmark.analysis import names
 
-GAINS = {"mse": "ratio", "ssim": "difference", "psnr_db": "difference", "accuracy_percent": "difference"}
+GAINS = {
+    name: "ratio" if names.METRICS[name].kind == "relative" else "difference"
+    for name in ("mse", "ssim", "psnr_db", "accuracy_percent")
+}
 FEWEST = 4  # rows whose order says anything
 _PLACE = ["suite", "protocol", "dataset", "attacker", "split", "metric"]
 

@@ -16,20 +16,20 @@ from benchmark.analysis.intervals import (
     holm,
     interquartile_mean,
 )
-from benchmark.analysis.names import CHOICES, base_metric, family
+from benchmark.analysis.names import METRICS, base_metric, chooses, family
 from benchmark.analysis.paired import CELL, Pair, pairs
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 BLIND = "with CEM and without, the attack is no better than the mean image"
 
-# metric -> (claim, sign of the claimed change, smallest change that matters: a factor for MSE, else in its unit)
+# metric -> (claim, sign of the claimed change, smallest change that matters)
 DIRECTED = {
-    "mse": ("CEM raises MSE", +1, math.log(1.05)),
-    "ssim": ("CEM lowers SSIM", -1, 0.01),
-    "psnr_db": ("CEM lowers PSNR", -1, 0.2),
+    name: (f"CEM {'raises' if metric.raises else 'lowers'} {metric.title}", +1 if metric.raises else -1, metric.margin)
+    for name, metric in METRICS.items()
+    if name in ("mse", "ssim", "psnr_db")
 }
-UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", 1.0)}
+UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", METRICS["accuracy_percent"].margin)}
 
 COLUMNS = ["claim", "suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric", "seeds"]
 COLUMNS += ["off", "on", "change", "low", "high", "p", "p_holm", "effect_size"]
@@ -131,7 +131,7 @@ def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple, list[np.ndarray]] = {}
     for pair in pairs(frame):
-        if pair.metric == "mse" and pair.base and pair.attacker not in CHOICES:
+        if pair.metric == "mse" and pair.base and not chooses(pair.attacker):
             cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split, family(pair.attacker))
             groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
     lines = []
@@ -157,8 +157,9 @@ def _over_images(pair: Pair, images: Images | None) -> dict:
     """What the per-image values say, where they were kept for every seed."""
     if images is None or pair.attacker == "none" or base_metric(pair.metric) not in ("mse", "ssim"):
         return {}
-    found = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
-    if any(item is None for item in found):
+    asked = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
+    found = [item for item in asked if item is not None]
+    if len(found) < len(asked):
         return {}
     sign = DIRECTED[pair.metric][1]
     harder = float(np.mean([np.mean(sign * on > sign * off) for off, on in found]))

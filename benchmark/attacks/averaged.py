@@ -17,7 +17,7 @@ from benchmark.config import Count
 class Averaged(DecoderAttack):
     """The plain decoder, fitted and scored on averages of `queries` features, each with fresh noise and mask."""
 
-    printed = False
+    printed = one_feature = False
     quirks = ()  # the released code does not have it
     psnr_batch = SCORE_BATCH
 
@@ -42,12 +42,18 @@ class Averaged(DecoderAttack):
 class FourQueries(Averaged):
     """n = 4: half the noise."""
 
+    title = "4 queries"
+
 
 @ATTACKS.register("queries16")
 class SixteenQueries(Averaged):
     """n = 16: a quarter of the noise."""
 
+    title = "16 queries"
+
 
 @ATTACKS.register("queries64")
 class SixtyFourQueries(Averaged):
     """n = 64: an eighth of the noise."""
+
+    title = "64 queries"

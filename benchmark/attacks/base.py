@@ -19,8 +19,9 @@ from benchmark.registry import Registry
 from benchmark.training.graph import Captured, Order
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
-ATTACKS: Registry["Attacker"] = Registry("attacker", "benchmark.attacks", "benchmark.attacks")
+ATTACKS: Registry[Any] = Registry("attacker", "benchmark.attacks", "benchmark.attacks")  # Attack, Selection
 Send = Callable[[Tensor, torch.Generator], Tensor]  # (clean feature, generator) -> what is sent, same shape
+NOT_GIVEN: Any = None  # no attacker that looks at it is fitted on this target
 SCORE_BATCH = 128  # images in a batch of every evaluation
 NO_QUIRKS = Quirks(**dict.fromkeys(Quirks.model_fields, False))
 
@@ -48,14 +49,19 @@ class Target:
     device: torch.device
     seed: int
     autocast: dict[str, Any]
-    encode: Callable[[Tensor], Tensor] | None = None
-    kept: Callable[[Tensor], Tensor] | None = None
-    misfit: Callable[[Tensor, Tensor], Tensor] | None = None
-    received: Tensor | None = None
+    encode: Callable[[Tensor], Tensor] = NOT_GIVEN
+    kept: Callable[[Tensor], Tensor] = NOT_GIVEN
+    misfit: Callable[[Tensor, Tensor], Tensor] = NOT_GIVEN
+    received: Tensor = NOT_GIVEN
     split: str = "train"
     quirks: Quirks = NO_QUIRKS
-    tested: tuple[Tensor, Tensor] | None = None
+    tested: tuple[Tensor, Tensor] = NOT_GIVEN
     passes: int = 1
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.features.shape[1:]
+        return channels, height, width
 
     @property
     def where(self) -> dict:
@@ -68,7 +74,11 @@ class Attacker:
     params: Any  # the subclass's Params
 
     name = ""
+    title = ""  # what tables call it; "": its name
     version = 1
+    one_feature = (
+        True  # whether it sees no more of an image under attack than one feature as sent; bounds hold for those
+    )
     printed = False  # whether the paper's tables have it
     quirks: tuple[str, ...] = ()  # "q11": those that it reads; keys depend on them
     psnr_batch = SCORE_BATCH  # images in a batch of the paper's PSNR

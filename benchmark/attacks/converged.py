@@ -17,4 +17,4 @@ class ConvergedAttack(NetworkAttack):
         blocks: Count = Field(description="residual blocks of 64 channels")
 
     def network(self) -> nn.Module:
-        return Decoder(tuple(self.target.features.shape[1:]), self.target.image_size, blocks=self.params.blocks)
+        return Decoder(self.target.feature_shape, self.target.image_size, blocks=self.params.blocks)

@@ -25,6 +25,8 @@ from benchmark.training.loop import seeded
 class DecoderAttack(Attack):
     """Minimises ||D(z) - x||^2; D has 711,539 parameters for an 8x8x8 feature of a 32 px image."""
 
+    title = "Dec.-based"
+
     class Params(Strict):
         epochs: Count = Field(description="passes over the attacker's images")
         batch_size: Count = Field(description="images in a step")
@@ -54,7 +56,7 @@ class DecoderAttack(Attack):
 
     def network(self) -> nn.Module:
         """The decoder, freshly initialised on the CPU: feature [B, C, h, w] -> image in [0, 1] [B, 3, H, W]."""
-        return Decoder(tuple(self.target.features.shape[1:]), self.target.image_size, blocks=self.params.blocks)
+        return Decoder(self.target.feature_shape, self.target.image_size, blocks=self.params.blocks)
 
     def decode(self, z: Tensor) -> Tensor:
         """Feature as sent [B, C, h, w] -> image [B, 3, H, W], in whatever mode the decoder is in."""

@@ -14,6 +14,9 @@ from benchmark.attacks.base import ATTACKS, Selection
 class Ensemble(Selection):
     """For each image, the lowest MSE and the highest SSIM; a member's NaN does not count."""
 
+    title = "best of all (oracle)"
+    one_feature = False
+
     def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
         def stacked(metric: str, worst: float) -> Tensor:
             values = torch.stack([values[metric] for values in members.values()])

@@ -36,6 +36,8 @@ LOGGED_EVERY = 10  # epochs
 class GANAttack(Attack):
     """Generator: -critic(G(z)) + mse_weight * MSE; critic: critic(G(z)) - critic(x) + penalty * (|grad| - 1)^2."""
 
+    title = "GAN-based"
+
     class Params(Strict):
         epochs: Count = Field(description="passes over the attacker's images")
         batch_size: Count = Field(description="images in a step")
@@ -60,7 +62,7 @@ class GANAttack(Attack):
         target, params = self.target, self.params
         # not the training's own stream: a defence's adversary must not begin as the attacker does
         torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
-        generator = Decoder(tuple(target.features.shape[1:]), target.image_size, blocks=params.blocks)
+        generator = Decoder(target.feature_shape, target.image_size, blocks=params.blocks)
         self.generator = generator.to(target.device, memory_format=torch.channels_last)
         self.critic = Critic(target.image_size).to(target.device)
         betas = (params.beta1, 0.999)

@@ -52,7 +52,8 @@ class KernelAttack(ClosedForm):
         misfits = self._misfits(z)
         weights = torch.cat([torch.softmax(-misfits / t, 1).float() for t in temperatures])
         parts = zip(weights.split(IMAGES, 1), self.target.images.split(IMAGES), strict=True)
-        return sum(part @ unit(images).flatten(1) for part, images in parts).unflatten(0, (len(temperatures), len(z)))
+        means = torch.as_tensor(sum(part @ unit(images).flatten(1) for part, images in parts))
+        return means.unflatten(0, (len(temperatures), len(z)))
 
     def _misfits(self, z: Tensor) -> Tensor:
         """Minus the log likelihoods of z [B, C, h, w] given each of the attacker's N images, float64 [B, N]."""

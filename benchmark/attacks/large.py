@@ -18,6 +18,8 @@ from benchmark.models.decoder import LargeDecoder
 class LargeDecoderAttack(InformedAttack):
     """The informed attack with `LargeDecoder`."""
 
+    title = "larger"
+
     class Params(InformedAttack.Params):
         width: Count = Field(description="channels of the trunk; half of them after each doubling, 64 at least")
         tail: Count = Field(description="residual blocks after each doubling")

@@ -90,7 +90,7 @@ class NetworkAttack(Judged):
     @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
         with torch.autocast(**self.target.autocast):
-            members = [self.answer(self.rebuild(network, z)).float() for network in self.averages.module]
+            members = [self.answer(self.rebuild(network, z)).float() for network in self.averages.module.children()]
         return torch.stack(members).mean(0).clamp(0, 1)
 
     def fitted(self) -> dict:
@@ -110,6 +110,8 @@ class Average(nn.Module):
     A step moves them by 1 - decay of the way, at first by 9 / (10 + steps): the first weights are soon forgotten.
     """
 
+    steps: Tensor
+
     def __init__(self, module: nn.Module, decay: float):
         super().__init__()
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -121,8 +123,8 @@ class Average(nn.Module):
         """One step towards the module as it is now."""
         self.steps += 1
         own, new = _numbers(self.module), _numbers(module)
-        way = torch._foreach_sub(new, own)
-        torch._foreach_mul_(way, (9 / (10 + self.steps)).clamp_min(self.share))
+        way, share = torch._foreach_sub(new, own), torch.clamp_min(9 / (10 + self.steps), self.share)
+        torch._foreach_mul_(way, share)
         torch._foreach_add_(own, way)
 
 

@@ -51,7 +51,8 @@ class RidgeAttack(ClosedForm):
         """
         features, images = self.target.features, self.target.images
         about = features.flatten(1).mean(0).double()
-        mean_image = sum(unit(part).flatten(1).double().sum(0) for part in images.split(BATCH)) / len(images)
+        total = torch.as_tensor(sum(unit(part).flatten(1).double().sum(0) for part in images.split(BATCH)))
+        mean_image = total / len(images)
         draws = self._draws()
         sums, count = torch.zeros_like(about), draws * len(images)
         squares = about.new_zeros(len(about), len(about))

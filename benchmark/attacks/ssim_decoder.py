@@ -15,5 +15,7 @@ from benchmark.metrics.ssim import ssim_per_image
 class SSIMDecoderAttack(ConvergedAttack):
     """Minimises 1 - SSIM(D(z), x)."""
 
+    title = "SSIM decoder"
+
     def loss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
         return 1 - ssim_per_image(rebuilt, x01).mean()

@@ -18,6 +18,8 @@ from benchmark.errors import UserError
 class Standard(Selection):
     """One attacker for each metric; those that hold no images out cannot be chosen."""
 
+    title = "standard (chosen)"
+
     def choose(self, found: dict[str, dict[str, float]]) -> dict[str, str]:
         """UserError where no attacker of the row says how it does on images held out."""
         judged = {name: values for name, values in found.items() if math.isfinite(values.get(MSE) or math.nan)}

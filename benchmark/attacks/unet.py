@@ -18,6 +18,8 @@ from benchmark.models.unet import UNet
 class UNetAttack(NetworkAttack):
     """Minimises ||U(z, mask, linear estimate of z_hat) - x||^2."""
 
+    title = "U-Net"
+
     class Params(NetworkAttack.Params):
         channels: Count = Field(description="channels at the image's size, twice as many after each halving")
 
@@ -26,8 +28,8 @@ class UNetAttack(NetworkAttack):
         super().build()
 
     def network(self) -> nn.Module:
-        channels, *size = self.target.features.shape[1:]
-        return UNet((self.briefing.views * channels, *size), self.target.image_size, self.params.channels)
+        channels, height, width = self.target.feature_shape
+        return UNet((self.briefing.views * channels, height, width), self.target.image_size, self.params.channels)
 
     def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
         return super().rebuild(network, self.briefing(z))

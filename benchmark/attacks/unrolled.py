@@ -29,15 +29,15 @@ class UnrolledAttack(NetworkAttack):
         channels: Count = Field(description="channels of a stage's network")
 
     def network(self) -> nn.Module:
-        shape, params = tuple(self.target.features.shape[1:]), self.params
+        shape, params = self.target.feature_shape, self.params
         stages = (Stage(2 * shape[0] + 6, params.channels) for _ in range(params.stages))
         first = Decoder(shape, self.target.image_size, blocks=params.blocks)
         return nn.ModuleDict({"first": first, "stages": nn.ModuleList(stages)})
 
-    def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
+    def rebuild(self, network: nn.ModuleDict, z: Tensor) -> Tensor:
         """The guesses after every stage, fp32 [1 + stages, B, 3, H, W]."""
         guesses = [cast_once(network["first"], z).float()]
-        for stage in network["stages"]:
+        for stage in network["stages"].children():
             x01 = guesses[-1].detach().clamp(0, 1)
             residual, gradient = self.look(x01, z)
             enlarged = interpolate(torch.cat([z, residual], 1), size=x01.shape[2:])
@@ -72,8 +72,8 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(
             nn.Sequential(conv3x3(channels, channels), nn.ReLU(), conv3x3(channels, channels)) for _ in range(2)
         )
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        for parameter in self.tail.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(x)

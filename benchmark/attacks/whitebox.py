@@ -26,6 +26,7 @@ SMOOTH = 1e-3  # the corner of |.| in TV is rounded within about this difference
 class WhiteBoxAttack(Attack):
     """One epoch of its history is one Adam step on every image it is scored on; x = sigmoid(pixels)."""
 
+    title = "white-box"
     keeps_state = True
     keeps_pictures = True
 
@@ -42,7 +43,7 @@ class WhiteBoxAttack(Attack):
         )
 
     @classmethod
-    def starts_from(cls, params, split):
+    def starts_from(cls, params: "WhiteBoxAttack.Params", split):
         return ("decoder", split) if params.start == "decoder" else None
 
     def __init__(self, params: Params, target: Target):
@@ -59,7 +60,8 @@ class WhiteBoxAttack(Attack):
 
     def build(self) -> None:
         target = self.target
-        mean = sum(unit(part).sum(0) for part in target.images.split(SCORE_BATCH)) / len(target.images)
+        total = torch.as_tensor(sum(unit(part).sum(0) for part in target.images.split(SCORE_BATCH)))
+        mean = total / len(target.images)
         self.pixels = torch.logit(mean.expand(len(self.which), -1, -1, -1), 0.02).contiguous()
         noise = torch.randn(self.pixels[self.images :].shape, generator=self._starts(), device=target.device)
         self.pixels[self.images :] += noise

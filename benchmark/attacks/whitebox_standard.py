@@ -18,6 +18,8 @@ from benchmark.attacks.whitebox import WhiteBoxAttack
 class StandardWhiteBox(WhiteBoxAttack):
     """`whitebox` with 5 % of the attacker's images under attack as well."""
 
+    title = "white-box, judged"
+
     def __init__(self, params, target: Target):
         target, self.held_out = set_aside(target)
         self.asked = len(target.received)

@@ -169,7 +169,7 @@ def selecting(command: Callable) -> Callable:
     for parameter in signature.parameters.values():
         expanded = map(_parameter, shared) if parameter.name == name else [parameter]
         parameters += [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in expanded]
-    call.__signature__ = signature.replace(parameters=parameters)
+    call.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return call
 
 

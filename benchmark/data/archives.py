@@ -103,7 +103,8 @@ def _tar_members(archive: Path) -> Iterator[tuple]:
         stream = _Bounded(gzip.GzipFile(fileobj=raw) if packed else raw, _most_bytes(archive))
         with tarfile.open(fileobj=stream, mode="r:") as content:
             while (member := content.next()) is not None:
-                content.members.clear()  # or it keeps every header until the end
+                # or it keeps every header until the end
+                content.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 plain = member.isreg() and not member.issparse() and member.size >= 0
                 yield member.name, plain, None if member.isdir() else lambda member=member: content.extractfile(member)
 

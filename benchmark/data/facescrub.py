@@ -45,14 +45,11 @@ class FaceScrub(Source):
         return self._read_arrays(source) if source.is_file() else self._read_folders(source)
 
     def _read_folders(self, source: Path) -> Parts:
-        train, test = (
-            source / "train",
-            next((p for p in (source / "validate", source / "val") if p.is_dir()), None),
-        )
-        split = train.is_dir() and test is not None
-        folders = {spelt(path): path for path in folders_in(train if split else source)}
+        train = source / "train"
+        test = next((p for p in (source / "validate", source / "val") if train.is_dir() and p.is_dir()), None)
+        folders = {spelt(path): path for path in folders_in(train if test else source)}
         people = list(folders)
-        if split:
+        if test:
             tested = {spelt(path): path for path in folders_in(test)}
             if unknown := set(tested) - set(people):
                 raise UserError(f"{tested[min(unknown)]} has no counterpart in {train}; every person needs both")

@@ -175,10 +175,10 @@ def _lost_in_rgb(path: Path, opened: Image.Image) -> str:
     if (
         getattr(opened, "is_animated", False) and opened.format != "MPO"
     ):  # a camera's, with a preview beside the picture
-        return f"has {opened.n_frames} frames"
+        return f"has {opened.n_frames} frames"  # pyright: ignore[reportAttributeAccessIssue]
     if opened.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in opened.info:
-        lowest, _ = opened.convert("RGBA").getchannel("A").getextrema()
-        return "is transparent in places" if lowest < 255 else ""
+        opaque = opened.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+        return "" if opaque else "is transparent in places"
     return "" if opened.mode in ("1", "L", "P", "RGB") else f"has colours of the kind {opened.mode}"
 
 

@@ -58,7 +58,7 @@ def photograph(name: str) -> np.ndarray:
     """The reduced photograph of that class: uint8 [H, W, 3]; UserError if scikit-image does not bring it."""
     file, _ = PHOTOGRAPHS[name]
     package = importlib.util.find_spec("skimage")
-    folders = package.submodule_search_locations if package else []
+    folders = (package and package.submodule_search_locations) or []
     path = next((p for folder in folders if (p := Path(folder) / "data" / file).is_file()), None)
     if path is None:
         raise UserError(f"the photograph {file} of the scikit-image package is missing; pip install scikit-image")

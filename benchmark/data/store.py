@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -232,7 +233,7 @@ def _is_intact(data_set: Source, root: Path) -> bool:
 
 
 @contextmanager
-def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Path | None]:
+def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Any]:
     """The source itself, or the folder into which the archive (checked first) is unpacked meanwhile."""
     if source is None or not data_set.archives or Path(source).is_dir():
         yield source and Path(source)

@@ -93,7 +93,7 @@ def fingerprint_of(train: ImageSet, test: ImageSet) -> str:
     digest = hashlib.sha256()
     for tensor in (train.images, train.labels, test.images, test.labels):
         digest.update(repr((str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(tensor.cpu().contiguous().numpy())
+        digest.update(tensor.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

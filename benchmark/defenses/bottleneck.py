@@ -9,3 +9,5 @@ from benchmark.defenses import DEFENSES, Defense
 @DEFENSES.register("bottleneck")
 class Bottleneck(Defense):
     """The 8-channel bottleneck, which every other defence has as well, and noise: nothing to add to the base."""
+
+    title = "Bottleneck"

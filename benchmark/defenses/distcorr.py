@@ -20,6 +20,8 @@ EPSILON = 1e-7  # floor of squared distances, and what keeps roots and quotients
 class DistCorr(Defense):
     """CE * task + weight * dCor(x, z_clean)."""
 
+    title = "DistCorr"
+
     class Params(Defense.Params):
         weight: Annotated[Number, Field(ge=0)] = Field(description="factor on dCor (released code: 0.1 * alpha)")
         task: Annotated[Number, Field(gt=0)] = Field(

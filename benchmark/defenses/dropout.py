@@ -18,6 +18,7 @@ from benchmark.defenses import DEFENSES, Defense
 class Dropout(Defense):
     """z = mask * (z_clean + noise), mask ~ Bernoulli(1 - rate) for each element."""
 
+    title = "Dropout"
     attack_quirks = ("q3",)
 
     class Params(Defense.Params):

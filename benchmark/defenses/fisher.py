@@ -29,6 +29,8 @@ class Fisher(Defense):
 
     title = "Fisher noise"
     learned = ("sensitivity",)
+    sensitivity: Tensor
+    steps: Tensor
 
     class Params(Defense.Params):
         noise_std: Annotated[Number, Field(ge=0)] = Field(

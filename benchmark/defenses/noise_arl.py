@@ -11,3 +11,5 @@ from benchmark.defenses.ressfl import ResSFL
 @DEFENSES.register("noise_arl")
 class NoiseARL(ResSFL):
     """ResSFL's game under another name; the rows differ by their strengths."""
+
+    title = "Noise_ARL"

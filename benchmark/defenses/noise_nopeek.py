@@ -17,6 +17,8 @@ from benchmark.defenses.distcorr import DistCorr
 class NoiseNoPeek(DistCorr):
     """CE + weight * dCor(x, z_clean); z = z_clean + noise."""
 
+    title = "Noise_Nopeek"
+
     class Params(DistCorr.Params):
         distribution: Literal["gaussian", "laplace"] = Field(description="the noise; laplace: scale = noise_std")
         when: Literal["always", "after_training"] = Field(

@@ -7,6 +7,8 @@ from benchmark.defenses import DEFENSES, Defense
 class NoDefense(Defense):
     """The cut network as it is; the feature is the cut's own activation map, [128, 8, 8] for VGG11 at 32 px."""
 
+    title = "No defence"
+
     @classmethod
     def model_options(cls, params):
         return {"bottleneck": None}

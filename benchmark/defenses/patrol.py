@@ -23,6 +23,7 @@ class Patrol(ResSFL):
     With quirk q9 what pruning replaced is not trained any more: the released code does not tell its optimiser.
     """
 
+    title = "PATROL"
     train_quirks = ("q8", "q9")
 
     class Params(ResSFL.Params):

@@ -17,6 +17,7 @@ from torch.nn.functional import mse_loss, relu
 from benchmark.config import Count, Fraction, Number
 from benchmark.defenses import DEFENSES, Batch, Defense
 from benchmark.metrics.ssim import ssim_per_image
+from benchmark.models import SplitModel
 from benchmark.models.decoder import Decoder, xavier_
 from benchmark.training.casts import cast_once
 from benchmark.training.graph import Captured, adam, cosine, set_lr
@@ -28,6 +29,7 @@ PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
 class ResSFL(Defense):
     """The adversary sees the clean feature; noise is on the path to the server alone (released code)."""
 
+    title = "ResSFL"
     version = 2
     train_quirks = ("q8",)
 
@@ -60,7 +62,7 @@ class ResSFL(Defense):
         self.adversary = adversary.to(setting.device, memory_format=torch.channels_last)
         self.optimizer = adam(self.adversary.parameters(), self.params.adversary_lr, setting.device)
 
-    def prepare(self, model, batches, generator) -> None:
+    def prepare(self, model: SplitModel, batches, generator) -> None:
         """Fits the adversary, by an Adam of its own, on the feature as sent; the encoder is in evaluation mode."""
         params = self.params
         fitting = adam(self.adversary.parameters(), params.adversary_lr, self.setting.device)

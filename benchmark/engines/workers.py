@@ -4,8 +4,10 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import Process, connection
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,7 +62,7 @@ class Here:
 
 @dataclass
 class _Worker:
-    process: Process
+    process: BaseProcess
     connection: connection.Connection
     job: Job | None = None
 
@@ -154,7 +156,7 @@ class Workers:
         return self.workers[-1]
 
     def _hear(self, worker: _Worker) -> tuple[Job, Outcome] | None:
-        job = worker.job
+        job: Any = worker.job  # None where the worker has none, of which it then says nothing
         try:
             what, *rest = worker.connection.recv()
         except (EOFError, OSError):
@@ -172,9 +174,9 @@ class Workers:
             return job, rest[0]
         return None
 
-    def _died(self, job: Job, code: int) -> Outcome:
+    def _died(self, job: Job, code: int | None) -> Outcome:
         """Record the end of a job whose worker is gone, unless the job was finished just before."""
-        if code < 0:
+        if code is not None and code < 0:
             name = signal.Signals(-code).name
             reason = f"its worker process was killed by {name}"
             if name == "SIGKILL":

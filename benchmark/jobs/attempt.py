@@ -8,6 +8,7 @@ import torch
 from benchmark.errors import CannotWrite, UserError
 from benchmark.jobs.run_job import Machine, execute
 from benchmark.matrix.expand import Job
+from benchmark.metrics.facts import METRICS
 from benchmark.monitor.heartbeat import Monitor
 from benchmark.store.lock import Lost
 from benchmark.store.store import Store
@@ -99,11 +100,11 @@ def summary(metrics: dict) -> str:
     """A finished job's result in a line for people."""
     if metrics["status"] == "diverged":
         return f"diverged ({metrics['reason']})"
-    shown = {
-        "accuracy_percent": "accuracy {:.2f} %",
-        "mse": "MSE {:.4f}",
-        "ssim": "SSIM {:.3f}",
-        "psnr_db": "PSNR {:.2f} dB",
-    }
+    shown = {"accuracy": "accuracy_percent", "MSE": "mse", "SSIM": "ssim", "PSNR": "psnr_db"}
     known = {name: value for name, value in metrics["values"].items() if value is not None}
-    return "  ".join(text.format(known[name]) for name, text in shown.items() if name in known)
+    texts = (
+        f"{word} {known[name]:.{METRICS[name].decimals}f} {METRICS[name].unit}".rstrip()
+        for word, name in shown.items()
+        if name in known
+    )
+    return "  ".join(texts)

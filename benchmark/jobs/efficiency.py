@@ -1,9 +1,9 @@
 """Table S6: parameters, multiply-accumulates and inference time of encoder and server."""
 
 import time
+from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from benchmark import models
 from benchmark.config import Efficiency, Model
@@ -13,9 +13,7 @@ from benchmark.models import macs
 from benchmark.training.device import wait
 
 
-def measure(
-    dataset: str, model: Model, defense: str, params: BaseModel, settings: Efficiency, device: torch.device
-) -> dict:
+def measure(dataset: str, model: Model, defense: str, params: Any, settings: Efficiency, device: torch.device) -> dict:
     """{part_metric: value} for the parts encoder and server.
 
     params_m: millions; mmac: 1e6 multiply-accumulates for one image by the printed table's convention (see
@@ -24,7 +22,7 @@ def measure(
     """
     facts = DATASETS.get(dataset)
     options = {"bottleneck": model.bottleneck} | DEFENSES.get(defense).model_options(params)
-    build = {"classes": facts.classes, "image_size": facts.image_size, "cut": model.cut, **options}
+    build: dict[str, Any] = {"classes": facts.classes, "image_size": facts.image_size, "cut": model.cut, **options}
     network = models.build(model.arch, **build)
     widths = DEFENSES.get(defense).final_widths(params, network.encoder.widths)
     if widths != list(network.encoder.widths):

@@ -79,7 +79,8 @@ def _image_counts(cell: dict) -> tuple[int, int]:
     """Training and test images of a cell: at most as many as asked for."""
     facts = DATASETS.get(cell["dataset"])
     asked = (cell["data"]["train_images"], cell["data"]["test_images"])
-    return tuple(min(wanted or nominal, nominal) for wanted, nominal in zip(asked, facts.nominal, strict=True))
+    train, test = (min(wanted or nominal, nominal) for wanted, nominal in zip(asked, facts.nominal, strict=True))
+    return train, test
 
 
 def _image_size(cell: dict) -> int:
@@ -116,7 +117,7 @@ def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tu
         model = models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)).eval()
         encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
         server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
-    return encoder, server, tuple(model.feature_shape)
+    return encoder, server, model.feature_shape
 
 
 @functools.cache

@@ -33,7 +33,7 @@ def recognise(
     given = _read_job(classifier) if classifier else None
 
     def judge(cell: Cell) -> tuple[Job, Path] | None:
-        return (given, classifier) if given else _undefended(cell, suite, machine)
+        return (given, classifier) if given and classifier else _undefended(cell, suite, machine)
 
     return ask(
         cells,

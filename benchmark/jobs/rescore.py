@@ -5,7 +5,7 @@ alone, which takes no training. Other attacks cannot be scored again without run
 scored on this machine, from its own copy of the data set.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -36,7 +36,7 @@ def candidates(jobs: Iterable[Job], store: Store) -> list[Job]:
     """The finished attacks that can be scored again; the strongest of each training first, then the second, ..."""
     able = [job for job in jobs if job.kind == "attack" and _way(job, store)]
     able.sort(key=lambda job: (store.metrics(job)["values"]["mse"], job.key))
-    places: dict[str, Iterable[int]] = {}
+    places: dict[str, Iterator[int]] = {}
     ranked = [(next(places.setdefault(job.parents["train"].key, count())), job) for job in able]
     return [job for _, job in sorted(ranked, key=lambda item: item[0])]
 

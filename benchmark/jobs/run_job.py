@@ -130,7 +130,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
     monitor.images = task.steps * task.batch_size
     with stages("fit"):
         history = loop.run(task, folder / "state.safetensors", monitor)
-    values = {"best_epoch": int(task.best_accuracy[1])}
+    values: dict[str, float] = {"best_epoch": int(task.best_accuracy[1])}
     if recipe.quirks.q6_test_selection:
         values["accuracy_percent"] = float(task.best_accuracy[0])
     else:
@@ -235,7 +235,7 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
     model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
-    autocast = _autocast(precision, machine)
+    autocast = device.arithmetic(machine.device, precision)
     images_of = "train" if "fit" in job.parents else job.config["split"]
     ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
     fit, score = split(images_of, images, ordered, recipe.seed)
@@ -313,7 +313,8 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     precision = _precision_of(parent, machine)
     with stages("prepare"):
         train, test = (
-            encode(model, images, part, _autocast(precision, machine)) for part in (images.train, images.test)
+            encode(model, images, part, device.arithmetic(machine.device, precision))
+            for part in (images.train, images.test)
         )
     with stages("measure"):
         params = Bounds(**job.config["params"])
@@ -336,16 +337,11 @@ def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
     best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
     model = build_model(recipe, images, machine.device, best["widths"])
     model.encoder.load_state_dict(best["weights"])
-    model.server = None
-    autocast = _autocast(_precision_of(parent, machine), machine)
+    del model.server
+    autocast = device.arithmetic(machine.device, _precision_of(parent, machine))
     defense = build_defense(recipe, images, model, machine.device, autocast)
     defense.load_learned(best.get("defense", {}))
     return model.eval().requires_grad_(False), defense.requires_grad_(False)
-
-
-def _autocast(precision: str, machine: Machine) -> dict:
-    enabled = precision == "bf16"
-    return dict(device_type=machine.device.type, dtype=torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:

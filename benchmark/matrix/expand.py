@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -265,7 +265,7 @@ class _Expansion:
         parent = self._train_job(axes, settings, quirks)
         common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
         common += tuple(of_training(settings, published))
-        at = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
+        at: dict[str, Any] = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
         cells = [Cell(self.name, **at, attacker="none", split="validation", job=parent, departures=common)]
         attackers, known = self.file.members(name, "attacker"), self._known(settings.knowledge)
         unlike = _changed("knowledge", settings.knowledge, published.knowledge, "default")
@@ -322,7 +322,7 @@ class _Expansion:
             "cem": settings.cem.model_dump() if settings.cem else None,
             "quirks": _quirks(
                 quirks,
-                *_CEM_QUIRKS.get(settings.cem and settings.cem.estimator, ()),
+                *(_CEM_QUIRKS.get(settings.cem.estimator, ()) if settings.cem else ()),
                 *DEFENSES.get(axes["defense"]).train_quirks,
                 *("q6", "q7"),
             ),

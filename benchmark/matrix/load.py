@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +19,7 @@ from benchmark.matrix.source import Source, explain, gravest, read_source, read_
 from benchmark.registry import HINT
 from benchmark.text import LONGEST_NAME, NAME
 
+Checked = TypeVar("Checked", bound=BaseModel)
 DEFAULT = PAPER  # without --matrix: the shipped matrix
 
 # the axes of a suite whose values the matrix declares, and the section that does
@@ -53,9 +55,9 @@ class Settings:
     data: Data
     model: Model
     train: Train
-    params: BaseModel  # the defence's
+    params: Any  # the defence's Params
     cem: CEM | None
-    attacks: dict[str, BaseModel]
+    attacks: dict[str, Any]  # each attacker's Params
     knowledge: Knowledge
     efficiency: Efficiency
     resources: dict[str, Resources]  # of each kind of job
@@ -108,9 +110,9 @@ class MatrixValues:
         """`file, line N` of a key."""
         return self.source.where(path)
 
-    def _sections(self, dataset: str, defense: str, cem: str) -> dict[str, BaseModel | None]:
+    def _sections(self, dataset: str, defense: str, cem: str) -> dict[str, Any]:
         matrix = self.matrix
-        sections: dict[str, BaseModel | None] = {
+        sections: dict[str, Any] = {
             "data": matrix.data,
             "model": matrix.datasets[dataset].model,
             "train": matrix.train,
@@ -124,7 +126,7 @@ class MatrixValues:
         sections |= {f"attacks.{name}": params for name, params in self._attack_params.items()}
         return sections
 
-    def _apply(self, sections: dict[str, BaseModel | None], change: Change, cem: str) -> None:
+    def _apply(self, sections: dict[str, Any], change: Change, cem: str) -> None:
         """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key, `cem.NAME.key`
         a cell of that variant of CEM alone.
         """
@@ -161,7 +163,7 @@ class MatrixValues:
                 f"{sizes[1]} px; choose another, or other rows"
             )
 
-    def _checked(self, model: type[BaseModel], value, path: tuple = ()) -> BaseModel:
+    def _checked(self, model: type[Checked], value, path: tuple = ()) -> Checked:
         with foreign(self.where(path)):  # a plug-in's Params may check its values as it likes
             try:
                 return model.model_validate(value)
@@ -213,7 +215,7 @@ class MatrixValues:
             for index, name in enumerate(getattr(suite, axis)):
                 self._known(known, name, (*path, axis, index))
 
-    def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, BaseModel]:
+    def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, Any]:
         params = {}
         for name, values in entries.items():
             self._known(registry.names(), name, (section, name), HINT)
@@ -288,7 +290,7 @@ def _published(whole: Source, root: Source) -> Source:
     return Source(value | {"suites": {}}, root.over(whole).places)
 
 
-def _validate(model: type[BaseModel], value: dict, where: str) -> BaseModel:
+def _validate(model: type[Checked], value: dict, where: str) -> Checked:
     with foreign(where):
         try:
             return model.model_validate(value)

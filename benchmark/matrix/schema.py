@@ -1,6 +1,6 @@
 """The typed form of a matrix file: what is in it beside the settings of a cell (config.py)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -89,7 +89,7 @@ class Suite(Strict):
     protocol: list[str] = Field(default_factory=list)
     seed: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list)
     efficiency: list[str] = Field(default_factory=list, description="data sets for the rows of Table S6")
-    bounds: bool = Field(False, description="whether every trained cell gets a `bounds` job")
+    bounds: bool = Field(default=False, description="whether every trained cell gets a `bounds` job")
     exclude: list[dict[str, object]] = Field(default_factory=list)
     set: dict[str, object] = Field(default_factory=dict)
     sweep: dict[str, list[object]] = Field(
@@ -117,7 +117,7 @@ class Matrix(Strict):
     defenses: dict[str, dict[str, object]] = Field(description="defence -> its parameters, as its file declares")
     cem: dict[str, CEM | None] = Field(description="name of a variant -> its settings; null is no CEM")
     attacks: dict[str, dict[str, object]] = Field(description="attacker -> its parameters, as its file declares")
-    knowledge: Knowledge = Field(default_factory=Knowledge, description="which images every attacker has")
+    knowledge: Knowledge = Field(default_factory=lambda: Knowledge(), description="which images every attacker has")
     protocols: dict[str, Quirks]
     efficiency: Efficiency
     resources: Kinds
@@ -133,7 +133,7 @@ def json_schema() -> dict:
     return _without_required(Matrix.model_json_schema())
 
 
-def _without_required(schema):
+def _without_required(schema) -> Any:
     if isinstance(schema, list):
         return [_without_required(item) for item in schema]
     if isinstance(schema, dict):

@@ -4,9 +4,11 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from benchmark.errors import UserError
 
@@ -49,8 +51,8 @@ class Source:
 
     def clashes(self, below: "Source") -> list[tuple]:
         """The paths that both give: of values, and of suites as a whole."""
-        suites = [self.value.get("suites"), below.value.get("suites")]
-        both = [name for name in suites[0] if name in suites[1]] if all(isinstance(s, dict) for s in suites) else []
+        ours, theirs = self.value.get("suites"), below.value.get("suites")
+        both = [name for name in ours if name in theirs] if isinstance(ours, dict) and isinstance(theirs, dict) else []
         return [("suites", name) for name in both] or _clashes(self.value, below.value)
 
 
@@ -67,7 +69,7 @@ def read_source(path: Path, what: str = "matrix") -> Source:
     return Source(value, {keys: f"{path}, line {line}" for keys, line in lines.items()})
 
 
-def _merged(above: object, below: object) -> object:
+def _merged(above: object, below: object) -> Any:
     if not (isinstance(above, dict) and isinstance(below, dict)):
         return above
     return below | {key: _merged(value, below[key]) if key in below else value for key, value in above.items()}
@@ -105,7 +107,8 @@ class _Lines:
     """Walks over the nodes of a document, aliases written out, before any value is made of them."""
 
     def __init__(self, where: str):
-        self.where, self.lines = where, {(): 1}
+        self.where = where
+        self.lines: dict[tuple, int] = {(): 1}
         self.values, self.text = MOST_VALUES, MOST_TEXT  # that may still come
 
     def of(self, node) -> dict[tuple, int]:
@@ -168,7 +171,7 @@ def shown(value) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def gravest(error: ValidationError) -> dict:
+def gravest(error: ValidationError) -> ErrorDetails:
     """The error to tell of: an unknown key before a missing one, which is often the same key misspelt."""
     return min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
 

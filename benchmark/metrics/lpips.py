@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Lpips:
     """
 
     def __init__(self, weights: Path, device: torch.device):
-        self.network = _network().to(device).eval().requires_grad_(False)
+        self.network: Any = _network().to(device).eval().requires_grad_(False)
         _fill(self.network.net, weights)
         self.sha256 = digest(weights, "sha256")
 

@@ -6,6 +6,7 @@ docs/SPEED.md has the measurements. A job's provenance names it (`described`).
 """
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,8 @@ class OneDNN:
         working = [
             side_threads(threads).submit(self._backward, *piece, kernel, [False, True, False]) for piece in pieces
         ]
-        first, *others = (piece.result()[1] for piece in working)
+        parts: list[Any] = [piece.result()[1] for piece in working]
+        first, *others = parts
         total = first.to(_wide(gradient.dtype))
         for other in others:
             total += other
@@ -140,6 +142,9 @@ class OneDNN:
 
 class Products:
     """Base of what computes with matrix products."""
+
+    to_input: Any  # the subclass's, (gradient, x, kernel) -> the gradient of x
+    to_weight: Any  # and that of the kernel
 
     def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of x, of the kernel and of the bias, those that are wanted."""

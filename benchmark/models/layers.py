@@ -19,6 +19,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     """torch's, with its state, but `num_batches_tracked` stays as it is: nothing reads it where there is a momentum,
     and counting is a kernel for each layer and step."""
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         state = (self.running_mean, self.running_var, self.weight, self.bias)
@@ -43,7 +47,7 @@ class Layers(nn.Sequential):
         return x
 
 
-def normed(norm: nn.BatchNorm2d, x: Tensor, relu: bool = True) -> Tensor:
+def normed(norm: BatchNorm2d, x: Tensor, relu: bool = True) -> Tensor:
     """`norm` of x [B, C, H, W], and its ReLU."""
     if _fusible(norm, x):
         return _Normed.apply(x, norm.weight, norm.bias, norm, relu, False)
@@ -114,7 +118,7 @@ def _moments(x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     return near + apart, (square / rows - apart * apart).clamp_min(0)
 
 
-def _track(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, rows: int) -> None:
+def _track(norm: BatchNorm2d, mean: Tensor, variance: Tensor, rows: int) -> None:
     unbiased = variance * (rows / max(rows - 1, 1))
     norm.running_mean += norm.momentum * (mean.float() - norm.running_mean)
     norm.running_var += norm.momentum * (unbiased.float() - norm.running_var)

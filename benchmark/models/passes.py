@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ BLOCK = 256  # such rows have their sums taken in fp32
 
 
 @functools.cache
-def kernels():
+def kernels() -> Any:
     """The compiled passes, or None where numba is missing."""
     try:
         from benchmark.models import kernels
@@ -48,25 +49,25 @@ def _totals_of(x: Tensor) -> Tensor:
 
 def _moments_of(x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Sums [C] of x - near and of its square."""
-    rows, near = _rows(x, near)
+    rows, middle = _rows(x, near)
     sums = _sums(rows)
-    _share(len(sums), kernels().moments, rows, near, BLOCK, sums)
+    _share(len(sums), kernels().moments, rows, middle, BLOCK, sums)
     return _total(sums, x.shape[1])
 
 
 def _scaled_of(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
     """max(slope x + offset, floor)."""
     y = torch.empty_like(x)
-    rows, slope, offset = _rows(x, slope, offset)
-    _share(len(rows), kernels().scaled, rows, slope, offset, np.float32(floor), _rows(y)[0])
+    rows, *channels = _rows(x, slope, offset)
+    _share(len(rows), kernels().scaled, rows, *channels, np.float32(floor), _rows(y)[0])
     return y
 
 
 def _slopes_of(gradient: Tensor, x: Tensor, slope: Tensor, offset: Tensor, middle: Tensor, floor: float):
     """Sums [C] of the gradient of slope x + offset, and of it times x - middle."""
-    rows, slope, offset, middle = _rows(x, slope, offset, middle)
+    rows, *channels = _rows(x, slope, offset, middle)
     sums = _sums(rows)
-    given = slope, offset, middle, np.float32(floor), BLOCK, sums
+    given = *channels, np.float32(floor), BLOCK, sums
     _share(len(sums), kernels().slopes, _rows(gradient)[0], rows, *given)
     return _total(sums, x.shape[1])
 
@@ -74,8 +75,8 @@ def _slopes_of(gradient: Tensor, x: Tensor, slope: Tensor, offset: Tensor, middl
 def _unscaled_of(gradient, x, slope, offset, factor, constant, floor: float) -> Tensor:
     """slope times the gradient of slope x + offset, plus factor x + constant."""
     found = torch.empty_like(x)
-    rows, slope, offset, factor, constant = _rows(x, slope, offset, factor, constant)
-    given = slope, offset, np.float32(floor), factor, constant, _rows(found)[0]
+    rows, *channels = _rows(x, slope, offset, factor, constant)
+    given = *channels[:2], np.float32(floor), *channels[2:], _rows(found)[0]
     _share(len(rows), kernels().unscaled, _rows(gradient)[0], rows, *given)
     return found
 

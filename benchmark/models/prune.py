@@ -66,7 +66,8 @@ def shrink(model: SplitModel, keep: Sequence[Tensor | None], optimizer: torch.op
         norm, following = _norm_after(conv, encoder), convs[index + 1]
         for module, name, dim in _replaced(conv, norm, following):
             _cut(module, name, dim, kept, optimizer)
-        norm.running_mean, norm.running_var = norm.running_mean[kept], norm.running_var[kept]
+        for name in ("running_mean", "running_var"):
+            setattr(norm, name, getattr(norm, name)[kept])
         conv.out_channels = norm.num_features = following.in_channels = len(kept)
     if optimizer is None:
         freeze_replaced(encoder, full)
@@ -104,12 +105,16 @@ def _taylor(conv: nn.Conv2d, dim: int) -> Tensor:
 
 def _norm_after(conv: nn.Conv2d, encoder: Encoder) -> nn.BatchNorm2d:
     modules = list(encoder.modules())
-    return modules[modules.index(conv) + 1]
+    norm = modules[modules.index(conv) + 1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    return norm
 
 
 def _replaced(conv: nn.Conv2d, norm: nn.BatchNorm2d, following: nn.Conv2d) -> list[tuple[nn.Module, str, int]]:
     """(module, parameter, dimension) of all that goes with the outputs of `conv`."""
-    own = [(module, name, 0) for module in (conv, norm) for name in ("weight", "bias")]
+    own: list[tuple[nn.Module, str, int]] = [
+        (module, name, 0) for module in (conv, norm) for name in ("weight", "bias")
+    ]
     return [(module, name, dim) for module, name, dim in own if getattr(module, name) is not None] + [
         (following, "weight", 1)
     ]

@@ -56,7 +56,8 @@ class Block(nn.Module):
 def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ...]:
     """Output channels of the encoder's convs before any pruning; PATROL's extra conv is the second."""
     blocks = tuple(outputs for _, outputs, _ in BLOCKS[: CUTS[cut]] for _ in range(2))
-    return (16,) + (front,) * (front is not None) + blocks + (bottleneck,) * (bottleneck is not None)
+    optional = (16, front, *blocks, bottleneck)
+    return tuple(width for width in optional if width is not None)
 
 
 def may_shrink(cut: str, bottleneck: int | None, front: int | None) -> tuple[bool, ...]:
@@ -94,7 +95,7 @@ def build(
 
 
 @torch.no_grad()
-def _initialise(encoder: Encoder, widen: list[nn.Module]) -> None:
+def _initialise(encoder: Encoder, widen: list) -> None:
     """N(0, 2 / (kernel area * outputs)) for the encoder's convs and the server's first one, whose bias is zero; all
     else is torch's (released code)."""
     for conv in (*encoder.convs, *widen):

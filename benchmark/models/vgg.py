@@ -1,6 +1,5 @@
 """VGG11 with BatchNorm, cut after one of its first three conv layers (paper: after the second)."""
 
-import torch
 from torch import nn
 
 from benchmark.models.layers import Layers
@@ -14,7 +13,7 @@ CUTS = {"c1": 2, "c2": 4, "c3": 5}
 def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ...]:
     """Output channels of the encoder's convs before any pruning."""
     convs = tuple(entry for entry in PLAN[: CUTS[cut]] if entry != "pool")
-    return (front,) * (front is not None) + convs + (bottleneck,) * (bottleneck is not None)
+    return tuple(width for width in (front, *convs, bottleneck) if width is not None)
 
 
 def may_shrink(cut: str, bottleneck: int | None, front: int | None) -> tuple[bool, ...]:
@@ -60,9 +59,8 @@ def _server(first: list[nn.Module], channels: int, plan: tuple, side: int, class
     return Layers(*layers)
 
 
-def _initialise(encoder: Encoder) -> None:
+def _initialise(encoder) -> None:
     """Xavier-uniform weights, zero biases (released code)."""
     for conv in encoder.convs:
         nn.init.xavier_uniform_(conv.weight)
-        with torch.no_grad():
-            conv.bias.zero_()
+        nn.init.zeros_(conv.bias)

@@ -24,7 +24,7 @@ class Watcher:
 
     def look(self) -> Snapshot:
         """The suite as it is now."""
-        counts = dict.fromkeys(("done", "running", "waiting", "diverged", "failed"), 0)
+        counts: dict[str, int] = dict.fromkeys(("done", "running", "waiting", "diverged", "failed"), 0)
         running, failed, done, lost, speed = [], [], 0.0, 0.0, 0.0
         for job in self.jobs:
             state, reason = self.settled.get(job.key, ""), ""

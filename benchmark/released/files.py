@@ -59,8 +59,8 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """
     ours = module.state_dict()
     for (name, tensor), (wanted, own) in zip_longest(tensors.items(), ours.items(), fillvalue=("nothing", None)):
-        same = tensor is not None and own is not None and tensor.shape == own.shape
-        if not same or name.rpartition(".")[2] != wanted.rpartition(".")[2]:
+        alike = name.rpartition(".")[2] == wanted.rpartition(".")[2]
+        if tensor is None or own is None or tensor.shape != own.shape or not alike:
             raise UserError(
                 f"{where} is of another architecture or data set: it has {_shown(name, tensor)} where this benchmark's "
                 f"network has {_shown(wanted, own)}"

@@ -69,7 +69,8 @@ def told(defenses: Iterable[str], cem: str | None, noise: float | None) -> Told:
     if noise is not None and not (math.isfinite(noise) and noise >= 0):
         raise UserError(f"--noise {noise}: give a standard deviation, 0 or more")
     # the longest part that fits counts
-    pairs = sorted((text.rpartition("=")[::2] for text in defenses), key=lambda pair: -len(pair[0]))
+    parts = (text.rpartition("=") for text in defenses)
+    pairs = sorted(((part, name) for part, _, name in parts), key=lambda pair: -len(pair[0]))
     return Told(dict(pairs), cem, noise)
 
 
@@ -107,8 +108,9 @@ def parse(folder: Path, dataset: str, user: Told) -> Row:
     for path, key in (("cem.threshold", "varthres"), ("train.lr", "lr")):
         if key in named:
             values[path] = _number(folder, key, named)
-    if "epoch" in named:
-        values["train.epochs"] = round(_number(folder, "epoch", named))
+    epochs = _number(folder, "epoch", named)
+    if epochs is not None:
+        values["train.epochs"] = round(epochs)
     values |= _bottleneck(folder)
     if known and defense in (known, *_twins(known)):
         values |= _strengths(folder, dataset, defense, option, named)
@@ -132,9 +134,9 @@ def _strengths(folder: Path, dataset: str, defense: str, option: str, named: dic
         values[f"defenses.{defense}.weight"] = alpha
     if defense == "dropout":
         values["defenses.dropout.rate"] = _number(folder, "dropout", {"dropout": option.removeprefix("dropout")})
-    if defense == "patrol" and "epoch" in named:
-        at = int(re.search(r"pruning(\d+)", option)[1]) / _number(folder, "epoch", named)
-        values["defenses.patrol.prune_at"] = round(at, 5)
+    epochs, pruned = _number(folder, "epoch", named), re.search(r"pruning(\d+)", option)
+    if defense == "patrol" and epochs and pruned:
+        values["defenses.patrol.prune_at"] = round(int(pruned[1]) / epochs, 5)
     return values
 
 

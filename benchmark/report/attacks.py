@@ -1,5 +1,6 @@
 """How each attack went: whether it converged, and how its reconstructions are distributed over the images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,7 @@ from benchmark.analysis import convergence
 from benchmark.analysis.attacks import AXES, MEASURED_LATER, QUANTILE_COLUMNS, attacks
 from benchmark.analysis.flags import flags
 from benchmark.analysis.frame import csv_text
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.expand import Cell, Point
 from benchmark.metrics.reconstruction import quantile_names
 from benchmark.report import keep
 from benchmark.report.render import escape_markdown, write_text
@@ -28,9 +29,9 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
     ]
 
 
-def write_flags(frame: pd.DataFrame, out: Path) -> list[Path]:
+def write_flags(frame: pd.DataFrame, swept: Mapping[str, Point], out: Path) -> list[Path]:
     """flags.csv below `out`: what gives an attack away as weak (analysis/flags.py); nothing where nothing does."""
-    found = flags(frame, random=set(frame["defense"]) - {"none"})
+    found = flags(frame, set(frame["defense"]) - {"none"}, swept)
     return [write_text(out / "flags.csv", csv_text(found))] if len(found) else []
 
 

@@ -44,7 +44,7 @@ def texts(finding: Finding) -> list[str]:
 
 def _markdown(found: list[Finding], text: str) -> str:
     rows = [[escape_markdown(item) for item in texts(finding)] for finding in found]
-    rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(rule.__doc__.splitlines()[0])}" for rule in RULES)
+    rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(str(rule.__doc__).splitlines()[0])}" for rule in RULES)
     table = tabulate(rows, headers=HEADINGS, tablefmt="pipe", disable_numparse=True)
     intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
     intro += "is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; note: worth knowing."

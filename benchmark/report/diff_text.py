@@ -19,8 +19,6 @@ COMMENT = 65_536  # characters that GitHub takes in a comment
 WORST = 20  # lines that a comment shows without being opened
 STYLES = {"within": "green", "beyond": "bold red", "not judged": "dim"} | dict.fromkeys(BAD[:3], "yellow")
 MARKS = {"within": "✓", "beyond": "✗", "not judged": "·"} | dict.fromkeys(BAD[:3], "–")
-SHORT = {"accuracy_percent": "acc. %", "mse": "MSE", "ssim": "SSIM", "psnr_db": "PSNR dB"}
-SHORT |= {"params_m": "M par.", "mmac": "MMAC", "inference_ms": "ms"}
 HEADINGS = ["data set", "protocol", "method", "attack", "metric", "reference", "produced"]
 HEADINGS += ["difference", "relative", "tolerance", "verdict"]
 ALIGN = ["left"] * 5 + ["right"] * 5 + ["left"]
@@ -136,8 +134,9 @@ def _coloured(part: pd.DataFrame, title: Text) -> Table:
         style = STYLES[row["verdict"]]
         beyond = f" {tolerance}" if row["verdict"] == "beyond" else ""
         marked = Text(f"{MARKS[row['verdict']]} {verdict}{beyond}", style=style)
-        metric = SHORT.get(row["metric"], row["metric"])
-        table.add_row(*map(Text, [*line[2:4], metric, reference, produced]), Text(deviation, style=style), marked)
+        metric = names.metric(row["metric"]).short or row["metric"]
+        plain = (Text(str(item)) for item in (*line[2:4], metric, reference, produced))
+        table.add_row(*plain, Text(deviation, style=style), marked)
     return table
 
 

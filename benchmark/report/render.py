@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -57,7 +58,7 @@ def _latex_character(char: str) -> str:
 @cache
 def environment(kind: str) -> Environment:
     """Templates of one kind ("md", "tex" or "html"). Every expression in them is escaped for that kind."""
-    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     if kind == "html":
         options |= {"autoescape": True}
     elif kind == "md":

@@ -141,8 +141,10 @@ class _Draft:
         return self.place[2]
 
     def summary(self, defense: str, cem: str, column: Column) -> Summary | None:
-        key = (self.dataset, defense, cem, column.attacker, column.split, column.metric)
-        return self.summaries.get(key)
+        return self.summaries.get(self.key(defense, cem, column))
+
+    def key(self, defense: str, cem: str, column: Column) -> tuple:
+        return (self.dataset, defense, cem, column.attacker, column.split, column.metric)
 
     def mean(self, defense: str, cem: str, column: Column) -> float | None:
         summary = self.summary(defense, cem, column)
@@ -244,7 +246,8 @@ def _shape(part, dataset: str, layout: str, extra_metrics: Sequence[str]) -> tup
 def _attack_columns(layout: str, extra_metrics: Sequence[str]) -> list[Column]:
     accuracy = names.metric("accuracy_percent")
     columns = [Column("", accuracy.heading, "none", "validation", "accuracy_percent", accuracy.decimals)]
-    for attacker, title in names.ATTACKERS.items():
+    for attacker in names.ATTACKERS:
+        title = names.attacker_title(attacker)
         if layout == "mse":
             digits = names.metric("mse").decimals
             for split, heading in (("train", "Train↑"), ("infer", "Infer↑")):
@@ -448,10 +451,10 @@ def _average_cell(draft: _Draft, cem: str, column: Column) -> Cell:
         return _make_cell(draft, column, row, None, None, ["no row to average"])
     notes = []
     if len(members) < len(names.DEFENSES):
-        listed = ", ".join(names.DEFENSES[name] for name in members)
+        listed = ", ".join(names.defense_title(name) for name in members)
         notes.append(f"average over {len(members)} of {len(names.DEFENSES)} rows: {listed}")
-    summaries = [draft.summary(name, cem, column) for name in members]
-    value = sum(summary.mean for summary in summaries) / len(members)
+    summaries = [draft.summaries[draft.key(name, cem, column)] for name in members]
+    value = sum(summary.mean or 0.0 for summary in summaries) / len(members)
     spread = _average_spread([summary.values for summary in summaries])
     doubtful = any(draft.doubts.of(*draft.place, name, cem, column.attacker, column.split) for name in members)
     judged = not doubtful and all(summary.labels == {""} for summary in summaries)

@@ -12,7 +12,7 @@ from benchmark.analysis.swept import of_attacks, swept
 from benchmark.analysis.verdicts import aggregate, verdicts
 from benchmark.departures import told
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.expand import Cell, Point
 from benchmark.matrix.source import suggest
 from benchmark.output import tell
 from benchmark.report import keep
@@ -69,17 +69,17 @@ def write(
     # whatever is damaged is told before any file is written
     page = build_page(cells, store, metrics, out, figures)
     judged = verdicts(frame, per_image_reader(cells, store))
-    ablated, traded = _ablation(frame, cells), _frontier(frame, cells)
+    strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
+    ablated, traded = _ablation(frame, cells), _frontier(frame, strengths)
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
     paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
-    paths += [*write_attacks(cells, store, out), *write_flags(frame, out)]
+    paths += [*write_attacks(cells, store, out), *write_flags(frame, strengths, out)]
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
-    points = {cell.suite: cell.strength for cell in cells if cell.strength}
-    others = told_without_sweep([cell.departures for cell in cells], list(points.values()))
+    others = told_without_sweep([cell.departures for cell in cells], list(strengths.values()))
     paths += write_frontier(traded, others, out, figures)
-    on_attacks = {suite: point for suite, point in points.items() if of_attacks(point)}
+    on_attacks = {suite: point for suite, point in strengths.items() if of_attacks(point)}
     paths += write_swept(swept(frame, on_attacks), others, out)
     paths.append(write_text(out / "report.html", page))
     if figures:
@@ -97,8 +97,8 @@ def _ablation(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
     return found
 
 
-def _frontier(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
-    strengths = {cell.suite: cell.strength for cell in cells if cell.strength and not of_attacks(cell.strength)}
+def _frontier(frame: pd.DataFrame, strengths: dict[str, Point]) -> pd.DataFrame:
+    strengths = {suite: point for suite, point in strengths.items() if not of_attacks(point)}
     found = points(frame, strengths)
     if strengths and found.empty:
         tell("no frontier yet: no point of the sweep has both its accuracy and an attack")

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
 
 import torch
 
@@ -131,7 +132,7 @@ def _spinning() -> Iterator[None]:
 
 def _serve(link, device: torch.device, settled: bool, threads: int) -> None:
     """Build calls and make them as asked, until the link is closed."""
-    calls: list[Callable] = []
+    calls: list[Any] = []
     with suppress(EOFError, OSError, KeyboardInterrupt):
         try:
             if settled:

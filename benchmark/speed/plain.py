@@ -6,6 +6,7 @@ the loops are what the tests hold the batched code against.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def training(data: DataSet, settings: Settings, device: torch.device, cem=None) 
         optimizer.zero_grad()
         z_clean = model.encoder(x)
         loss = cross_entropy(model.server(z_clean + noise * torch.randn_like(z_clean)), labels)
-        if cem is not None:
+        if cem is not None and settings.cem is not None:
             loss = loss + settings.cem.weight * scalar_by_loop(cem, z_clean.flatten(1), labels)
         loss.backward()
         optimizer.step()
@@ -183,11 +184,11 @@ def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
     return step
 
 
-def _model(data: DataSet, device: torch.device) -> models.SplitModel:
+def _model(data: DataSet, device: torch.device) -> Any:
     return as_delivered(models.build("vgg11", classes=data.classes, image_size=data.image_size).to(device))
 
 
-def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch.device) -> Decoder:
+def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch.device) -> Any:
     return as_delivered(Decoder(model.feature_shape, data.image_size, blocks=blocks).to(device))
 
 

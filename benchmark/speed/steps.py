@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmark.attacks import ATTACKS, Target
-from benchmark.attacks.base import Attack
 from benchmark.cem import ConditionalEntropy, kmeans, mixture
 from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import DEFENSES
 from benchmark.matrix.load import MatrixFile, Settings, parse_set
 from benchmark.speed import plain
+from benchmark.training.device import arithmetic
 from benchmark.training.train import Recipe, Training, build_model
 
 Call = Callable[[], object]
@@ -198,7 +199,7 @@ def stepper(task, epoch: int) -> Call:
 # -- attacks
 
 
-def attack(name: str, size: Size, device: torch.device, precision: str) -> Attack:
+def attack(name: str, size: Size, device: torch.device, precision: str) -> Any:
     """The attacker on random features, ready for its steps."""
     chosen, images = settings(size), data(size, device).train.images
     features = torch.rand(len(images), 8, 8, 8, generator=generator(device), device=device)
@@ -210,7 +211,7 @@ def attack(name: str, size: Size, device: torch.device, precision: str) -> Attac
         image_size=32,
         device=device,
         seed=0,
-        autocast=autocast(device, precision),
+        autocast=arithmetic(device, precision),
     )
     task = ATTACKS.get(name)(chosen.attacks[name], target)
     task.begin_epoch(0)
@@ -245,7 +246,7 @@ def decoder_step_with_encoder(size: Size, device: torch.device, precision: str) 
     @torch.no_grad()
     def call() -> None:
         x01 = made.train.images[: task.batch_size].float().div_(255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(**autocast(device, precision)):
+        with torch.autocast(**arithmetic(device, precision)):
             task.target.features[: task.batch_size] = model.encoder(normalise(x01, made.mean, made.std))
         with torch.enable_grad():
             step()
@@ -262,10 +263,6 @@ def gan_steps(size: Size, device: torch.device, precision: str) -> Call:
             task.step(index // task.steps, index % task.steps)
 
     return call
-
-
-def autocast(device: torch.device, precision: str) -> dict:
-    return dict(device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
 
 
 # -- CEM

@@ -72,10 +72,11 @@ def read(folder: Path) -> dict[str, str] | None:
 
 
 def parse(text: str, where) -> dict[str, str]:
-    lines = [_LINE.fullmatch(line) for line in text.splitlines()]
-    if not lines or not all(lines):
+    lines = text.splitlines()
+    found = [match for match in map(_LINE.fullmatch, lines) if match]
+    if not lines or len(found) < len(lines):
         raise Damaged(f"{where} is not a list of checksums")
-    return {line[2]: line[1] for line in lines}
+    return {match[2]: match[1] for match in found}
 
 
 def verified(path: Path) -> bytes:

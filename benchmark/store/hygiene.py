@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from benchmark.errors import Unreadable, UserError
 from benchmark.matrix.expand import Job
@@ -86,7 +87,7 @@ def foreign(folder: Path) -> str:
     path = folder / "job.json"
     try:
         said = json.loads(checksums.content(path))
-        parents = {role: SimpleNamespace(key=key) for role, key in said["parents"].items()}
+        parents: dict[str, Any] = {role: SimpleNamespace(key=key) for role, key in said["parents"].items()}
         key = Job(said["kind"], said["config"], parents).key
         sound = said["key"] == key and folder.name.endswith(f"-{key[:12]}")
         return "" if sound else f"{path} describes another job than its name and key say"

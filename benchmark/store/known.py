@@ -27,8 +27,9 @@ def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
 
     def job(key: str) -> Job | None:
         if key in said and key not in jobs:
-            parents = {role: job(parent) for role, parent in said[key]["parents"].items()}
-            if all(parents.values()):
+            wanted = said[key]["parents"]
+            parents = {role: found for role, parent in wanted.items() if (found := job(parent))}
+            if len(parents) == len(wanted):
                 jobs[key] = Job(said[key]["kind"], said[key]["config"], parents)
         return jobs.get(key)
 

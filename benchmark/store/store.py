@@ -105,7 +105,8 @@ class Store:
         found = checksums.problems(self.path(job), tensors)
         if not found:
             try:
-                self.metrics(job), self.provenance(job)
+                self.metrics(job)
+                self.provenance(job)
             except checksums.Damaged as error:
                 found = [str(error)]
         return found

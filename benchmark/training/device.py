@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -130,6 +131,11 @@ def precision(device: torch.device, wanted: str) -> str:
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if bf16_gain() > 1.2 else "fp32"
+
+
+def arithmetic(device: torch.device, chosen: str) -> dict[str, Any]:
+    """The arguments of torch.autocast for a precision, `fp32` or `bf16`."""
+    return dict(device_type=device.type, dtype=torch.bfloat16, enabled=chosen == "bf16", cache_enabled=False)
 
 
 @functools.cache

@@ -61,6 +61,7 @@ class Captured:
 
         Nothing of the error is kept, as its traceback holds all that the step had allocated.
         """
+        assert self.backend is not None
         try:
             self.replays[variant] = self.backend.capture(lambda: step(*variant), self.generators)
         except RuntimeError as error:  # a wait for the device, an optimiser that cannot, no memory left
@@ -71,7 +72,7 @@ class Captured:
 
     def forget(self) -> None:
         """Drop the graphs: the tensors that they work on are no longer the ones in use, or the task is over."""
-        if self.replays:
+        if self.backend is not None and self.replays:
             self.backend.release(self.replays)
         self.seen.clear()
 

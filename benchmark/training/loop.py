@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
     history: list[dict[str, float]] = []
     epoch = index = 0
     state = _read(path, task, monitor)
-    if state is not None:
+    if path is not None and state is not None:
         try:
             task.before_load(state["shape"])
             _put(task.parts(), state["parts"])
@@ -172,7 +173,7 @@ def _get(parts: dict[str, object]) -> dict:
     return {name: state(part) for name, part in parts.items()}
 
 
-def _put(parts: dict[str, object], saved: dict) -> None:
+def _put(parts: dict[str, Any], saved: dict) -> None:
     for name, part in parts.items():
         if isinstance(part, Tensor):
             part.copy_(saved[name])

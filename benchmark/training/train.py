@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmark import models
@@ -21,6 +21,7 @@ from benchmark.data import DataSet, augment, normalise, to_unit
 from benchmark.metrics.accuracy import correct_count
 from benchmark.training.casts import cast_once
 from benchmark.training.defense import Batch, Defense, Setting
+from benchmark.training.device import arithmetic
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
@@ -63,9 +64,7 @@ class Training(Task):
 
     def __init__(self, recipe: Recipe, data: DataSet, device: torch.device, precision: str):
         self.recipe, self.data, self.device = recipe, data, device
-        self.autocast = dict(
-            device_type=device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-        )
+        self.autocast = arithmetic(device, precision)
         self.where = {"device": device.type, "precision": precision}
         train = recipe.train
         torch.manual_seed(recipe.seed)
@@ -84,7 +83,7 @@ class Training(Task):
             weight_decay=train.weight_decay,
             fused=True,
         )
-        self.cem = self._cem()
+        self.cem: Any = self._cem()  # ConditionalEntropy, or None
         self.noise = seeded(device, "noise", recipe.seed)
         self.augmentation = seeded(device, "augmentation", recipe.seed)
         self.clustering = seeded(device, "clustering", recipe.seed)
@@ -102,7 +101,8 @@ class Training(Task):
     def step(self, epoch: int, index: int) -> None:
         self._set_strengths(epoch, index)
         self.order.move(index)
-        cem_on = self.cem is not None and epoch + 1 >= self.recipe.cem.start_epoch
+        cem = self.recipe.cem if self.cem is not None else None
+        cem_on = cem is not None and epoch + 1 >= cem.start_epoch
         self.captured(self._step, cem_on, note=self.monitor.note)
 
     def _step(self, cem_on: bool) -> None:
@@ -378,13 +378,13 @@ def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None
 
 
 def build_defense(
-    recipe: Recipe, data: DataSet, model: nn.Module, device: torch.device, autocast: dict[str, Any]
+    recipe: Recipe, data: DataSet, model: models.SplitModel, device: torch.device, autocast: dict[str, Any]
 ) -> Defense:
     """The cell's defence on `device`; autocast: arguments of torch.autocast."""
     setting = Setting(
         classes=data.classes,
         image_size=data.image_size,
-        feature_shape=tuple(model.feature_shape),
+        feature_shape=model.feature_shape,
         widths=tuple(model.encoder.widths),
         epochs=recipe.train.epochs,
         quirks=recipe.quirks,

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 import torch
-from test_workers import Quiet
 
 from benchmark import data
 from benchmark.config import Resources
@@ -17,6 +16,7 @@ from benchmark.engines.workers import Here, Workers
 from benchmark.jobs.run_job import Machine
 from benchmark.matrix.expand import Job
 from benchmark.store.store import Store
+from tests.engines.test_workers import Quiet
 
 JOBS = 100
 

@@ -10,8 +10,6 @@ fastest row. `--benchmark-json=FILE` keeps them. Run it on an otherwise idle mac
 import pytest
 import torch
 from skimage.metrics import structural_similarity
-from test_augment import one_by_one
-from test_cem import eq7_by_loop
 
 from benchmark.cem import kmeans
 from benchmark.data import _torchvision
@@ -21,6 +19,8 @@ from benchmark.models.convolution import Conv
 from benchmark.speed import plain, steps
 from benchmark.speed.steps import FULL, SMALL, Size
 from benchmark.training.device import precision, tune_allocator
+from tests.cem.test_cem import eq7_by_loop
+from tests.data.test_augment import one_by_one
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import Place
+
+from tests.support.command_line import Place
 
 # one thread a job: two run at once on two cores, with the same numbers under every engine; Ray else keeps a token in
 # the user's home

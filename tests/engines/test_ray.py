@@ -14,7 +14,8 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-from conftest import ENVIRONMENT, LONGER, killed_at_end, needed
+
+from tests.engines.conftest import ENVIRONMENT, LONGER, killed_at_end, needed
 
 pytestmark = [pytest.mark.engines, pytest.mark.usefixtures("ray_installed")]
 

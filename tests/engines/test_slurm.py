@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, LONGER
 
 import benchmark
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Job
+from tests.engines.conftest import ENVIRONMENT, LONGER
 
 pytestmark = pytest.mark.engines
 

@@ -53,7 +53,7 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
         found[line["defense"], line["cem"], line["attacker"], line["split"]] = _verdict(line, doubts)
     order = ["none", *names.ATTACKERS, *names.STRONGER]
     columns = sorted({key[2:] for key in found}, key=lambda key: (names.rank(key[0], order), key[1] == "infer"))
-    rows = [
+    rows: list[tuple] = [
         (*row, [found.get((*row, *column)) for column in columns]) for row in dict.fromkeys(key[:2] for key in found)
     ]
     rows.sort(key=lambda row: (names.rank(row[0], ["none", *names.DEFENSES]), names.form_rank(row[1])))

@@ -122,8 +122,8 @@ def _facts(cells: list[Cell], frame: pd.DataFrame) -> list[tuple[str, str]]:
         compared = diff.diff(published.reference(), frame)
         judged = compared[compared["verdict"].isin(["within", "beyond"]) & (compared["label"] == "")]
     except UserError:  # no cell in common
-        judged = []
-    if len(judged):
+        judged = None
+    if judged is not None and len(judged):
         within = (judged["verdict"] == "within").sum()
         found.append(("Values within tolerance of the published", f"{within} of {len(judged)}"))
     seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})

@@ -39,7 +39,7 @@ def figures(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Figure
 
 def inline(svg: str, name: str, label: str) -> Markup:
     """An SVG file as an element of a page. name: goes before its ids, so that several can stand in one page."""
-    box, body = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', svg, re.DOTALL).groups()
+    ((box, body),) = re.findall(r'<svg [^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', svg, re.DOTALL)
     body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'

@@ -24,13 +24,13 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
     for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
         accuracy = summaries.get((dataset, defense, cem, "none", "validation", "accuracy_percent"))
         if metric == "mse" and found.values:
-            known = accuracy is not None and accuracy.values
+            known = accuracy if accuracy is not None and accuracy.values else None
             rows.append(
                 {
                     **{"attacker": attacker, "split": split, "defense": defense, "cem": cem},
                     **{"seeds": len(found.values), "mse": found.mean, "mse_half_width": _spread(metric, found)},
-                    "accuracy_percent": accuracy.mean if known else None,
-                    "accuracy_half_width": _spread("accuracy_percent", accuracy) if known else None,
+                    "accuracy_percent": known.mean if known else None,
+                    "accuracy_half_width": _spread("accuracy_percent", known) if known else None,
                     "doubt": doubts.of(*part.iloc[0][["suite", "protocol"]], dataset, defense, cem, attacker, split),
                 }
             )

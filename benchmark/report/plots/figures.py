@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -56,7 +57,7 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
         tell(container[0], f"{_row(row.defense, row.cem)}: MSE {_mse(row)}, accuracy {accuracy} %{_because(row)}")
         if row.cem != "off" and len(base):
             start = (base["mse"].iloc[0], base["accuracy_percent"].iloc[0])
-            arrow = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
+            arrow: dict[str, Any] = dict(arrowstyle="-|>", color=colour, lw=0.8, shrinkA=3, shrinkB=3, mutation_scale=6)
             arrow["alpha"] = PALE if row.doubt or base["doubt"].iloc[0] else None
             panel.annotate("", (row.mse, row.accuracy_percent), start, arrowprops=arrow, zorder=2)
 
@@ -93,27 +94,16 @@ def against(frame: pd.DataFrame):
             panel.set(xscale="log", yscale="log")
             _plain_ticks(panel.xaxis, low, high)
             _plain_ticks(panel.yaxis, low, high)
-        panel.set(xlim=(low, high), ylim=(low, high), title=_UNITS.get(metric, metric), box_aspect=1)
+        panel.set(xlim=(low, high), ylim=(low, high), title=names.metric(metric).axis or metric, box_aspect=1)
     figure.supxlabel("published")
     figure.supylabel("produced")
-    titles = {"none": "no attacker"} | {name: f"{title} attack" for name, title in names.ATTACKERS.items()}
     seen = list(dict.fromkeys(frame["attacker"]))
-    marks = [_mark(titles.get(name, name), *colours.get(name, (style.GREEN, "s"))) for name in seen]
+    titles = ["no attacker" if name == "none" else f"{names.attacker_title(name)} attack" for name in seen]
+    marks = [_mark(title, *colours.get(name, (style.GREEN, "s"))) for name, title in zip(seen, titles, strict=True)]
     marks += [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     equal = "equal (shaded: tolerance)" if frame["tolerance"].notna().any() else "equal"
     _legend(figure, [*marks, _line(equal, GREY)])
     return figure
-
-
-_UNITS = {
-    "accuracy_percent": "accuracy (%)",
-    "mse": "MSE (pixels in [0, 1])",
-    "ssim": "SSIM (1)",
-    "psnr_db": "PSNR (dB)",
-    "params_m": "parameters (millions)",
-    "mmac": "multiply-accumulates (millions)",
-    "inference_ms": "inference time (ms)",
-}
 
 
 def _band(panel, line: list[float], rows: pd.DataFrame) -> None:
@@ -360,7 +350,7 @@ def _defense_mark(name: str, look: dict):
     return _mark(names.row_label(name, "off"), *look[name])
 
 
-def _line(label: str, colour: str, linestyle: str = "-"):
+def _line(label: str, colour: str, linestyle: Any = "-"):
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, label=label, linestyle=linestyle)

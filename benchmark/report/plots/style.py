@@ -66,7 +66,7 @@ def ordered(defenses) -> list[str]:
 
 
 def panel_title(attacker: str, split: str) -> str:
-    return f"{names.ATTACKERS.get(attacker, attacker)} attack, {split}"
+    return f"{names.attacker_title(attacker)} attack, {split}"
 
 
 def tell(artist, text: str) -> None:

@@ -1,0 +1,244 @@
+"""The store of results: locks, whole or absent results, failures, damage."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmark.engines import slurm_queue
+from benchmark.errors import Unreadable, UserError
+from benchmark.matrix.expand import Job
+from benchmark.store import checksums, hygiene
+from benchmark.store import store as module
+from benchmark.store.store import Store, write_json
+from tests.support.command_line import break_disk, copied, finished, place  # noqa: F401 (fixtures)
+
+TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
+DONE = {"status": "done", "reason": "", "values": {"accuracy_percent": 12.5}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def claimed(store) -> bool:
+    with store.claim(TRAIN) as folder:
+        return folder is not None
+
+
+def test_a_job_that_another_finished_meanwhile_is_not_run_again(store):
+    """Between the look and the claim: the claim says no, and the result stays the first one's."""
+    finish(store)
+    before = (store.path(TRAIN) / "metrics.json").read_bytes()
+    assert not claimed(store)
+    assert (store.path(TRAIN) / "metrics.json").read_bytes() == before
+    assert not store.workdir(TRAIN).exists()
+
+
+# -- results
+
+
+def finish(store, metrics=DONE, before_end=lambda: None):
+    with store.claim(TRAIN) as folder:
+        (folder / "history.csv").write_text("epoch\n1\n")
+        (folder / "state.safetensors").write_text("mid-job")
+        before_end()
+        store.finish(TRAIN, metrics, {"commit": "x"})
+
+
+def test_nothing_is_visible_before_the_end_and_all_of_it_after(store):
+    finish(store, before_end=lambda: pytest.fail("early") if store.done(TRAIN) else None)
+    assert store.done(TRAIN) and store.metrics(TRAIN) == DONE and store.provenance(TRAIN) == {"commit": "x"}
+    names = {file.name for file in store.path(TRAIN).iterdir()}
+    assert names == {"job.json", "metrics.json", "provenance.json", "history.csv", "SHA256SUMS"}
+    recorded = json.loads((store.path(TRAIN) / "job.json").read_text())
+    assert recorded["key"] == TRAIN.key and recorded["config"] == TRAIN.config
+    assert not store.workdir(TRAIN).exists() and store.status(TRAIN) == ("done", "")
+
+
+def test_a_crash_just_before_the_rename_leaves_nothing_visible(store, monkeypatch):
+    real = os.rename
+
+    def crash(source, target):
+        if target == store.path(TRAIN):
+            raise SystemError("killed")
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "rename", crash)
+    with pytest.raises(SystemError):
+        finish(store)
+    assert not store.done(TRAIN) and store.status(TRAIN)[0] == "waiting"
+    monkeypatch.undo()
+    finish(store)
+    assert store.done(TRAIN)
+
+
+def test_status_of_every_kind(store):
+    assert store.status(TRAIN) == ("waiting", "not run yet")
+    with store.claim(TRAIN):
+        store.fail(TRAIN, "out of luck")
+        assert store.status(TRAIN)[0] == "running"
+    assert store.status(TRAIN) == ("failed", "out of luck")
+    finish(store, {"status": "diverged", "reason": "the loss is nan", "values": {}})
+    assert store.status(TRAIN) == ("diverged", "the loss is nan") and store.done(TRAIN)
+
+
+def test_a_new_attempt_forgets_the_failure(store):
+    with store.claim(TRAIN):
+        store.fail(TRAIN, "out of luck")
+    with store.claim(TRAIN) as folder:
+        assert not (folder / "failed.json").exists()
+
+
+def test_numbers_that_are_none_become_null(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [float("nan"), 1.5], "b": {"c": float("-inf")}})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": {"c": None}}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "done", "reason": ""}', "\xff"])
+def test_a_damaged_result_is_told(store, content):
+    finish(store)
+    path = store.path(TRAIN) / "metrics.json"
+    path.write_bytes(content.encode("latin-1"))
+    for look in (store.metrics, store.status):
+        with pytest.raises(UserError, match="sets it aside") as error:
+            look(TRAIN)
+        assert str(path) in str(error.value)
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(UserError, match="choose another --results"):
+            Store(root).check_writable()
+        assert Store(root).status(TRAIN) == ("waiting", "not run yet")
+
+
+RECOGNISED = {"classifier": "x", "recognised_percent": 12.5}
+DISTANT = {"weights": "x", "lpips": 0.5, "lpips_worst_1_percent": 0.25}
+
+
+@pytest.mark.parametrize(
+    "read, name, first, second",
+    [
+        (Store.recognition, checksums.RECOGNITION, RECOGNISED, RECOGNISED | {"recognised_percent": 50.0}),
+        (Store.lpips, checksums.LPIPS, DISTANT, DISTANT | {"lpips": 0.75}),
+    ],
+)
+def test_a_kill_while_what_is_measured_later_is_written_costs_only_that(store, read, name, first, second):
+    """The file is there, its checksum is not, or is an older one's: the result stays good, and is asked again."""
+    finish(store)
+    path = store.path(TRAIN) / name
+    assert read(store, TRAIN) == {}
+    for value in (first, second):
+        write_json(path, value)  # killed before the checksum
+        assert read(store, TRAIN) == {}
+        assert store.damage(TRAIN, tensors=True) == [] and hygiene.verify(store)[0].state == "intact"
+        store.add(TRAIN, path.name, value)
+        assert read(store, TRAIN) == value
+    path.write_text("{")
+    assert read(store, TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
+    path.unlink()
+    assert read(store, TRAIN) == {} and store.damage(TRAIN, tensors=True) == []
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "history.csv", "SHA256SUMS"])
+def test_what_cannot_be_read_is_not_damaged(store, name, monkeypatch):
+    finish(store)
+    path = store.path(TRAIN) / name
+    break_disk(monkeypatch, path)
+    with pytest.raises(Unreadable, match=f"cannot read {path} .*nothing was changed") as error:
+        store.damage(TRAIN, tensors=False)
+    assert not isinstance(error.value, checksums.Damaged) and isinstance(error.value, UserError)
+    (finding,) = hygiene.verify(store)
+    assert finding.state == "unreadable" and str(path) in finding.problems[0]
+
+
+def test_weights_that_cannot_be_read_are_not_damaged(store, monkeypatch):
+    finish(store, before_end=lambda: (store.workdir(TRAIN) / "checkpoint.safetensors").write_bytes(b"weights"))
+    break_disk(monkeypatch, store.path(TRAIN) / "checkpoint.safetensors")
+    assert store.damage(TRAIN, tensors=False) == []
+    for look in (store.checkpoint, lambda job: store.damage(job, tensors=True)):
+        with pytest.raises(Unreadable):
+            look(TRAIN)
+
+
+# -- what may go
+
+
+def removed(store, keep) -> set[str]:
+    found = hygiene.waste(store, keep)
+    assert all(hygiene.remove(store, item) for item in found)
+    return {item.path.name for item in found}
+
+
+def test_gc_leaves_what_engines_keep(store):
+    for name in ("slurm", "0123456789ab", "ba9876543210.1"):
+        (store.work / name).mkdir(parents=True)
+        (store.work / name / "array-12.json").write_text("{}")
+    (store.work / "ray-0123").write_text("a probe")
+    assert removed(store, [TRAIN]) == {"0123456789ab", "ba9876543210.1"}
+    assert (store.work / "slurm" / "array-12.json").exists()
+    assert {path.name for path in store.work.iterdir()} == {"slurm", "ray-0123"}
+
+
+def test_gc_keeps_what_was_set_aside_until_it_is_done_again(store):
+    finish(store)
+    aside = store.set_aside(TRAIN)
+    assert removed(store, [TRAIN]) == set() and (aside / "metrics.json").exists()
+    finish(store)
+    assert removed(store, [TRAIN]) == {aside.name} and store.done(TRAIN)
+    aside = store.set_aside(TRAIN)
+    assert removed(store, []) == {aside.name}
+
+
+def test_stray_files_beside_the_records_of_slurm(store):
+    names = [f"benchmark-{number:016x}" for number in range(2)]
+    slurm_queue.record(store, names[1], {"9_0": ["a", "b"]}, "")
+    slurm_queue.record(store, names[0], {"9_0": ["b"]}, "east")  # the same id, after Slurm was installed anew
+    (store.work / "slurm" / "array-copy.json").write_text('{"7_0": ["a"]}')
+    found = slurm_queue.submitted(store)
+    assert found == {
+        "a": slurm_queue.Submitted("9_0", names[1], ""),
+        "b": slurm_queue.Submitted("9_0", names[0], "east"),
+    }
+
+
+# -- a whole run
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(finished, place):  # noqa: F811
+    """kill -9 at a random moment of a real run; the same command afterwards gives the same bytes."""
+    choice = ("--where", "cem=on,defense=dropout,split=infer")
+    words = [sys.executable, "-m", "benchmark", *map(str, place.words("run", *choice))]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list((place.results / ".work").glob("*/lock.json")):
+            break
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 2))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode in (0, -signal.SIGKILL)
+
+    again = place.call("run", *choice)
+    assert again.code == 0, again.err
+    undisturbed = finished.finished()
+    ours = place.finished()
+    assert len(ours) == 4 and all(undisturbed[name] == content for name, content in ours.items())
+    assert list((place.results / ".work").iterdir()) == []  # neither locks nor halves stay
+
+
+def test_damage_to_a_finished_result_stops_the_report_and_names_the_file(copied):  # noqa: F811
+    path = sorted(copied.results.glob("photos/dropout/train-*/metrics.json"))[0]
+    path.write_text("{")
+    for command in ("status", "report"):
+        outcome = copied.call(command)
+        assert outcome.code == 2 and str(path) in outcome.err and "Traceback" not in outcome.err
