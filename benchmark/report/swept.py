@@ -11,21 +11,20 @@ from benchmark.analysis.swept import ROW
 from benchmark.report.render import escape_markdown, write_text
 
 
-def write_swept(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
+def write_swept(lines: pd.DataFrame, points: list[str], labels: list[str], out: Path) -> list[Path]:
     """swept.md and swept.csv below `out`; nothing where there are no `lines` (of analysis/swept.py).
 
-    labels: how the cells depart from the published setting otherwise.
+    points: the sweep's, in its order; labels: how the cells depart from the published setting otherwise.
     """
     if lines.empty:
         return []
     return [
         write_text(out / "swept.csv", csv_text(lines)),
-        write_text(out / "swept.md", _markdown(lines, labels)),
+        write_text(out / "swept.md", _markdown(lines, points, labels)),
     ]
 
 
-def _markdown(lines: pd.DataFrame, labels: list[str]) -> str:
-    points = list(dict.fromkeys(lines["point"]))
+def _markdown(lines: pd.DataFrame, points: list[str], labels: list[str]) -> str:
     rows = []
     for key, part in lines.groupby(ROW, sort=False):
         dataset, protocol, defense, cem, split, attacker = key

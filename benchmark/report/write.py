@@ -80,7 +80,7 @@ def write(
     others = told_without_sweep([cell.departures for cell in cells], list(strengths.values()))
     paths += write_frontier(traded, others, out, figures)
     on_attacks = {suite: point for suite, point in strengths.items() if of_attacks(point)}
-    paths += write_swept(swept(frame, on_attacks), others, out)
+    paths += write_swept(swept(frame, on_attacks), [str(point) for point in on_attacks.values()], others, out)
     paths.append(write_text(out / "report.html", page))
     if figures:
         paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 import benchmark
 from benchmark.bounds.fisher import jacobian
@@ -24,8 +25,8 @@ from tests.support.command_line import Place, place  # noqa: F401 (fixture)
 from tests.support.tape import Tape
 from tests.training.test_graph import Notes, assert_same, states, training
 
-MORE = ("quantise", "topk", "laplace", "vib", "fisher", "shredder", "infoscissors")
-LEARNING = ("vib", "fisher", "shredder")
+MORE = ("quantise", "topk", "laplace", "vib", "fisher", "shredder", "infoscissors", "disco")
+LEARNING = ("vib", "fisher", "shredder", "disco")
 
 
 def features(count=6, seed=1):
@@ -440,13 +441,71 @@ def test_the_decoder_of_infoscissors_steps_and_then_judges():
     assert defense.seen.sum() == 0
 
 
+# -- disco
+
+
+def test_disco_zeroes_the_channels_of_the_lowest_scores():
+    """The same network in float64 numpy, channel by channel; of each image, 3 of 8."""
+    torch.manual_seed(1)
+    defense = make("disco", share=0.44, noise_std=0.1)
+    defense.build()
+    z_clean = features() * torch.rand(6, 8, 1, 1)
+    sent = defense.transform(z_clean, generator(), "attack").detach()
+    noisy = (z_clean + 0.1 * torch.randn(z_clean.shape, generator=generator())).double().numpy()
+    hidden, hidden_bias, out, out_bias = (getattr(defense, name).detach().double().numpy() for name in defense.learned)
+    for image, seen in zip(noisy, sent, strict=True):
+        facts = np.concatenate([image.mean((1, 2)), image.std((1, 2))])
+        scores = out @ np.maximum(hidden @ facts + hidden_bias, 0) + out_bias
+        expected = image * ~np.isin(np.arange(8), np.argsort(scores)[:3])[:, None, None]
+        np.testing.assert_allclose(seen.double().numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(defense.kept(sent), sent != 0) and len({str(one.any((1, 2)).tolist()) for one in sent != 0}) > 1
+
+
+@pytest.mark.parametrize("share, pruned", [(0, 0), (0.124, 0), (0.125, 1), (0.99, 7)])
+def test_disco_prunes_a_share_and_sends_at_least_one_channel(share, pruned):
+    defense = make("disco", share=share, noise_std=0)
+    sent = defense.transform(features(), generator(), "eval")
+    assert ((sent == 0).all(3).all(2).sum(1) == pruned).all()
+
+
+def test_the_pruning_network_of_disco_raises_the_error_of_its_decoder():
+    """The encoder gets no gradient of it; the mask's is that of the sigmoid about the score at the threshold."""
+    torch.manual_seed(2)
+    defense = make("disco", weight=2.0, adversary_steps=2)
+    defense.build()
+    x01, encoded = torch.rand(4, 3, 32, 32), features(4).requires_grad_()
+    defense.before_step(x01, x01, lambda x: encoded.detach())
+    start = copy.deepcopy(defense.adversary)
+    loss = defense.loss(replace(batch_of(defense, encoded), x01=x01))
+    expected = -2 * (start.eval()(encoded * defense.mask(encoded)) - x01).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert encoded.grad is None and all(getattr(defense, name).grad.abs().sum() > 0 for name in defense.learned)
+    before = defense.learned_state()
+    slope = sum((getattr(defense, name).grad ** 2).sum() for name in defense.learned)
+    defense.after_step()
+    assert slope > 0 and all(not torch.equal(before[name], getattr(defense, name)) for name in defense.learned)
+    assert all(getattr(defense, name).grad is None for name in defense.learned)
+
+    scores = torch.tensor([[0.10, 0.12, 0.15, 0.30]], requires_grad=True)  # the second is the lowest that is kept
+    soft = 1 / (1 + torch.exp(-(scores - 0.12) * 30))
+    (wanted,) = torch.autograd.grad(soft.sum(), scores)
+    small = make("disco", share=0.25)
+    small.pruned, small.hidden, small.hidden_bias = 1, *(nn.Parameter(torch.zeros(*size)) for size in ((1, 8), (1,)))
+    small.out, small.out_bias = nn.Parameter(torch.zeros(4, 1)), nn.Parameter(scores.detach()[0].clone())
+    mask = small.mask(torch.rand(1, 4, 2, 2))
+    assert mask.flatten().tolist() == [0, 1, 1, 1]
+    (got,) = torch.autograd.grad(mask.sum(), small.out_bias)
+    torch.testing.assert_close(got, wanted[0])
+
+
 # -- what a defence learned
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_what_was_learned_is_taken_over(name):
     """A fresh defence with the state behaves as the one that learned it."""
-    old, new = trained(name, {"vib": -1.0, "fisher": 400.0, "shredder": 0.0}[name]), make(name)
+    old, new = trained(name, {"vib": -1.0, "fisher": 400.0, "shredder": 0.0, "disco": 0.0}[name]), make(name)
     new.load_learned(old.learned_state())
     z_clean = features()
     sent = [defense.transform(z_clean, generator(), "attack").detach() for defense in (old, new, make(name))]
@@ -496,6 +555,7 @@ def test_what_an_attacker_is_sent(name):
     assert make(name).channel() == {
         "quantise": "processed",
         "topk": "processed",
+        "disco": "processed",
         "fisher": "gaussian",
         "infoscissors": "gaussian",
     }.get(name, "other")

@@ -192,9 +192,9 @@ def test_the_adversary_steps_first(row, monkeypatch):
         count = step["adversary_steps"]
         defense = step.task.defense
         assert defense.params.adversary_steps == count
-        _, adversary, encoder = defense.seen.tolist()
+        _, miss, encoder = defense.seen.tolist()
         tolerance = 5e-5 if count == 1 else 5e-4
-        assert adversary == pytest.approx(step["ssim_adversary"].mean(), abs=tolerance)
+        assert -miss == pytest.approx(step["ssim_adversary"].mean(), abs=tolerance)
         assert encoder == pytest.approx(step["ssim_encoder"], abs=5e-4)
         checked = 0
         for index, (parameter, before) in enumerate(zip(step.adversary.parameters(), step.before, strict=True)):

@@ -1,0 +1,75 @@
+"""What the defences share that train a decoder along, and charge the encoder by how well it rebuilds."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.config import Count, Number
+from benchmark.defenses import Defense
+from benchmark.models.decoder import Decoder, xavier_
+from benchmark.training.casts import cast_once
+from benchmark.training.graph import adam
+
+
+class Adversarial(Defense):
+    """Base: before each step of the encoder the adversary G takes its own, on the feature of the encoder in evaluation
+    mode. A subclass has `miss`, which G lowers, and a `loss` that rests on `judged`."""
+
+    class Params(Defense.Params):
+        adversary_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of the adversary's Adam")
+        adversary_steps: Count = Field(description="steps of the adversary before each of the encoder's")
+        adversary_blocks: Count = Field(description="residual blocks of the adversary")
+
+    seen: Tensor
+    adversary: Decoder  # G, made by `build`: the attacker never needs it
+    optimizer: torch.optim.Adam
+
+    def __init__(self, params: Params, setting):
+        super().__init__(params, setting)
+        # of this epoch: steps, `miss` before each step of the adversary's, what the encoder was judged by
+        self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
+
+    def build(self) -> None:
+        setting = self.setting
+        adversary = Decoder(setting.feature_shape, setting.image_size, blocks=self.params.adversary_blocks)
+        xavier_(adversary)
+        self.adversary = adversary.to(setting.device, memory_format=torch.channels_last)
+        self.optimizer = adam(self.adversary.parameters(), self.params.adversary_lr, setting.device)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"adversary": self.optimizer}
+
+    def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
+        """Of what G made of features, and the images in [0, 1], [B, 3, H, W] twice; 0-dim."""
+        raise NotImplementedError
+
+    def shown(self, z_clean: Tensor) -> Tensor:
+        """What G sees of a clean feature."""
+        return z_clean
+
+    def before_step(self, x01, x, encode) -> None:
+        z = self.shown(encode(x))
+        for _ in range(self.params.adversary_steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(**self.setting.autocast):
+                rebuilt = cast_once(self.adversary, z)
+            miss = self.miss(rebuilt, x01)
+            miss.backward()
+            self.optimizer.step()
+            self.seen[1] += miss.detach() / self.params.adversary_steps
+        self.seen[0] += 1
+
+    def judged(self, z: Tensor) -> Tensor:
+        """What G in evaluation mode, whose weights get no gradient, makes of features [B, C, h, w]."""
+        self.adversary.eval().requires_grad_(False)
+        rebuilt = cast_once(self.adversary, z)
+        self.adversary.train().requires_grad_(True)
+        return rebuilt
+
+    def means(self) -> tuple[float, float]:
+        """Of the epoch, which then is over: `miss` of G, and what the encoder was judged by."""
+        steps, adversary, encoder = self.seen.tolist()
+        self.seen.zero_()
+        return adversary / steps, encoder / steps
