@@ -62,7 +62,7 @@ def test_distance_correlation_has_a_finite_gradient_with_repeated_rows():
 
 
 # what keeps everything; quantise rounds the noise and laplace states it otherwise (defenses/test_more_defenses.py)
-NOTHING_ELSE = {"dropout": {"rate": 0.0}, "topk": {"share": 1.0}}
+NOTHING_ELSE = {"dropout": {"rate": 0.0}, "topk": {"share": 1.0}, "disco": {"share": 0.0}}
 
 
 @pytest.mark.parametrize("name", [name for name in DEFENSES.names() if name not in ("none", "quantise", "laplace")])
