@@ -6,6 +6,7 @@ the seeds that both sides have; attackers that see more than one feature and cho
 """
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -69,7 +70,7 @@ def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFra
     for key, _ in open_ones.groupby([*ROW, "attacker"], sort=True):
         text = f"{attacker_title(key[-1])} was not shown to have converged"
         lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": float("nan"), "text": text}))
-    points: dict[tuple, dict[float, dict[str, float]]] = {}
+    points: dict[tuple, dict[Any, dict[str, float]]] = {}
     for row in _errors(frame).itertuples():
         point = swept.get(row.suite)
         if point and point.path in [f"attacks.{row.attacker}.{name}" for name in BUDGETS]:
