@@ -30,7 +30,7 @@ def load() -> pd.DataFrame:
 def reference() -> pd.DataFrame:
     """One printed value for each cell, as a tidy frame without the averages.
 
-    An accuracy stands in two tables. Where they disagree (TinyImageNet Bottleneck+CEM, 52.25 in Table 2 and
+    An accuracy is printed in two tables. Where they disagree (TinyImageNet Bottleneck+CEM, 52.25 in Table 2 and
     52.52 in S3) the main paper's is taken: both tables print the average that follows from 52.25.
     """
     frame = _load()

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from benchmark.config import Quirks, Strict
 from benchmark.data import to_unit
+from benchmark.models import macs
+from benchmark.models.decoder import Decoder
+from benchmark.models.macs import Scale
 from benchmark.registry import Registry
 from benchmark.training.graph import Captured, Order
 from benchmark.training.loop import Task, epoch_order, generators, seeded
@@ -94,6 +97,11 @@ class Attacker:
         """The attack (attacker, split) whose rebuilt images `start` is given, {"images": [M, 3, H, W]}, or None."""
         return None
 
+    @classmethod
+    def flop(cls, params: Any, scale: Scale) -> float:
+        """Floating-point operations of fitting and rebuilding, roughly, for estimates of time; 0: it reads results."""
+        return 0.0
+
 
 class Selection(Attacker):
     """Base of what selects among the results of the other attackers of its row; its job's parents are theirs."""
@@ -144,6 +152,15 @@ class Attack(Attacker, Task):
         send, kept: as in Target. It holds where the attack is fitted and where it is scored.
         """
         return send
+
+    @classmethod
+    def macs(cls, params: Any, scale: Scale) -> float:
+        """Multiply-accumulates of what is fitted, for one image; unless a subclass says so, of the paper's decoder."""
+        return macs.forward(Decoder, scale.feature, scale.image_size, getattr(params, "blocks", 8))
+
+    @classmethod
+    def flop(cls, params: Any, scale: Scale) -> float:
+        return cls.macs(params, scale) * (6.0 * scale.fitted * params.epochs + 2.0 * scale.scored)
 
     def build(self) -> None:
         """Make the networks and optimisers."""

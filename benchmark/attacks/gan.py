@@ -22,6 +22,7 @@ from benchmark.config import Count, Fraction, Number, Strict
 from benchmark.errors import UserError
 from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.metrics.ssim import ssim_per_image
+from benchmark.models import macs
 from benchmark.models.critic import Critic
 from benchmark.models.decoder import Decoder
 from benchmark.training.casts import cast_once
@@ -57,6 +58,14 @@ class GANAttack(Attack):
     quirks = ("q12", "q13", "q14")
     warm_start = ("decoder", "infer")
     single_fit = True
+
+    @classmethod
+    def flop(cls, params, scale):
+        """Most steps run the generator forwards only; the critic, with its penalty, six times there and back."""
+        size = scale.image_size
+        critic = macs.forward(_critic, (3, size, size))
+        steps = (2 + 4 / params.generator_every) * cls.macs(params, scale) + 12 * critic
+        return steps * scale.fitted * params.epochs + 2.0 * cls.macs(params, scale) * scale.scored
 
     def build(self) -> None:
         target, params = self.target, self.params
@@ -194,3 +203,7 @@ class GANAttack(Attack):
         parts |= {f"{names[network]}_optimizer": item for network, item in self.optimizers.items()}
         parts |= {"mixing": self.mixing, "seen": self.seen}
         return parts if self.logged is None else parts | {"logged": self.logged}
+
+
+def _critic(shape: tuple[int, int, int]) -> Critic:
+    return Critic(shape[1])

@@ -8,6 +8,7 @@ trained: an attack that is weaker than this floor has failed.
 """
 
 import functools
+import math
 
 import torch
 from pydantic import Field
@@ -30,6 +31,11 @@ class KernelAttack(ClosedForm):
 
     class Params(Strict):
         doublings: Count = Field(description="the noise is widened by factors of 2 up to 2^doublings, T = 4^k")
+
+    @classmethod
+    def flop(cls, params, scale):
+        size, pixels = math.prod(scale.feature), 3 * scale.image_size**2
+        return 2.0 * scale.scored * scale.fitted * (2 * size + pixels)
 
     def solve(self) -> None:
         self.temperature = 1.0

@@ -11,6 +11,7 @@ from torch import nn
 from benchmark.attacks.base import ATTACKS
 from benchmark.attacks.informed import InformedAttack
 from benchmark.config import Count
+from benchmark.models import macs
 from benchmark.models.decoder import LargeDecoder
 
 
@@ -23,6 +24,10 @@ class LargeDecoderAttack(InformedAttack):
     class Params(InformedAttack.Params):
         width: Count = Field(description="channels of the trunk; half of them after each doubling, 64 at least")
         tail: Count = Field(description="residual blocks after each doubling")
+
+    @classmethod
+    def macs(cls, params, scale):
+        return macs.forward(LargeDecoder, scale.feature, scale.image_size, params.blocks, params.width, params.tail)
 
     def network(self) -> nn.Module:
         params = self.params

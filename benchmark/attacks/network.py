@@ -37,6 +37,10 @@ class NetworkAttack(Judged):
         members: Count = Field(description="networks of different initial weights, whose images are averaged")
         decay: Annotated[Fraction, Field(lt=1)] = Field(description="of the averaged weights, in a step")
 
+    @classmethod
+    def flop(cls, params, scale):
+        return params.members * super().flop(params, scale)
+
     def build(self) -> None:
         target, params = self.target, self.params
         torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())

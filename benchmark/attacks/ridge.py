@@ -5,6 +5,8 @@ the attacker's images, each sent `draws` times with fresh noise and mask. Nothin
 converge: a network that it beats has failed.
 """
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -24,6 +26,11 @@ class RidgeAttack(ClosedForm):
 
     class Params(Strict):
         draws: Count = Field(description="times that each image is sent; 1 where nothing is random")
+
+    @classmethod
+    def flop(cls, params, scale):
+        size, pixels = math.prod(scale.feature), 3 * scale.image_size**2
+        return 2.0 * params.draws * scale.fitted * size * (size + pixels)
 
     def solve(self) -> None:
         mean, mean_image, covariance, across = self._moments()

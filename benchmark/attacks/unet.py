@@ -11,6 +11,7 @@ from benchmark.attacks.base import ATTACKS
 from benchmark.attacks.informed import Briefing
 from benchmark.attacks.network import NetworkAttack
 from benchmark.config import Count
+from benchmark.models import macs
 from benchmark.models.unet import UNet
 
 
@@ -22,6 +23,10 @@ class UNetAttack(NetworkAttack):
 
     class Params(NetworkAttack.Params):
         channels: Count = Field(description="channels at the image's size, twice as many after each halving")
+
+    @classmethod
+    def macs(cls, params, scale):
+        return macs.forward(UNet, scale.feature, scale.image_size, params.channels)
 
     def build(self) -> None:
         self.briefing = Briefing(self.target, self.noise)

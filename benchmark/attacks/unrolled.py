@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from benchmark.attacks.base import ATTACKS
 from benchmark.attacks.network import NetworkAttack
 from benchmark.config import Count
+from benchmark.models import macs
 from benchmark.models.decoder import Decoder
 from benchmark.models.split import conv3x3
 from benchmark.training.casts import cast_once
@@ -27,6 +28,13 @@ class UnrolledAttack(NetworkAttack):
         blocks: Count = Field(description="residual blocks of the decoder that makes the first guess")
         stages: Count = Field(description="stages after it")
         channels: Count = Field(description="channels of a stage's network")
+
+    @classmethod
+    def macs(cls, params, scale):
+        shape = (2 * scale.feature[0] + 6, scale.image_size, scale.image_size)
+        # a stage runs through the encoder and back to the pixels, which is not differentiated once more
+        stage = macs.forward(_stage, shape, params.channels) + scale.encoder
+        return super().macs(params, scale) + params.stages * stage
 
     def network(self) -> nn.Module:
         shape, params = self.target.feature_shape, self.params
@@ -58,6 +66,10 @@ class UnrolledAttack(NetworkAttack):
             (gradient,) = torch.autograd.grad(self.target.misfit(z_clean, z).sum(), x01)
         scale = gradient.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-12
         return ((z - z_clean) * self.target.kept(z)).detach(), gradient / scale
+
+
+def _stage(shape: tuple[int, int, int], channels: int) -> "Stage":
+    return Stage(shape[0], channels)
 
 
 class Stage(nn.Module):

@@ -46,6 +46,11 @@ class WhiteBoxAttack(Attack):
     def starts_from(cls, params: "WhiteBoxAttack.Params", split):
         return ("decoder", split) if params.start == "decoder" else None
 
+    @classmethod
+    def flop(cls, params, scale):
+        """Each step runs through the encoder and back to the pixels."""
+        return 4.0 * scale.encoder * scale.scored * params.iterations * (1 + params.restarts)
+
     def __init__(self, params: Params, target: Target):
         self.params, self.target, self.where = params, target, target.where
         self.images = len(target.received)  # scored on

@@ -43,7 +43,7 @@ def plan(
     device: Device = "auto",
     jobs: Annotated[bool, typer.Option("--jobs", help="every job, with its key, in place of the rows")] = False,
 ):
-    """Say what a suite holds, what of it is done already, and how long the rest may take."""
+    """Show what a suite holds, which part is done, and about how long the rest takes."""
     from benchmark.departures import told
     from benchmark.jobs import estimate
     from benchmark.training.device import pick

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmark.config import Count, Number
 from benchmark.defenses import Defense
+from benchmark.models import macs
 from benchmark.models.decoder import Decoder, xavier_
 from benchmark.training.casts import cast_once
 from benchmark.training.graph import adam
@@ -30,6 +31,11 @@ class Adversarial(Defense):
         super().__init__(params, setting)
         # of this epoch: steps, `miss` before each step of the adversary's, what the encoder was judged by
         self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
+
+    @classmethod
+    def extra_flop(cls, params, scale):
+        decoder = macs.forward(Decoder, scale.feature, scale.image_size, params.adversary_blocks)
+        return 6.0 * decoder * scale.fitted * scale.epochs
 
     def build(self) -> None:
         setting = self.setting

@@ -47,6 +47,10 @@ class ResSFL(Adversarial):
     def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
         return -ssim_per_image(rebuilt, x01).mean()
 
+    @classmethod
+    def extra_flop(cls, params, scale):
+        return super().extra_flop(params, scale) * (1 + params.pretrain_epochs / scale.epochs)
+
     def prepare(self, model: SplitModel, batches, generator) -> None:
         """Fits the adversary, by an Adam of its own, on the feature as sent; the encoder is in evaluation mode."""
         params = self.params

@@ -1,4 +1,4 @@
-"""What of a store's jobs stands in the Slurm queue: records of what was submitted, joined with `squeue`.
+"""Which of a store's jobs are in the Slurm queue: records of what was submitted, joined with `squeue`.
 
 Slurm's ids begin anew, after a reinstallation or at their highest, and each cluster has its own. So every array has a
 name that no other ever has, which the queue is asked for as well: a job of the same id is ours only with that name.

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from benchmark import models
+from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.expand import Job
 from benchmark.models import macs
-from benchmark.models.decoder import Decoder, LargeDecoder
 
 
 def work(job: Job) -> float:
@@ -36,28 +36,18 @@ def _work(job: Job) -> float:
     encoder, server = _macs(job)
     if job.kind == "train":
         epochs = cell["train"]["epochs"]
-        flop = 6 * (encoder + server) * train * epochs + 2 * (encoder + server) * test * epochs
-        params = cell["defense"]["params"]
-        if "adversary_blocks" in params:
-            decoder = _decoder_macs(_feature_shape(job), _image_size(cell), params["adversary_blocks"])
-            flop += 6 * decoder * train * (epochs + params["pretrain_epochs"])
-        return flop / 1e9
+        defense = DEFENSES.get(cell["defense"]["name"])
+        flop = (6 * (encoder + server) * train + 2 * (encoder + server) * test) * epochs
+        extra = defense.extra_flop(defense.Params(**cell["defense"]["params"]), _scale(job, train, test))
+        return (flop + extra) / 1e9
     params = job.config["params"]
     if job.kind == "bounds":
         images, features, pixels = params["jacobian_images"], math.prod(_feature_shape(job)), 3 * _image_size(cell) ** 2
         jacobians = images * (4 * encoder * features + 6 * features * pixels**2)
         return (2 * encoder * (train + test) + 2 * train * pixels**2 + jacobians) / 1e9
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
-    if "iterations" in params:  # through the encoder and back to the pixels
-        return 4 * encoder * scored * params["iterations"] * (1 + params["restarts"]) / 1e9
-    if "epochs" not in params:  # it reads results that are there, or is a closed form
-        return 1e-3
-    shape = tuple(params[name] for name in ("blocks", "width", "tail") if name in params) or (8,)
-    decoder = _decoder_macs(_feature_shape(job), _image_size(cell), *shape)
-    passes = 6.0 * params.get("members", 1)
-    if "generator_every" in params:  # most steps run the generator forwards only; the critic costs about 20 MMAC
-        passes = 2 + 4 / params["generator_every"] + 12 * 20e6 / decoder
-    return (passes * decoder * fitted * params["epochs"] + 2 * decoder * scored) / 1e9
+    attack = ATTACKS.get(job.config["attack"])
+    return max(1e6, attack.flop(attack.Params(**params), _scale(job, fitted, scored))) / 1e9
 
 
 def gflops(device: torch.device) -> float:
@@ -85,6 +75,11 @@ def _image_counts(cell: dict) -> tuple[int, int]:
 
 def _image_size(cell: dict) -> int:
     return DATASETS.get(cell["dataset"]).image_size
+
+
+def _scale(job: Job, fitted: int, scored: int) -> macs.Scale:
+    shape, size, epochs = _feature_shape(job), _image_size(job.cell), job.cell["train"]["epochs"]
+    return macs.Scale(shape, size, _macs(job)[0], fitted, scored, epochs)
 
 
 def _macs(job: Job) -> tuple[int, int]:
@@ -118,11 +113,3 @@ def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tu
         encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
         server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
     return encoder, server, model.feature_shape
-
-
-@functools.cache
-def _decoder_macs(feature: tuple[int, int, int], size: int, blocks: int, *more: int) -> int:
-    """more: width and tail of the larger decoder."""
-    with torch.device("meta"), torch.no_grad():
-        decoder = LargeDecoder(feature, size, blocks, *more) if more else Decoder(feature, size, blocks=blocks)
-        return macs.count(decoder.eval(), torch.zeros(1, *feature))["macs_conv"]

@@ -118,7 +118,7 @@ class _Lines:
 
     def _walk(self, node, path: tuple, above: frozenset) -> None:
         if id(node) in above:
-            raise UserError(f"{self._at(node)}: an alias stands inside of what it is an alias of; write it out")
+            raise UserError(f"{self._at(node)}: an alias refers to a value that contains it; write the value out")
         self.values -= 1
         self.text -= len(node.value) if isinstance(node, yaml.ScalarNode) else 0
         if min(self.values, self.text) < 0:

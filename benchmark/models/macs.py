@@ -1,5 +1,9 @@
 """Sizes of networks as Table S6 and supplement S3 state them: parameters and multiply-accumulates (MAC)."""
 
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +11,29 @@ WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 POOLS = (nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the cost of a job depends on, besides the parameters of its defence or attacker.
+
+    feature: (C, h, w); encoder: its multiply-accumulates for an image; fitted, scored: numbers of images; epochs: of
+    the training.
+    """
+
+    feature: tuple[int, int, int]
+    image_size: int
+    encoder: int
+    fitted: int
+    scored: int
+    epochs: int
+
+
+@functools.cache
+def forward(make: Callable[..., nn.Module], shape: tuple[int, int, int], *arguments: object) -> int:
+    """Multiply-accumulates of make(shape, *arguments) for one input of that shape, of which nothing is allocated."""
+    with torch.device("meta"), torch.no_grad():
+        return count(make(shape, *arguments).eval(), torch.zeros(1, *shape))["macs_conv"]
 
 
 def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:

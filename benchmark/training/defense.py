@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmark.config import Number, Quirks, Strict
 from benchmark.errors import UserError
+from benchmark.models.macs import Scale
 
 Phase = Literal["train", "eval", "attack"]
 Channel = Literal["gaussian", "processed", "other"]
@@ -90,6 +91,11 @@ class Defense(nn.Module):
     def final_widths(cls, params: Params, widths) -> list[int]:
         """The output channels of the encoder's conv layers once trained, given those before (pruning lowers them)."""
         return list(widths)
+
+    @classmethod
+    def extra_flop(cls, params: Any, scale: Scale) -> float:
+        """Floating-point operations of a training beside those of encoder and server, for estimates of time."""
+        return 0.0
 
     def transform(self, z: Tensor, generator: torch.Generator, phase: Phase) -> Tensor:
         """The feature as sent: z_clean [B, C, h, w] -> z of the same shape, with fresh draws from `generator`."""

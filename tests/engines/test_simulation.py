@@ -58,8 +58,8 @@ def thousand(tmp_path_factory) -> list:
 
 
 def test_eight_gpus_are_kept_busy(thousand, tmp_path, capsys):
-    """Row by row costs a little at the end, when the last trainings have fewer attacks beside them than slots (with
-    the longest chains first it was 1.0006 of the bound, with no row whole before the last training had ended)."""
+    """Row by row costs something at the end, when fewer attacks are left than slots: a GAN at 64 px takes longer than a
+    training. Longest chains first would cost less, but no row would be whole before the end."""
     work = {job.key: estimate.work(job) for job in thousand}
     place = Simulated(Store(tmp_path), GPUS * SHARES, work)
     schedule = Schedule(thousand, place.store)
@@ -67,4 +67,4 @@ def test_eight_gpus_are_kept_busy(thousand, tmp_path, capsys):
     ratio = place.now / bound(thousand, work, place.slots)
     with capsys.disabled():
         print(f"\n{len(thousand)} jobs: {ratio:.5f} of the lower bound")
-    assert not schedule.failures and 1 <= ratio < 1.05
+    assert not schedule.failures and 1 <= ratio < 1.2
