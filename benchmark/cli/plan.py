@@ -10,6 +10,8 @@ from benchmark.cli.options import Device, Selection, Without, selecting
 from benchmark.output import say_folded
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmark.matrix.expand import Job
 
 # a kind of job -> what one of them is called, and several
@@ -45,22 +47,50 @@ def plan(
 ):
     """Show what a suite holds, which part is done, and about how long the rest takes."""
     from benchmark.departures import told
-    from benchmark.jobs import estimate
     from benchmark.training.device import pick
 
-    chosen, store = pick(device), selection.store
-    rate = estimate.gflops(chosen)
-    found = [Planned(job, store.status(job)[0], store.done(job), estimate.work(job) / rate) for job in selection.jobs]
-    over = sum(item.over for item in found)
-    say_folded(
-        f"{len(selection.cells)} cells, {len(found)} jobs, {over} done; about {_left(found)} left on {chosen} (a rough "
-        "estimate)"
-    )
+    chosen = pick(device)
+    found, ground = _planned(selection, chosen)
+    over, at_once = sum(item.over for item in found), _at_once(chosen)
+    head = f"{len(selection.cells)} cells, {len(found)} jobs, "
+    if over < len(found):
+        beside = f", {at_once} jobs at once" if at_once > 1 else ""
+        head += f"{over} done; about {_left(found, at_once)} left on {chosen}{beside} ({ground})"
+    else:
+        head += "all done"
+    say_folded(head)
     for line in _every(found) if jobs else _rows(found):
         say_folded(line)
     departures = told(departure for cell in selection.cells for departure in cell.departures)
     if departures:
         say_folded(f"Departs from the published setting: {'; '.join(departures)}")
+
+
+def _planned(selection: Selection, device: "torch.device") -> tuple[list[Planned], str]:
+    """The jobs, and what the seconds of those that are left rest on."""
+    from benchmark.jobs import estimate, pace
+    from benchmark.training.device import describe, settle
+
+    settle(device)  # it shall count, and be named, as in a run
+    store = selection.store
+    learned = pace.learn(store, describe(device), device.type)
+    states = [(job, store.status(job)[0], store.done(job)) for job in selection.jobs]
+    unlike = sum(not over and not learned.knows(job) for job, _, over in states)
+    guess = 1 / estimate.gflops(device) if unlike else 1.0
+    found = [Planned(job, state, over, learned.seconds(job, guess)) for job, state, over in states]
+    if unlike:
+        return found, f"rough: from half a second of measuring, as nothing like {unlike} of the jobs has finished"
+    if learned.device == describe(device):
+        return found, f"as {learned.count} finished jobs took there"
+    return found, f"rough: as {learned.count} finished jobs took on {learned.device}"
+
+
+def _at_once(device: "torch.device") -> int:
+    """How many jobs a run would begin with; a GPU's finished jobs tell of their share of it."""
+    from benchmark.engines.concurrency import on_cpu
+    from benchmark.training.device import cores, threads
+
+    return on_cpu(cores(), threads()) if device.type == "cpu" else 1
 
 
 def _every(found: list[Planned]) -> list[str]:
@@ -90,7 +120,7 @@ def _counted(kind: str, count: int) -> str:
     return f"{count} {KINDS.get(kind, (kind, kind))[count > 1]}"
 
 
-def _left(some: list[Planned]) -> str:
+def _left(some: list[Planned], at_once: int = 1) -> str:
     from benchmark.monitor.view import clock
 
-    return clock(sum(item.seconds for item in some if not item.over))
+    return clock(sum(item.seconds for item in some if not item.over) / at_once)

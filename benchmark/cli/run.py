@@ -65,12 +65,13 @@ def status(
 ):
     """Say how far a suite is: done, running, in the Slurm queue, waiting, failed, and why."""
     from benchmark.engines import slurm_queue
-    from benchmark.jobs import estimate
+    from benchmark.jobs import pace
     from benchmark.monitor.watch import Watcher
 
     jobs, store = selection.jobs, selection.store
     if watch:
-        Watcher(jobs, {job.key: estimate.work(job) for job in jobs}, store).run()
+        learned = pace.learn(store)
+        Watcher(jobs, {job.key: learned.seconds(job) for job in jobs}, store).run()
     try:
         queued = slurm_queue.queued(store)
     except UserError as error:  # a copy of the store, elsewhere

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.jobs import estimate
+from benchmark.jobs import pace
 from benchmark.matrix.expand import Job
 from benchmark.store.store import Store
 
@@ -33,6 +33,7 @@ def run(
         raise UserError(
             f"--engine {engine} needs the package {error.name}; run: pip install 'split-inversion-benchmark[{engine}]'"
         ) from None
-    work = {job.key: estimate.work(job) for job in jobs}
+    learned = pace.learn(store)
+    work = {job.key: learned.seconds(job) for job in jobs}
     own = {name: options[name] for name in OPTIONS[engine]}
     return module.run(jobs, work, store, data_root, device, cells, **own)

@@ -1,4 +1,4 @@
-"""How much work a job is, and how long this machine may take for it."""
+"""How much work a job is, and how much of it this machine does in a second."""
 
 import functools
 import math
@@ -14,6 +14,7 @@ from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.expand import Job
 from benchmark.models import macs
+from benchmark.training.device import precision, wait
 
 
 def work(job: Job) -> float:
@@ -46,20 +47,24 @@ def _work(job: Job) -> float:
         jacobians = images * (4 * encoder * features + 6 * features * pixels**2)
         return (2 * encoder * (train + test) + 2 * train * pixels**2 + jacobians) / 1e9
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
+    if "fit" in job.parents:  # it scores what another has fitted
+        fitted = 0
     attack = ATTACKS.get(job.config["attack"])
     return max(1e6, attack.flop(attack.Params(**params), _scale(job, fitted, scored))) / 1e9
 
 
 def gflops(device: torch.device) -> float:
-    """GFLOP/s of a conv's training step on this device, from half a second of measuring."""
+    """GFLOP/s of a conv's training step on this device, in the arithmetic of a run, from half a second of measuring."""
     conv = nn.Conv2d(128, 128, 3, padding=1).to(device, memory_format=torch.channels_last)
     x = torch.rand(64, 128, 16, 16, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
     flop, best = 6 * 128 * 128 * 9 * 16 * 16 * 64, float("inf")
+    bf16 = precision(device, "auto") == "bf16"
     for _ in range(4):
         start = time.perf_counter()
-        conv(x).sum().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            y = conv(x)
+        y.float().sum().backward()
+        wait(device)
         best = min(best, time.perf_counter() - start)
     # a whole step reaches about half of what its large convs do alone (BatchNorm, pooling, small layers)
     return flop / best / 1e9 / 2

@@ -25,7 +25,7 @@ def test_every_attacker_has_a_cost_but_those_that_choose(name):
 @pytest.mark.parametrize("name", DEFENSES.names())
 def test_an_adversary_is_counted_in_every_defence_that_trains_one(name):
     cost = DEFENSES.get(name).extra_flop(params(DEFENSES, "defenses", name), SCALE)
-    assert (cost > 0) == (name in ("ressfl", "noise_arl", "patrol", "infoscissors"))
+    assert (cost > 0) == (name in ("ressfl", "noise_arl", "patrol", "infoscissors", "disco"))
 
 
 def test_pretraining_costs_what_as_many_epochs_do():

@@ -1,0 +1,77 @@
+"""How long jobs take: as long as finished ones like them, in proportion to their work."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from statistics import median
+
+from benchmark.errors import UserError
+from benchmark.jobs.estimate import work
+from benchmark.matrix.expand import Job
+from benchmark.store.known import finished_jobs
+from benchmark.store.store import Store, is_number
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What the finished jobs of a store say of one device, named as in provenance.
+
+    count: how many of them ran there; rates: seconds a GFLOP, by likeness.
+    """
+
+    device: str
+    count: int
+    rates: dict[tuple[str, ...], float]
+
+    def knows(self, job: Job) -> bool:
+        return any(like in self.rates for like in _likenesses(job))
+
+    def seconds(self, job: Job, otherwise: float = 1.0) -> float:
+        """As jobs of the nearest likeness took; otherwise: seconds a GFLOP where none like it has finished."""
+        return work(job) * next((self.rates[like] for like in _likenesses(job) if like in self.rates), otherwise)
+
+
+def learn(store: Store, device: str = "", kind: str = "") -> Pace:
+    """The pace of `device`; where no job ran on that, of the one of its kind (cpu, cuda; "" for any) with the most.
+
+    The median over jobs, as one that was resumed tells only of its end. Jobs that shared a GPU count with their share
+    of the seconds; on a CPU each has cores of its own.
+    """
+    found = [(job, record) for job, record in _records(store) if kind in ("", record["device_type"])]
+    devices = Counter(record["device"] for _, record in found)
+    if device not in devices:
+        device = next((name for name, _ in devices.most_common(1)), device)
+    rates = defaultdict(list)
+    for job, record in found:
+        if record["device"] == device:
+            sharing = 1 if record["device_type"] == "cpu" else record["cells_at_once"]
+            for like in _likenesses(job):
+                rates[like].append(record["seconds"] / sharing / work(job))
+    return Pace(device, devices[device], {like: median(some) for like, some in rates.items()})
+
+
+def _likenesses(job: Job) -> list[tuple[str, ...]]:
+    """What the job shares with others, the nearest first; the last of them with all that learn."""
+    if job.kind == "train":
+        cem = job.config["cem"]
+        return [("train", job.config["defense"]["name"], cem["estimator"] if cem else "off"), ("train",), ("learns",)]
+    if job.kind == "attack":
+        attack = job.config["attack"]
+        return [("attack", attack, job.config["split"]), ("attack", attack), ("learns",)]
+    return [(job.kind,)]
+
+
+def _records(store: Store) -> list[tuple[Job, dict]]:
+    """The jobs that were done to their end and say on what, and in how many seconds. What cannot be read says nothing."""
+    found = []
+    for job in finished_jobs(store, say=lambda text: None):
+        try:
+            record = json.loads((store.path(job) / "provenance.json").read_bytes())
+            numbers = record["seconds"], record.setdefault("cells_at_once", 1)
+            sound = all(is_number(number) and number > 0 for number in numbers)
+            sound &= all(isinstance(record[name], str) for name in ("device", "device_type"))
+            if sound and store.metrics(job)["status"] == "done" and work(job):
+                found.append((job, record))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
+            continue
+    return found

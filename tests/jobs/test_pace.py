@@ -1,0 +1,94 @@
+"""How long jobs may take, learned from the finished jobs that come with the project."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmark.jobs import pace
+from benchmark.jobs.estimate import work
+from benchmark.matrix.expand import expand, jobs
+from benchmark.matrix.load import DEFAULT, MatrixFile
+from benchmark.store.archive import import_
+from benchmark.store.store import Store
+from tests.support.command_line import call
+
+ARCHIVE = Path(__file__).parents[2] / "results" / "shipped" / "cifar10" / "bottleneck.tar.gz"
+DEVICE = "AMD EPYC, 1 threads"  # on which they ran, as their provenance says
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    import_(Store(tmp_path / "results"), ARCHIVE)
+    return Store(tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> list:
+    return jobs(expand(MatrixFile(DEFAULT), "cifar10-short", tmp_path_factory.mktemp("data")))
+
+
+def took(store: Store, job) -> float:
+    return json.loads((store.path(job) / "provenance.json").read_text())["seconds"]
+
+
+def test_jobs_like_finished_ones_take_as_long(store, suite):
+    learned = pace.learn(store, DEVICE)
+    done = {(job.what): job for job in suite if store.done(job)}
+    assert set(done) == {"train", "decoder-train", "decoder-infer"} and learned.device == DEVICE
+    for job in suite:
+        assert learned.knows(job)
+        if job.what in done and work(job) == work(done[job.what]):
+            assert learned.seconds(job) == pytest.approx(took(store, done[job.what])), job.title
+    undefended = next(job for job in suite if job.what == "train" and job.cell["defense"]["name"] == "none")
+    ratio = work(undefended) / work(done["train"])
+    assert learned.seconds(undefended) == pytest.approx(ratio * took(store, done["train"])) and ratio != 1
+
+
+def test_of_another_device_of_the_same_kind_where_none_ran_on_this_one(store, suite):
+    assert pace.learn(store, "A CPU, 3 threads", "cpu").rates == pace.learn(store, DEVICE, "cpu").rates
+    nothing = pace.learn(store, "NVIDIA H100", "cuda")
+    assert nothing.count == 0 and nothing.rates == {} and not nothing.knows(suite[0])
+    assert nothing.seconds(suite[0], 2.0) == 2 * work(suite[0])
+
+
+def change(store: Store, job, name: str, **values) -> None:
+    path = store.path(job) / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_jobs_that_shared_a_gpu_count_with_their_share(store, suite):
+    training = next(job for job in suite if store.done(job))
+    change(store, training, "provenance.json", device="a GPU", device_type="cuda", cells_at_once=4)
+    assert pace.learn(store, "a GPU", "cuda").seconds(training) == pytest.approx(took(store, training) / 4)
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", "{", '{"seconds": "long"}', '{"seconds": NaN, "device": "cpu"}'])
+def test_what_cannot_be_read_and_what_diverged_says_nothing(store, suite, record):
+    training, attack = [job for job in suite if store.done(job)][:2]
+    (store.path(training) / "provenance.json").write_text(record)
+    change(store, attack, "metrics.json", status="diverged")
+    learned = pace.learn(store, DEVICE)
+    assert (
+        learned.count < 4
+        and ("train",) not in learned.rates
+        and ("attack", *attack.what.split("-")) not in learned.rates
+    )
+
+
+def test_a_fit_that_another_job_made_is_not_counted_twice(suite):
+    title = "cifar10 patrol+cem seed 125 gan-"
+    whole, again = (next(work(job) for job in suite if job.title == title + split) for split in ("train", "infer"))
+    assert again < 0.01 * whole
+
+
+def test_plan_tells_what_its_time_rests_on(store, tmp_path):
+    """Two hours and a half a row, as one row took where these results are from, without its GAN attacks 1:56."""
+    words = ("--results", store.root, "--data", tmp_path, "--device", "cpu")
+    first, *rows, _ = call("plan", "cifar10-short", *words).out.splitlines()
+    assert "75 cells, 75 jobs, 3 done; about " in first and " finished jobs took " in first
+    hours = [int(re.search(r"about (\d+) h", row)[1]) for row in rows if "0 of 5 done" in row]
+    assert len(hours) == 14 and set(hours) <= {2, 3}
+    first, *_ = call("plan", "cifar10-short", *words[2:], "--results", tmp_path / "none").out.splitlines()
+    assert "(rough: from half a second of measuring, as nothing like 75 of the jobs has finished)" in first
