@@ -62,7 +62,7 @@ def _likenesses(job: Job) -> list[tuple[str, ...]]:
 
 
 def _records(store: Store) -> list[tuple[Job, dict]]:
-    """The jobs that were done to their end and say on what, and in how many seconds. What cannot be read says nothing."""
+    """The jobs that were done to their end and say on what, and in how many seconds; the unreadable are left out."""
     found = []
     for job in finished_jobs(store, say=lambda text: None):
         try:
