@@ -72,6 +72,7 @@ def environment(kind: str) -> Environment:
 
 def write_tables(
     frame: pd.DataFrame,
+    lines: pd.DataFrame,
     out_dir: Path,
     compare: bool = False,
     extra_metrics: Sequence[str] = (),
@@ -79,11 +80,11 @@ def write_tables(
 ) -> list[Path]:
     """Write NAME.md and NAME.tex of every table, all_tables.tex, results.csv, tables.json and README.md.
 
-    frame, compare, extra_metrics, epochs: as in `build_tables`. Returns the written paths. Raises UserError for a
-    frame that is not tidy and for a folder that cannot be written.
+    frame, lines, compare, extra_metrics, epochs: as in `build_tables`. Returns the written paths. Raises UserError for
+    a frame that is not tidy and for a folder that cannot be written.
     """
     frame = tidy(frame)
-    tables = build_tables(frame, compare, extra_metrics, epochs)
+    tables = build_tables(frame, lines, compare, extra_metrics, epochs)
     texts = {}
     for table in tables:
         texts[f"{table.name}.md"] = environment("md").get_template("table.md.j2").render(table=table)
@@ -105,10 +106,15 @@ def write_tables(
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file and the folders above it; returns the path. UserError where that cannot be done."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """As write_text."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+            temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     return path
