@@ -13,12 +13,13 @@ from statistics import mean, stdev
 import pandas as pd
 import pytest
 
-from benchmark.analysis import convergence, published
+from benchmark.analysis import baseline, columns, convergence, published
 from benchmark.analysis.frame import COLUMNS, half_width, tidy
 from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
 from benchmark.report import audit
-from benchmark.report.render import escape_latex, write_tables
+from benchmark.report.latex import escape_latex
+from benchmark.report.render import write_tables
 from benchmark.report.tables import build_tables
 
 PRINTED = [
@@ -429,8 +430,10 @@ def check_latex(text: str) -> None:
         else:
             assert stack.pop() == name
     assert not stack
-    for columns, lines in re.findall(r"\\begin\{tabular\}\{([lc]+)\}(.*?)\\end\{tabular\}", body, re.S):
-        lines = re.sub(r"\\(?:toprule|midrule|bottomrule)|\\cmidrule\(lr\)\{(\d+)-(\d+)\}", "", lines)
+    for spec, lines in re.findall(r"\\begin\{tabular\}\{(\S+)\}\n(.*?)\\end\{tabular\}", body, re.S):
+        columns = re.sub(r"@\{[^}]*\}|\[[^]]*\]", "", spec)
+        assert set(columns) <= set("lcrS"), spec
+        lines = re.sub(r"\\(?:toprule|midrule|bottomrule|addlinespace)|\\cmidrule\(lr\)\{(\d+)-(\d+)\}", "", lines)
         for line in lines.split("\\\\")[:-1]:
             parts = re.split(r"(?<!\\)&", line)
             wide = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
@@ -489,6 +492,23 @@ def test_a_caption_says_protocol_seeds_epochs_and_deviations():
     assert table.departures == "Some cells are not at the published setting: train.epochs 2 (published 240)."
     assert "Seed 125." in table_named(frame_of(row(0.02, seed="125")), "1").caption
     assert "Seed" not in table_named(frame_of(row(math.nan, status="failed")), "1").caption
+
+
+def test_latex_is_fit_for_a_paper(tmp_path):
+    """Numbers below each other, rows of a defence together, the paper's own numbering, and no file of this project."""
+    values = [row(0.01), row(0.02, cem="on"), row(0.03, defense="dropout"), row(0.04, defense="[x]")]
+    doubted = [row(0.0, metric=rule.METRIC) for rule in (convergence, baseline, columns)]
+    paths = written(frame_of(*values, *doubted, row(0.1, attacker="ridge")), tmp_path)
+    text = (tmp_path / "1.tex").read_text()
+    assert r"\begin{tabular}{lcccc" not in text and "S[table-format=1.4]@{}l" in text
+    assert re.search(r"Bottleneck & .*0\.0100 & \\textsuperscript\{\d,\d,\d\}", text)
+    lines = text.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("Bottleneck &"))
+    assert lines[place - 1] == lines[place + 2] == r"\addlinespace" and lines[place + 1].startswith("Bottleneck+CEM &")
+    for path in paths:
+        if path.suffix == ".tex":
+            assert r"\thetable" not in path.read_text() and not re.search(r"\.md|\.csv|docs/", path.read_text()), path
+    assert ".md" in (tmp_path / "1.md").read_text()  # the notes do name files
 
 
 def test_check_latex_sees_faults():
