@@ -37,6 +37,7 @@ from benchmark.matrix.expand import Cell, Job, expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
 from benchmark.metrics import summarise
 from benchmark.monitor import heartbeat
+from benchmark.report.findings import findings
 from benchmark.report.page import build_page
 from benchmark.report.plots import data as plots_data
 from benchmark.report.write import write
@@ -391,7 +392,7 @@ def test_the_page_the_tables_and_the_figures_of_a_strangers_results(tmp_path, co
     good = {store.path(cell.job) / name: content for cell in cells for name, content in report_files(cell).items()}
     for path, content in good.items():
         _written(path, content)
-    assert "<html" in build_page(cells, store)  # it is good
+    assert "<html" in build_page(findings(cells, store))  # it is good
     chosen = [path for path in good if path.parent in (store.path(cells[0].job), store.path(cells[1].job))]
 
     def contents(path):

@@ -34,8 +34,8 @@ def report(
     """
     from benchmark.report.write import write
 
-    out, about = selection.out(tables), selection.file.matrix.suites[selection.suite].description
-    say_report(write(selection.cells, selection.store, out, compare, metric, plots, about))
+    cells, about = selection.cells, selection.file.matrix.suites[selection.suite].description
+    say_report(write(cells, selection.store, selection.out(tables), compare, metric, plots, about))
 
 
 def say_report(written: "Report") -> None:

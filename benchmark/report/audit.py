@@ -11,7 +11,8 @@ from benchmark.analysis import names, published
 from benchmark.analysis.audit import RULES, Finding, audit
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.printed import COLUMNS, cells
-from benchmark.report.render import escape_latex, escape_markdown, write_text
+from benchmark.report.latex import escape_latex
+from benchmark.report.render import escape_markdown, write_text
 
 HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
 

@@ -28,8 +28,8 @@ _COLUMNS = (  # metric, group, heading, decimals
     ("mse_infer_ratio", "Least MSE with CEM / without", "Infer", 3),
 )
 _CAPTION = (
-    "What theory says of each row, beside the lowest MSE that any attacker of the suite reached; docs/METHODS.md says "
-    "what bounds what and under which assumptions. Means over seeds. 'lower' cannot exceed the log of the number of "
+    "What theory says of each row, beside the lowest MSE that any attacker of the suite reached (docs/METHODS.md says "
+    "what bounds what and under which assumptions). Means over seeds. 'lower' cannot exceed the log of the number of "
     "images. The last three columns: how CEM changes the least error by Theorems 1 and 2, of which H(x) drops out of "
     "the ratio, and how it changed the strongest attacker's."
 )

@@ -3,25 +3,22 @@
 from pathlib import Path
 
 from benchmark.analysis import names
-from benchmark.matrix.expand import Cell
 from benchmark.report.drawing import drawing, write_figure
-from benchmark.report.pictures import Rebuilt, on_same_originals
-from benchmark.report.plots.style import ordered
+from benchmark.report.pictures import Rebuilt
 from benchmark.report.tables import slug
-from benchmark.store.store import Store
 
 COUNT = 8  # pictures of a line
 SIDE = 0.62  # inches of a picture, and of the label's line height
 LABEL = 2.3  # inches
 
 
-def write_montages(cells: list[Cell], store: Store, out: Path) -> list[Path]:
+def write_montages(groups: list[list[Rebuilt]], out: Path) -> list[Path]:
     """reconstructions-*.png below `out`: a picture for each data set, protocol, split and attacker; the paths.
 
-    UserError for a damaged picture of the results.
+    groups: of pictures.on_same_originals.
     """
     paths = []
-    for group in on_same_originals(cells, store, ordered(cell.defense for cell in cells)):
+    for group in groups:
         for attacker in dict.fromkeys(item.cell.attacker for item in group):
             lines = [item for item in group if item.cell.attacker == attacker]
             cell = lines[0].cell

@@ -13,46 +13,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from benchmark.analysis.frame import csv_text, tidy
 from benchmark.errors import UserError
 from benchmark.files import whole
+from benchmark.report.latex import SETUP, Latex, escape_latex, layout, within_paper
 from benchmark.report.tables import build_tables
 
 _MARKDOWN = str.maketrans(
     {char: "\\" + char for char in "\\`*_[]|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;", "\n": " ", "\r": " "}
 )
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"{\char34}",  # some language packages make the plain one a command
-    "[": "{[}",  # at the start of a row it would be read as the option of the \\ before it
-    "]": "{]}",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "±": r"$\pm$",
-    "–": "--",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-} | {char: "\\" + char for char in "&%$#_{}"}
 
 
 def escape_markdown(item) -> str:
     """Text in which no character is markup, HTML included."""
     return str(item).translate(_MARKDOWN)
-
-
-def escape_latex(item) -> str:
-    """Text that LaTeX prints as it stands; a character its fonts may lack becomes its code point (U+4E2D)."""
-    return "".join(_latex_character(char) for char in str(item))
-
-
-def _latex_character(char: str) -> str:
-    if char in _LATEX:
-        return _LATEX[char]
-    if char < " " or "\x7f" <= char <= "\x9f":
-        return " "
-    return char if char <= "\xff" else f"U+{ord(char):04X}"
 
 
 @cache
@@ -67,11 +38,14 @@ def environment(kind: str) -> Environment:
         options |= {"finalize": escape_latex, "variable_start_string": "<<", "variable_end_string": ">>"}
         options |= {"block_start_string": "<%", "block_end_string": "%>"}
         options |= {"comment_start_string": "<#", "comment_end_string": "#>"}
-    return Environment(loader=PackageLoader("benchmark.report", "templates"), undefined=StrictUndefined, **options)
+    found = Environment(loader=PackageLoader("benchmark.report", "templates"), undefined=StrictUndefined, **options)
+    found.globals |= {"layout": layout, "within_paper": within_paper, "setup": Latex(SETUP)}
+    return found
 
 
 def write_tables(
     frame: pd.DataFrame,
+    lines: pd.DataFrame,
     out_dir: Path,
     compare: bool = False,
     extra_metrics: Sequence[str] = (),
@@ -79,11 +53,11 @@ def write_tables(
 ) -> list[Path]:
     """Write NAME.md and NAME.tex of every table, all_tables.tex, results.csv, tables.json and README.md.
 
-    frame, compare, extra_metrics, epochs: as in `build_tables`. Returns the written paths. Raises UserError for a
-    frame that is not tidy and for a folder that cannot be written.
+    frame, lines, compare, extra_metrics, epochs: as in `build_tables`. Returns the written paths. Raises UserError for
+    a frame that is not tidy and for a folder that cannot be written.
     """
     frame = tidy(frame)
-    tables = build_tables(frame, compare, extra_metrics, epochs)
+    tables = build_tables(frame, lines, compare, extra_metrics, epochs)
     texts = {}
     for table in tables:
         texts[f"{table.name}.md"] = environment("md").get_template("table.md.j2").render(table=table)
@@ -105,10 +79,15 @@ def write_tables(
 
 def write_text(path: Path, text: str) -> Path:
     """Write a file and the folders above it; returns the path. UserError where that cannot be done."""
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """As write_text."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+            temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     return path

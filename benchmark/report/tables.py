@@ -10,7 +10,7 @@ from benchmark.analysis import baseline, columns, convergence, names, published
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.flags import closed_form_wins, decoder_beaten
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
-from benchmark.analysis.verdicts import COLUMNS, SUPPORTED, verdicts
+from benchmark.analysis.verdicts import COLUMNS, SUPPORTED
 from benchmark.departures import parted
 
 DASH = "–"
@@ -168,6 +168,7 @@ class _Draft:
 
 def build_tables(
     frame: pd.DataFrame,
+    lines: pd.DataFrame,
     compare: bool = False,
     extra_metrics: Sequence[str] = (),
     epochs: Mapping[tuple[str, str], str] | None = None,
@@ -177,6 +178,7 @@ def build_tables(
     For each data set these are the layouts `mse` (Tables 1-3, S5) and `ssim_psnr` (S1-S4), and for its
     efficiency rows the layout of S6.
 
+    lines: the frame's verdicts (analysis/verdicts.py), which say what is bold.
     compare: print the published value behind the produced one, in brackets.
     extra_metrics: further metrics (`psnr_db_per_image`, ...) as columns of the `ssim_psnr` tables.
     epochs: (protocol, data set) -> the captions' sentence on epochs (aggregate.epochs).
@@ -184,7 +186,7 @@ def build_tables(
     """
     frame = tidy(frame)
     several = frame["suite"].nunique() > 1
-    doubts, supported, flagged = Doubts(frame), _supported(frame), _flagged(frame)
+    doubts, supported, flagged = Doubts(frame), _supported(lines), _flagged(frame)
     tables = []
     for (suite, protocol), part in frame.groupby(["suite", "protocol"], sort=True):
         summaries = summarise(part)
@@ -211,8 +213,7 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     return sorted(found, key=lambda pair: names.rank(pair, order))
 
 
-def _supported(frame: pd.DataFrame) -> set[tuple]:
-    lines = verdicts(frame)
+def _supported(lines: pd.DataFrame) -> set[tuple]:
     return set(lines.loc[lines["verdict"] == SUPPORTED, [*COLUMNS[1:9]]].itertuples(index=False, name=None))
 
 

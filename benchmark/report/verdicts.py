@@ -11,10 +11,12 @@ from benchmark.analysis.ablation import BASE
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED
 from benchmark.report import keep
-from benchmark.report.render import escape_latex, escape_markdown, write_text
+from benchmark.report.latex import SETUP, Entry, align, escape_latex
+from benchmark.report.render import escape_markdown, write_text
 
 HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
 HEADINGS += ["p (Holm)", "d_z", "images harder", "verdict", "why"]
+NUMBERS = {"seeds", "off", "on", "change", "p (Holm)", "d_z", "images harder"}
 ATTACKERS = {names.PAPER: "the paper's", names.FURTHER: "further"}
 
 
@@ -161,12 +163,34 @@ def _table(rows: list[list[str]], headings: list[str]) -> str:
 
 
 def _latex(lines: pd.DataFrame) -> str:
-    rows = [[escape_latex(item) for item in row] for row in text_rows(lines)]
-    body = "\n".join(" & ".join(row) + r" \\" for row in [[escape_latex(name) for name in HEADINGS]])
-    body += "\n\\midrule\n" + "\n".join(" & ".join(row) + r" \\" for row in rows)
+    columns = list(zip(*text_rows(lines), strict=True))
+    spec, heads, parts = "", [], []
+    for name, texts in zip(HEADINGS, columns, strict=True):
+        if name in NUMBERS:
+            aligned = align([Entry(text) for text in texts])
+            spec, heads, parts = spec + aligned.spec, [*heads, aligned.head(name)], [*parts, aligned.cells]
+        else:
+            spec, heads, parts = spec + "l", [*heads, escape_latex(name)], [*parts, map(escape_latex, texts)]
+    rows = [r" & ".join(line) + r" \\" for line in [heads, *zip(*parts, strict=True)]]
     return (
-        "% needs \\usepackage{booktabs,graphicx}\n\\begin{table}[htbp]\n\\centering\n"
-        "\\caption{Change from CEM off to on, paired by seed, and the verdict on each claim.}\n\\label{tab:verdicts}\n"
-        "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}{" + "l" * len(HEADINGS) + "}\n\\toprule\n" + body + "\n"
-        "\\bottomrule\n\\end{tabular}}\n\\end{table}\n"
+        "\n".join(
+            [
+                r"% needs \usepackage{booktabs,graphicx,siunitx}",
+                r"\begin{table*}[tbp]",
+                r"\centering",
+                SETUP,
+                r"\caption{Change from CEM off to on, paired by seed, and the verdict on each claim.}",
+                r"\label{tab:verdicts}",
+                r"\resizebox{\linewidth}{!}{%",
+                rf"\begin{{tabular}}{{{spec}}}",
+                r"\toprule",
+                rows[0],
+                r"\midrule",
+                *rows[1:],
+                r"\bottomrule",
+                r"\end{tabular}}",
+                r"\end{table*}",
+            ]
+        )
+        + "\n"
     )

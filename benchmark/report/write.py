@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.analysis.ablation import BASE, ablation
-from benchmark.analysis.collect import ATTACK, epochs, per_image_reader, tidy_frame
+from benchmark.analysis.collect import ATTACK
 from benchmark.analysis.frontier import points
 from benchmark.analysis.swept import of_attacks, swept
-from benchmark.analysis.verdicts import aggregate, verdicts
+from benchmark.analysis.verdicts import aggregate
 from benchmark.departures import told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Point
@@ -18,6 +18,7 @@ from benchmark.output import tell
 from benchmark.report import keep
 from benchmark.report.attacks import write_attacks, write_flags
 from benchmark.report.bounds import write_bounds
+from benchmark.report.findings import findings
 from benchmark.report.frontier import told_without_sweep, write_frontier
 from benchmark.report.index import write_index
 from benchmark.report.leaderboard import write_leaderboard
@@ -64,16 +65,16 @@ def write(
     for name in metrics:
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
-    frame = tidy_frame(cells, store)
-    keep.require_some(frame, cells[0].suite, store.root)
     # whatever is damaged is told before any file is written
-    page = build_page(cells, store, metrics, out, figures)
-    judged = verdicts(frame, per_image_reader(cells, store))
+    found = findings(cells, store, figures)
+    frame, judged = found.frame, found.verdicts
+    keep.require_some(frame, cells[0].suite, store.root)
+    page = build_page(found, metrics, out)
     strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
     ablated, traded = _ablation(frame, cells), _frontier(frame, strengths)
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
-    paths = [*write_tables(frame, out, compare, metrics, epochs(cells)), *write_bounds(frame, out)]
+    paths = [*write_tables(frame, judged, out, compare, metrics, found.epochs), *write_bounds(frame, out)]
     paths += [*write_attacks(cells, store, out), *write_flags(frame, strengths, out)]
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
@@ -83,7 +84,7 @@ def write(
     paths += write_swept(swept(frame, on_attacks), [str(point) for point in on_attacks.values()], others, out)
     paths.append(write_text(out / "report.html", page))
     if figures:
-        paths += [*plots.write(cells, store, frame, out / "plots"), *write_montages(cells, store, out / "plots")]
+        paths += [*plots.write(found.drawings, out / "plots"), *write_montages(found.pictures, out / "plots")]
     answer = summary(judged) if len(judged) else ""
     paths.append(write_index(cells, store, out, description, answer))
     paths += write_leaderboard(store, out.parent)

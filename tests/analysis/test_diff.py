@@ -10,6 +10,7 @@ import pytest
 
 from benchmark.analysis import published
 from benchmark.analysis.diff import diff, exit_status, read_reference, summary
+from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
 from benchmark.report.diff_text import to_markdown, to_text
 from benchmark.report.render import write_tables
@@ -127,7 +128,7 @@ def test_cells_without_a_value(run, status, verdict):
 
 
 def test_an_earlier_run_is_a_reference(run, tmp_path):
-    write_tables(run, tmp_path)
+    write_tables(run, verdicts(run), tmp_path)
     for path in (tmp_path, tmp_path / "results.csv"):
         assert exit_status(diff(read_reference(path), run, dict.fromkeys(["mse", "ssim", "psnr_db"], 0))) == 0
     # the earlier run failed there: nothing to hold the cell against
@@ -227,10 +228,10 @@ def test_a_comment_is_never_longer_than_github_takes(run, factor):
 
 
 def test_two_runs_are_compared_without_a_suite(run, tmp_path):
-    write_tables(run, tmp_path / "a")
+    write_tables(run, verdicts(run), tmp_path / "a")
     changed = run.copy()
     changed.loc[cell(run), "value"] *= 1.3
-    write_tables(changed, tmp_path / "b")
+    write_tables(changed, verdicts(changed), tmp_path / "b")
     same = call("diff", tmp_path / "a", tmp_path / "a" / "results.csv")
     assert same.code == 0 and "0 beyond" not in same.out
     outcome = call("diff", tmp_path / "a", tmp_path / "b", "--markdown", tmp_path / "c.md")
@@ -246,9 +247,9 @@ def test_two_runs_are_compared_without_a_suite(run, tmp_path):
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_terminal_gets_colour_unless_it_asks_not_to(run, tmp_path, plain):
-    write_tables(run, tmp_path / "a")
+    write_tables(run, verdicts(run), tmp_path / "a")
     run.loc[cell(run), "value"] *= 1.3
-    write_tables(run, tmp_path / "b")
+    write_tables(run, verdicts(run), tmp_path / "b")
     words = [sys.executable, "-m", "benchmark", "diff", str(tmp_path / "a"), str(tmp_path / "b")]
     environment = os.environ | {"TERM": "xterm-256color"} | ({"NO_COLOR": "1"} if plain else {})
     with Terminal(words, environment, columns=80) as terminal:

@@ -41,11 +41,11 @@ def test_the_index_lists_every_folder_of_tables_and_nothing_else(suite, tmp_path
 
 def test_the_montage_has_the_originals_above_every_row(suite, tmp_path):
     cells, store = suite
-    paths = write_montages(cells, store, tmp_path)
+    groups = on_same_originals(cells, store, ["none", "bottleneck"])
+    paths = write_montages(groups, tmp_path)
     assert {path.name for path in paths} == {
         f"reconstructions-cifar100-published-{split}-decoder.png" for split in ("train", "infer")
     }
-    groups = on_same_originals(cells, store, ["none", "bottleneck"])
     assert len(groups) == len(paths) and all(len(group) == 3 for group in groups)  # none, CEM off and on
     with Image.open(paths[0]) as image:
         picture = np.asarray(image.convert("RGB")).astype(int)
@@ -56,4 +56,4 @@ def test_the_montage_has_the_originals_above_every_row(suite, tmp_path):
     shown = [picture[int((line + 0.525) * height), where] for line in range(4)]
     middle = original[14:19, 14:19].reshape(-1, 3).astype(int)
     assert np.abs(shown[0] - middle).sum(1).min() <= 6
-    assert paths[0].read_bytes() == write_montages(cells, store, tmp_path)[0].read_bytes()
+    assert paths[0].read_bytes() == write_montages(groups, tmp_path)[0].read_bytes()

@@ -17,6 +17,7 @@ from benchmark.analysis import published
 from benchmark.analysis.frame import CELL, half_width
 from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
+from benchmark.report.findings import findings
 from benchmark.report.page import answer, build_page, strips
 from benchmark.report.page.drawn import inline
 from benchmark.report.page.grades import graded
@@ -50,7 +51,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(small) -> str:
-    return build_page(*small)
+    return build_page(findings(*small))
 
 
 def parsed(text: str) -> ElementTree.Element:
@@ -89,12 +90,12 @@ def test_links_lead_to_what_the_report_writes_beside_the_page(tmp_path):
         (store.path(cell.job) / "SHA256SUMS").unlink()
     out = tmp_path / "tables" / "cifar100"
     write(cells, store, out, False, [])
-    tree = parsed(build_page(cells, store, out=out))
+    tree = parsed(build_page(findings(cells, store), out=out))
     links = [link.get("href") for link in tree.iter("a") if not link.get("href").startswith(("#", "https://"))]
     assert all((out / link).is_file() for link in links), links
     assert {"results.csv", "S5.tex", "plots/tradeoff-cifar100.pdf"} <= set(links)
     assert sum(link.endswith("log.txt") for link in links) == len({cell.job.key for cell in cells})
-    elsewhere = build_page(cells, store, out=tmp_path / "far" / "away" / "cifar100", figures=False)
+    elsewhere = build_page(findings(cells, store, figures=False), out=tmp_path / "far" / "away" / "cifar100")
     assert "log.txt" not in elsewhere and str(tmp_path) not in elsewhere and "plots/" not in elsewhere
 
 
@@ -138,7 +139,7 @@ def test_deviations_are_graded_in_tolerances():
     frame = published.reference().query("dataset == 'cifar100' and metric == 'mse'")
     for factor, grade in ((1.0, 0), (1.19, 0), (0.81, 0), (1.21, 1), (0.79, 1), (1.41, 2), (0.55, 2), (1.81, 3)):
         scaled = frame.assign(value=frame["value"] * factor)
-        (table,) = [table for table in build_tables(scaled, compare=True) if table.number == "S5"]
+        (table,) = [table for table in build_tables(scaled, verdicts(scaled), compare=True) if table.number == "S5"]
         found = [cell for row in table.rows if row.defense == "patrol" for _, cell in graded(table, row)[1:]]
         assert {cell.grade for cell in found} == {grade} and len(found) == 8
         if factor != 1:
@@ -146,7 +147,7 @@ def test_deviations_are_graded_in_tolerances():
 
 
 def test_a_shortened_suite_is_not_coloured_and_tells_its_departures_once(tmp_path):
-    text = build_page(*simulate(tmp_path, "cifar100", shortened))
+    text = build_page(findings(*simulate(tmp_path, "cifar100", shortened)))
     assert text.count("train.epochs 3 (published 6)") == 1
     assert "▲" not in text and "≈" not in text and "within tolerance" not in text
     assert 'title="published 0.0007"' in text
@@ -186,12 +187,12 @@ def test_a_lost_picture_is_told_in_one_sentence(small, tmp_path, name):
     lost.unlink()
     lost.with_name("SHA256SUMS").unlink()  # or it would be refused before that
     with pytest.raises(UserError, match=f"{re.escape(str(lost))} .*delete the folder .* and run again"):
-        build_page(cells, copy)
+        build_page(findings(cells, copy))
 
 
 def test_many_pictures_are_cut_to_a_budget(small, page, monkeypatch):
     monkeypatch.setattr(strips, "BUDGET", 300_000)
-    text = build_page(*small)
+    text = build_page(findings(*small))
     sources = [element.get("src") for element in parsed(text).iter("img")]
     assert sum(map(len, sources)) < 330_000 < sum(len(e.get("src")) for e in parsed(page).iter("img"))
     told = re.search(r"s 12 pictures (\d+) are shown, to keep the page small", text)
@@ -206,7 +207,7 @@ def test_pictures_come_from_the_first_seed_that_has_them(small, tmp_path):
             what = (cell.defense, cell.cem, cell.attacker, cell.split, 125)
             other = next(c for c in cells if (c.defense, c.cem, c.attacker, c.split, c.seed) == what)
             shutil.copytree(store.path(other.job), tmp_path / "results" / cell.job.folder)
-    text = build_page(cells, type(store)(tmp_path / "results"))
+    text = build_page(findings(cells, type(store)(tmp_path / "results")))
     assert "the pictures are those of seed 126" in text and len(list(parsed(text).iter("img"))) > 20
 
 
@@ -216,7 +217,7 @@ def test_people_are_never_shown(tmp_path):
     for cell in cells:
         if cell.job.kind == "attack":
             Image.fromarray(np.zeros((100, 600, 3), np.uint8)).save(store.path(cell.job) / "reconstructions.png")
-    text = build_page(cells, store)
+    text = build_page(findings(cells, store))
     assert "<img" not in text and "may not be published" in text
 
 
@@ -232,7 +233,7 @@ def test_what_is_missing_is_told_with_its_reason(small, tmp_path):
     shutil.rmtree(copy.path(lost.job))
     copy.workdir(lost.job).mkdir(parents=True)
     copy.fail(lost.job, HOSTILE)
-    text = build_page(cells, copy)
+    text = build_page(findings(cells, copy))
     tree = parsed(text)
     (item,) = [li for ul in tree.iter("ul") if ul.get("class") == "missing" for li in ul]
     assert "failed" in "".join(item.itertext()) and HOSTILE in "".join(item.itertext())
@@ -250,7 +251,7 @@ def test_nothing_of_the_results_becomes_markup(small, tmp_path):
         record |= {"seconds": HOSTILE, "peak_memory_mib": HOSTILE, "packages": {HOSTILE: HOSTILE}}
         path.write_text(json.dumps(record))
         path.with_name("SHA256SUMS").unlink()  # or it would be refused before that
-    text = build_page(cells, copy)
+    text = build_page(findings(cells, copy))
     assert HOSTILE in "".join(parsed(text).itertext()) and text.count("<script") == 1
     attack = next(cell.job for cell in cells if cell.attacker == "gan")
     for name, content in (
@@ -263,7 +264,7 @@ def test_nothing_of_the_results_becomes_markup(small, tmp_path):
         before = file.read_bytes()
         file.write_bytes(content)
         with pytest.raises(UserError, match=re.escape(str(file))):
-            build_page(cells, copy)
+            build_page(findings(cells, copy))
         file.write_bytes(before)
 
 
@@ -601,7 +602,7 @@ def test_a_page_of_all_tables_and_three_seeds_is_small_and_opens_fast(tmp_path, 
     cells, store = simulate(tmp_path, "cifar100", paper, seeds=(125, 126, 127))
     attacked = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells if c.attacker != "none"}
     assert len(attacked) == 112
-    text = build_page(cells, store)
+    text = build_page(findings(cells, store))
     path = tmp_path / "report.html"
     path.write_text(text, encoding="utf-8")
     size = path.stat().st_size / 2**20

@@ -246,7 +246,7 @@ def written(place, out):  # noqa: F811
     from benchmark.analysis.collect import tidy_frame
 
     store = Store(place.results)
-    return stage.write(cells, store, tidy_frame(cells, store), out)
+    return stage.write(stage.drawings(cells, store, tidy_frame(cells, store)), out)
 
 
 def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
@@ -298,7 +298,8 @@ def test_the_same_results_give_the_same_bytes_in_another_process(finished, tmp_p
 def test_names_of_any_kind_are_text(tmp_path):
     hostile = "a_$b$\\frac{%<&"
     frame = made(VALUES, lambda name: hostile if name == "dropout" else name)
-    paths = stage.write([], Store(tmp_path), frame.assign(dataset="x/$y$", label=hostile), tmp_path / "plots")
+    drawn = stage.drawings([], Store(tmp_path), frame.assign(dataset="x/$y$", label=hostile))
+    paths = stage.write(drawn, tmp_path / "plots")
     assert {path.stem for path in paths} == {"tradeoff-x-y", "bars-x-y", "README"}
     assert all(path.parent == tmp_path / "plots" for path in paths)
 
@@ -316,5 +317,5 @@ def test_odd_numbers_are_drawn_or_left_out():
 
 def test_nothing_finished_is_no_figure(tmp_path):
     frame = made(VALUES).assign(status="missing", value=math.nan)
-    assert stage.write([], Store(tmp_path), frame, tmp_path / "plots") == []
+    assert stage.write(stage.drawings([], Store(tmp_path), frame), tmp_path / "plots") == []
     assert not (tmp_path / "plots").exists()

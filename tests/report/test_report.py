@@ -13,11 +13,13 @@ from statistics import mean, stdev
 import pandas as pd
 import pytest
 
-from benchmark.analysis import convergence, published
+from benchmark.analysis import baseline, columns, convergence, published
 from benchmark.analysis.frame import COLUMNS, half_width, tidy
+from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
 from benchmark.report import audit
-from benchmark.report.render import escape_latex, write_tables
+from benchmark.report.latex import escape_latex
+from benchmark.report.render import write_tables
 from benchmark.report.tables import build_tables
 
 PRINTED = [
@@ -54,8 +56,16 @@ def frame_of(*rows: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def tables_of(frame: pd.DataFrame, **options) -> list:
+    return build_tables(frame, verdicts(frame), **options)
+
+
+def written(frame: pd.DataFrame, out, **options) -> list:
+    return write_tables(frame, verdicts(frame), out, **options)
+
+
 def table_named(frame: pd.DataFrame, name: str, **options):
-    return next(table for table in build_tables(frame, **options) if table.name == name)
+    return next(table for table in tables_of(frame, **options) if table.name == name)
 
 
 def cells_of(table, label: str):
@@ -87,7 +97,7 @@ def expected_row(table: str, defense: str, cem: str) -> list[str]:
 
 @pytest.mark.parametrize("table", MSE_TABLES + SSIM_TABLES)
 def test_every_printed_cell_returns_in_markdown(table, tmp_path):
-    write_tables(printed_frame(table), tmp_path)
+    written(printed_frame(table), tmp_path)
     headings, rows = read_markdown((tmp_path / f"{table}.md").read_text(encoding="utf-8"))
     if table in MSE_TABLES:
         assert headings[1:] == [
@@ -309,8 +319,8 @@ def test_further_attackers_have_tables_beside_the_printed_ones():
         row(0.015, attacker="mine"),
         row(0.012, attacker="informed", split="train"),
     )
-    printed = build_tables(frame_of(row(0.02), row(0.03, cem="on")))
-    tables = {table.name: table for table in build_tables(frame)}
+    printed = tables_of(frame_of(row(0.02), row(0.03, cem="on")))
+    tables = {table.name: table for table in tables_of(frame)}
     for table in printed:
         assert tables[table.name] == table  # layout and numbers are as without them
     assert set(tables) - {table.name for table in printed} == {"cifar10-attackers-mse", "cifar10-attackers-ssim"}
@@ -346,11 +356,11 @@ def test_the_rule_of_convergence():
 
 def test_protocols_and_suites_have_tables_of_their_own():
     frame = frame_of(row(), row(0.02, protocol="corrected"))
-    tables = {table.name: table for table in build_tables(frame)}
+    tables = {table.name: table for table in tables_of(frame)}
     assert set(tables) == {"1", "S1", "1-corrected", "S1-corrected"}
     assert "protocol corrected" in tables["1-corrected"].title
     assert cells_of(tables["1-corrected"], "Bottleneck")[2].text == "0.0200"
-    names = {table.name for table in build_tables(frame_of(row(), row(0.02, suite="t")))}
+    names = {table.name for table in tables_of(frame_of(row(), row(0.02, suite="t")))}
     assert names == {"1-s", "S1-s", "1-t", "S1-t"}
 
 
@@ -380,8 +390,8 @@ def test_extra_metrics_become_columns():
 
 def test_same_frame_same_bytes_whatever_the_order_of_its_rows(tmp_path):
     frame = published.reference()
-    first = write_tables(frame, tmp_path / "a", compare=True)
-    second = write_tables(frame.sample(frac=1, random_state=3), tmp_path / "b", compare=True)
+    first = written(frame, tmp_path / "a", compare=True)
+    second = written(frame.sample(frac=1, random_state=3), tmp_path / "b", compare=True)
     assert [path.name for path in first] == [path.name for path in second]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
     pd.testing.assert_frame_equal(
@@ -420,8 +430,10 @@ def check_latex(text: str) -> None:
         else:
             assert stack.pop() == name
     assert not stack
-    for columns, lines in re.findall(r"\\begin\{tabular\}\{([lc]+)\}(.*?)\\end\{tabular\}", body, re.S):
-        lines = re.sub(r"\\(?:toprule|midrule|bottomrule)|\\cmidrule\(lr\)\{(\d+)-(\d+)\}", "", lines)
+    for spec, lines in re.findall(r"\\begin\{tabular\}\{(\S+)\}\n(.*?)\\end\{tabular\}", body, re.S):
+        columns = re.sub(r"@\{[^}]*\}|\[[^]]*\]", "", spec)
+        assert set(columns) <= set("lcrS"), spec
+        lines = re.sub(r"\\(?:toprule|midrule|bottomrule|addlinespace)|\\cmidrule\(lr\)\{(\d+)-(\d+)\}", "", lines)
         for line in lines.split("\\\\")[:-1]:
             parts = re.split(r"(?<!\\)&", line)
             wide = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
@@ -445,7 +457,7 @@ def pdflatex(folder, name: str) -> None:
 
 @pytest.mark.parametrize("make", [published.reference, hostile_frame], ids=["published", "hostile"])
 def test_latex_is_well_formed_and_compiles(make, tmp_path):
-    paths = write_tables(make(), tmp_path, compare=True)
+    paths = written(make(), tmp_path, compare=True)
     sources = [path for path in paths if path.suffix == ".tex"]
     for path in sources:
         check_latex(path.read_text(encoding="utf-8"))
@@ -454,7 +466,7 @@ def test_latex_is_well_formed_and_compiles(make, tmp_path):
 
 def test_every_table_can_be_read_into_a_paper(tmp_path):
     """Each file, and the audit's, by \\input alone, with the packages that its first line names and no others."""
-    paths = write_tables(published.reference(), tmp_path, compare=True)
+    paths = written(published.reference(), tmp_path, compare=True)
     audited, _ = audit.write(tmp_path / "audit")
     sources = [path for path in [*paths, *audited] if path.suffix == ".tex" and path.stem != "all_tables"]
     assert len(sources) > 9
@@ -473,13 +485,30 @@ def test_every_table_can_be_read_into_a_paper(tmp_path):
 def test_a_caption_says_protocol_seeds_epochs_and_deviations():
     frame = frame_of(row(0.01, seed="126", label="train.epochs 2 (published 240)"), row(0.02, seed="125"))
     told = {("published", "cifar10"): "Epochs: training 2/240, decoder 50."}
-    tables = build_tables(frame, epochs=told)
+    tables = tables_of(frame, epochs=told)
     table = next(table for table in tables if table.number == "1")
     assert "protocol published" in table.subject
     assert "Seeds 125, 126. Epochs: training 2/240, decoder 50." in table.caption
     assert table.departures == "Some cells are not at the published setting: train.epochs 2 (published 240)."
     assert "Seed 125." in table_named(frame_of(row(0.02, seed="125")), "1").caption
     assert "Seed" not in table_named(frame_of(row(math.nan, status="failed")), "1").caption
+
+
+def test_latex_is_fit_for_a_paper(tmp_path):
+    """Numbers below each other, rows of a defence together, the paper's own numbering, and no file of this project."""
+    values = [row(0.01), row(0.02, cem="on"), row(0.03, defense="dropout"), row(0.04, defense="[x]")]
+    doubted = [row(0.0, metric=rule.METRIC) for rule in (convergence, baseline, columns)]
+    paths = written(frame_of(*values, *doubted, row(0.1, attacker="ridge")), tmp_path)
+    text = (tmp_path / "1.tex").read_text()
+    assert r"\begin{tabular}{lcccc" not in text and "S[table-format=1.4]@{}l" in text
+    assert re.search(r"Bottleneck & .*0\.0100 & \\textsuperscript\{\d,\d,\d\}", text)
+    lines = text.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("Bottleneck &"))
+    assert lines[place - 1] == lines[place + 2] == r"\addlinespace" and lines[place + 1].startswith("Bottleneck+CEM &")
+    for path in paths:
+        if path.suffix == ".tex":
+            assert r"\thetable" not in path.read_text() and not re.search(r"\.md|\.csv|docs/", path.read_text()), path
+    assert ".md" in (tmp_path / "1.md").read_text()  # the notes do name files
 
 
 def test_check_latex_sees_faults():
@@ -491,7 +520,7 @@ def test_check_latex_sees_faults():
 
 
 def test_hostile_names_are_text_everywhere(tmp_path):
-    paths = write_tables(hostile_frame(), tmp_path)
+    paths = written(hostile_frame(), tmp_path)
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+", path.name) and path.parent == tmp_path for path in paths)
     for path in paths:
         text = path.read_text(encoding="utf-8")
@@ -516,11 +545,11 @@ def test_bad_frames_are_user_errors(tmp_path):
     assert tidy(frame_of(row(9.0, status="diverged")))["value"].isna().all()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        write_tables(frame_of(row()), tmp_path / "file")
+        written(frame_of(row()), tmp_path / "file")
 
 
 def test_an_empty_frame_gives_an_empty_index(tmp_path):
-    assert {path.name for path in write_tables(frame_of(), tmp_path)} == {
+    assert {path.name for path in written(frame_of(), tmp_path)} == {
         "README.md",
         "all_tables.tex",
         "results.csv",
@@ -530,7 +559,7 @@ def test_an_empty_frame_gives_an_empty_index(tmp_path):
 
 def test_what_beats_the_decoder_stands_at_its_mse():
     frame = frame_of(row(0.010), row(0.009, attacker="ridge"), row(0.012, attacker="gan"))
-    table = next(table for table in build_tables(frame) if table.name == "cifar10-attackers-mse")
+    table = next(table for table in tables_of(frame) if table.name == "cifar10-attackers-mse")
     cells = [cell for line in table.rows for cell in line.cells if cell.value is not None]
     told = {cell.value: [table.notes[number - 1] for number in cell.notes] for cell in cells}
     assert told[0.009] == [] and "ridge rebuilds with an MSE 10.0 % below the decoder's" in told[0.010]
@@ -540,10 +569,10 @@ def test_what_beats_the_decoder_stands_at_its_mse():
 def test_a_data_set_that_the_paper_lacks_has_columns_for_its_own_attacks_alone():
     ours = row(dataset="photos", split="train")
     accuracy = row(90.0, dataset="photos", attacker="none", split="validation", metric="accuracy_percent")
-    (table,) = build_tables(frame_of(ours, accuracy))
+    (table,) = tables_of(frame_of(ours, accuracy))
     assert [(column.attacker, column.split) for column in table.columns] == [
         ("none", "validation"),
         ("decoder", "train"),
     ]
-    both = build_tables(frame_of(ours, accuracy, row(dataset="photos")))
+    both = tables_of(frame_of(ours, accuracy, row(dataset="photos")))
     assert [table.name for table in both] == ["photos-mse", "photos-ssim-psnr"]

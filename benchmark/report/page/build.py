@@ -11,17 +11,16 @@ from markupsafe import Markup
 import benchmark
 from benchmark.analysis import diff, names, published
 from benchmark.analysis.audit import audit
-from benchmark.analysis.collect import devices, epochs, tidy_frame
+from benchmark.analysis.collect import devices
 from benchmark.analysis.printed import cells as printed_cells
-from benchmark.analysis.verdicts import verdicts
 from benchmark.departures import told
 from benchmark.errors import UserError
 from benchmark.matrix.expand import Cell, Job
 from benchmark.report import audit as audit_stage
 from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
+from benchmark.report.findings import Findings
 from benchmark.report.page import answer, drawn, grades, strips
-from benchmark.report.plots.style import ordered
 from benchmark.report.render import environment
 from benchmark.report.tables import COMPARED, build_tables
 from benchmark.store.store import Store, is_number
@@ -43,24 +42,17 @@ PAPER = "https://arxiv.org/abs/2503.00383"
 DOCS = Path(benchmark.__file__).parents[1] / "docs"  # in a checkout
 
 
-def build_page(
-    cells: list[Cell],
-    store: Store,
-    extra_metrics: list[str] | tuple = (),
-    out: Path | None = None,
-    figures: bool = True,
-) -> str:
+def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path | None = None) -> str:
     """The HTML of one suite's page; it loads nothing from outside, and its only script is its own.
 
     extra_metrics: as in tables.build_tables. out: the folder that the page will be written to, for links to logs and
-    documents, which are left out where those are far away. figures: whether plots/ is written beside the page, which
-    then shows and links its figures. UserError for a damaged result.
+    documents, which are left out where those are far away.
     """
-    frame = tidy_frame(cells, store)
-    lines, records = verdicts(frame), devices(cells, store)
-    pictures, left_out = strips.grids(cells, store, ordered(cell.defense for cell in cells))
+    cells, store, frame, lines = found.cells, found.store, found.frame, found.verdicts
+    records = devices(cells, store)
+    pictures, left_out = strips.grids(cells, store, found.pictures)
     script = f"\n//<![CDATA[\n{_asset('page.js')}//]]>\n"  # as CDATA, so that the page is well-formed XML, too
-    tables = build_tables(frame, compare=True, extra_metrics=extra_metrics, epochs=epochs(cells))
+    tables = build_tables(frame, lines, compare=True, extra_metrics=extra_metrics, epochs=found.epochs)
     first = [table for table in tables if any(column.metric == "mse" for column in table.columns)]
     printed = [cell for table in tables for row in table.rows for cell in row.cells if cell.behind]
     return (
@@ -87,7 +79,7 @@ def build_page(
             graded=grades.graded,
             row_label=names.row_label,
             attacker_title=names.attacker_title,
-            figures=drawn.figures(cells, store, frame) if figures else [],
+            figures=drawn.figures(found.drawings),
             open_figures=drawn.OPEN,
             grids=pictures,
             pictures_left_out=left_out,

@@ -3,14 +3,9 @@
 import re
 from dataclasses import dataclass
 
-import pandas as pd
 from markupsafe import Markup, escape
 
-from benchmark.matrix.expand import Cell
-from benchmark.report.drawing import drawing
-from benchmark.report.plots import style
-from benchmark.report.plots.stage import FIGURES, drawings
-from benchmark.store.store import Store
+from benchmark.report.plots.stage import FIGURES, Drawing
 
 OPEN = 2  # figures that stand open; the rest are folded, to keep the page short
 
@@ -24,12 +19,11 @@ class Figure:
     svg: Markup
 
 
-def figures(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Figure]:
+def figures(drawings: list[Drawing]) -> list[Figure]:
     """Every figure of the suite, the ones that answer first (accuracy against MSE, then published against produced)."""
     found = []
-    for item in drawings(cells, store, frame):
-        with drawing(style.RC):
-            svg = inline(style.svg(item.figure()), item.stem, item.caption)
+    for item in drawings:
+        svg = inline(item.svg, item.stem, item.caption)
         cell = {"dataset": item.dataset, "protocol": item.protocol}
         found.append(Figure(item.name, item.stem, item.caption, cell, svg))
     first = ["tradeoff", "published"]

@@ -10,7 +10,7 @@ from PIL import Image
 from benchmark.analysis import names
 from benchmark.jobs.pictures import EXTREMES
 from benchmark.matrix.expand import Cell
-from benchmark.report.pictures import Rebuilt, Value, first_seeds, on_same_originals, publishable
+from benchmark.report.pictures import Rebuilt, Value, first_seeds, publishable
 from benchmark.store.store import Store
 
 BUDGET = 9_000_000  # bytes of all pictures of a page, as they stand in it; fewer images a strip where they exceed it
@@ -51,13 +51,12 @@ class Grid:
     attacks: list[Attacked]
 
 
-def grids(cells: list[Cell], store: Store, order: list[str]) -> tuple[list[Grid], str]:
+def grids(cells: list[Cell], store: Store, groups: list[list[Rebuilt]]) -> tuple[list[Grid], str]:
     """(the grids, a sentence on what is left out) of every finished attack, under the first seed that has pictures.
 
-    order: the defences as the page orders them. UserError for a file that is not such a picture.
+    groups: of pictures.on_same_originals.
     """
     attacks = [cell for cell in cells if cell.job.kind == "attack"]
-    groups = on_same_originals(cells, store, order)
     result = _within_budget(groups)
     kept = max((item.pairs.shape[1] for group in groups for item in group), default=0)
     return result, _left_out(attacks, first_seeds(attacks, store), result, kept)

@@ -1,6 +1,5 @@
 """From a suite's cells to its figures: which there are, what each is called and says, and where it goes."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from benchmark.departures import parted
 from benchmark.matrix.expand import Cell
 from benchmark.report.drawing import drawing
 from benchmark.report.plots import data, figures, style
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import escape_markdown, write_bytes, write_text
 from benchmark.report.tables import EFFICIENCY_SPLITS, slug
 from benchmark.store.store import Store
 
@@ -33,8 +32,8 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure to be. stem: of its files; caption: what it shows, of which protocol and seeds; changes: how its cells
-    depart from the published setting; shown: its data."""
+    """One figure. stem: of its files; caption: what it shows, of which protocol and seeds; changes: how its cells
+    depart from the published setting; shown: its data; svg, pdf: the contents of its files."""
 
     name: str
     stem: str
@@ -43,34 +42,40 @@ class Drawing:
     caption: str
     changes: list[str]
     shown: pd.DataFrame
-
-    def figure(self):
-        """The matplotlib figure, to be made and written within drawing(style.RC)."""
-        figure = FIGURES[self.name][0](self.shown)
-        if self.changes:  # a figure travels without its caption
-            figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
-        return figure
+    svg: str
+    pdf: bytes
 
 
-def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> Iterator[Drawing]:
+def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Drawing]:
     """Every figure with something to show: for each protocol and data set of `frame` (tidy), each point of a sweep."""
-    frame = tidy(frame)
+    frame, found = tidy(frame), []
     several = frame["suite"].nunique() > 1  # a sweep has a suite for each of its points
     for (suite, protocol, dataset), part in frame.groupby(["suite", "protocol", "dataset"], sort=True):
         some = [cell for cell in cells if (cell.suite, cell.protocol, cell.dataset) == (suite, protocol, dataset)]
         where = suite if several else ""
         for name, shown in _shown(some, store, part).items():
             stem = slug(name, dataset, "" if protocol == "published" else protocol, where)
-            yield Drawing(name, stem, dataset, protocol, _caption(name, part, where), _changes(part), shown)
+            caption, changes = _caption(name, part, where), _changes(part)
+            found.append(Drawing(name, stem, dataset, protocol, caption, changes, shown, *_drawn(name, shown, changes)))
+    return found
 
 
-def write(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path) -> list[Path]:
-    """Write `drawings` to the folder `out` as SVG, PDF and CSV, and README.md, which says what they show; the paths."""
+def _drawn(name: str, shown: pd.DataFrame, changes: list[str]) -> tuple[str, bytes]:
+    """The figure as SVG and as PDF."""
+    with drawing(style.RC):
+        figure = FIGURES[name][0](shown)
+        if changes:  # a figure travels without its caption
+            figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
+        return style.svg(figure), style.pdf(figure)
+
+
+def write(drawn: list[Drawing], out: Path) -> list[Path]:
+    """Write the figures to `out` as SVG, PDF and CSV, and README.md, which says what they show; the paths."""
     paths, index = [], []
-    for item in drawings(cells, store, frame):
+    for item in drawn:
         paths.append(write_text(out / f"{item.stem}.csv", csv_text(item.shown)))
-        with drawing(style.RC):
-            paths += style.save(item.figure(), out / item.stem)
+        paths.append(write_text(out / f"{item.stem}.svg", item.svg))
+        paths.append(write_bytes(out / f"{item.stem}.pdf", item.pdf))
         departures = f" Not at the published setting: {'; '.join(item.changes)}." if item.changes else ""
         index.append((item.stem, item.caption + departures))
     return [*paths, write_text(out / "README.md", _index(index))] if paths else []

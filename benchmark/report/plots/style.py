@@ -2,11 +2,9 @@
 
 import io
 import re
-from pathlib import Path
 
 from benchmark.analysis import names
-from benchmark.report.drawing import BLACK, BLUE, FURTHER, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, write_figure
-from benchmark.report.render import write_text
+from benchmark.report.drawing import BLACK, BLUE, FURTHER, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 WIDTH = 3.4  # inches: a column of a two-column paper
 # colour and marker both tell the defence, so that a grey print does as well
@@ -81,7 +79,8 @@ def svg(figure) -> str:
     return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", file.getvalue())
 
 
-def save(figure, stem: Path) -> list[Path]:
-    """Write STEM.svg and STEM.pdf without a date. UserError where that is not possible."""
-    drawn = write_text(stem.with_name(f"{stem.name}.svg"), svg(figure))
-    return [drawn, write_figure(figure, stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})]
+def pdf(figure) -> bytes:
+    """The figure as PDF without a date."""
+    file = io.BytesIO()
+    figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+    return file.getvalue()

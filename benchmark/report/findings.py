@@ -1,0 +1,41 @@
+"""What a suite's results say, worked out once for all that show it: tables, page, figures, verdicts."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmark.analysis.collect import epochs, per_image_reader, tidy_frame
+from benchmark.analysis.verdicts import verdicts
+from benchmark.matrix.expand import Cell
+from benchmark.report.pictures import Rebuilt, on_same_originals
+from benchmark.report.plots.stage import Drawing, drawings
+from benchmark.report.plots.style import ordered
+from benchmark.store.store import Store
+
+
+@dataclass(frozen=True)
+class Findings:
+    """frame: tidy; verdicts: of analysis/verdicts.py, over the images too; epochs: of analysis/collect.py; pictures:
+    the rebuilt images, those of the same originals together; drawings: the figures, none where they are not wanted."""
+
+    cells: list[Cell]
+    store: Store
+    frame: pd.DataFrame
+    verdicts: pd.DataFrame
+    epochs: dict[tuple[str, str], str]
+    pictures: list[list[Rebuilt]]
+    drawings: list[Drawing]
+
+
+def findings(cells: list[Cell], store: Store, figures: bool = True) -> Findings:
+    """The findings of `cells`. UserError for a damaged result."""
+    frame = tidy_frame(cells, store)
+    return Findings(
+        cells,
+        store,
+        frame,
+        verdicts(frame, per_image_reader(cells, store)),
+        epochs(cells),
+        on_same_originals(cells, store, ordered(cell.defense for cell in cells)),
+        drawings(cells, store, frame) if figures else [],
+    )
