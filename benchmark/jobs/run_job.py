@@ -110,7 +110,7 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
             metrics = {"status": "done", "reason": extra.pop("reason", ""), "values": values}
         except Diverged as error:
             metrics, extra = {"status": "diverged", "reason": told(error), "values": {}}, {}
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start + stages.earlier
     record = provenance(machine.device) | extra
     record |= {"seconds": round(seconds, 3), "peak_memory_mib": peak_memory(machine.device)}
     record |= stages.record() | {"cells_at_once": machine.cells_at_once}
@@ -130,6 +130,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
     monitor.images = task.steps * task.batch_size
     with stages("fit"):
         history = loop.run(task, folder / "state.safetensors", monitor)
+    stages.add("fit", task.earlier)
     values: dict[str, float] = {"best_epoch": int(task.best_accuracy[1])}
     if recipe.quirks.q6_test_selection:
         values["accuracy_percent"] = float(task.best_accuracy[0])
@@ -177,6 +178,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         monitor.images = task.steps * task.batch_size
         with stages("fit"):
             history = loop.run(task, folder / "state.safetensors", monitor)
+        stages.add("fit", task.earlier)
         final_loss = {"final_loss": history[-1]["loss"]} if history else {}  # a closed form has no epochs
         if history:
             _write_history(folder, history)

@@ -18,6 +18,7 @@ class Stages:
     def __init__(self, device: torch.device, read=torch.cuda.utilization):
         self.device, self.read = device, read
         self.seconds: dict[str, float] = {}
+        self.earlier = 0.0  # of all these, the seconds in runs that were interrupted
         self.samples: list[float] = []
         self.over = threading.Event()
 
@@ -42,6 +43,11 @@ class Stages:
                 torch.cuda.synchronize(self.device)
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count the seconds that a stage took in earlier runs of this job, which were interrupted."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.earlier += seconds
 
     def record(self) -> dict:
         """JSON values for the provenance."""

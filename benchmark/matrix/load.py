@@ -30,6 +30,7 @@ DECLARED = {
     "attacker": "attacks",
     "protocol": "protocols",
 }
+PLUGGED = ("datasets", "defenses", "attacks")  # sections whose names a plug-in may bring
 
 # what `exclude` and `overrides` may look at: the axes of a table's row (overrides at the split as well)
 ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
@@ -154,7 +155,8 @@ class MatrixValues:
             return
         if knowledge.dataset not in DATASETS.names():
             raise UserError(
-                f"knowledge.dataset: unknown name '{knowledge.dataset}'; {suggest(knowledge.dataset, DATASETS.names())}"
+                f"knowledge.dataset: unknown name '{knowledge.dataset}'; "
+                f"{suggest(knowledge.dataset, DATASETS.names())}{HINT}"
             )
         sizes = [DATASETS.get(name).image_size for name in (knowledge.dataset, dataset)]
         if sizes[0] != sizes[1]:
@@ -212,8 +214,10 @@ class MatrixValues:
         axes = {axis: [*getattr(self.matrix, section), "*"] for axis, section in DECLARED.items()}
         axes |= {"efficiency": self.matrix.datasets, "include": self.matrix.suites}
         for axis, known in axes.items():
+            section = DECLARED.get(axis)
+            hint = f"; declare it under `{section}` first{HINT}" if section in PLUGGED else ""
             for index, name in enumerate(getattr(suite, axis)):
-                self._known(known, name, (*path, axis, index))
+                self._known(known, name, (*path, axis, index), hint)
 
     def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, Any]:
         params = {}

@@ -46,6 +46,7 @@ class Task:
     steps: int  # a whole epoch's
     monitor = Silent()  # `run` sets its own
     captured: Captured  # through which `step` runs what it does on the device
+    earlier = 0.0  # seconds in runs that were interrupted, up to the state that this one goes on from
     where: dict  # device type and precision (JSON values): a state is resumed only where both are the same
 
     def prepare(self) -> None:
@@ -81,12 +82,14 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
     task.monitor = monitor = monitor or Silent()
     history: list[dict[str, float]] = []
     epoch = index = 0
+    began = time.monotonic()
     state = _read(path, task, monitor)
     if path is not None and state is not None:
         try:
             task.before_load(state["shape"])
             _put(task.parts(), state["parts"])
             history, epoch, index = state["history"], state["epoch"], state["index"]
+            task.earlier = state.get("seconds", 0.0)
         except Exception as error:  # whatever it holds, it is not what this version of the program saves
             aside, why = _set_aside(path), " ".join(str(error).split())[:200]
             text = f"the saved state {path} does not fit this version of the program ({type(error).__name__}: {why}); "
@@ -101,7 +104,7 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
         stopping = monitor.stopping()
         start = time.monotonic()
         if stopping or start - saved > pause:
-            _write(path, task, history, epoch, index)
+            _write(path, task, history, epoch, index, task.earlier + start - began)
             saved = time.monotonic()
             pause = max(every, 20 * (saved - start))  # large states: at most 5 % of the time goes into saving
         if stopping:
@@ -151,7 +154,7 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
-def _write(path: Path | None, task: Task, history: list, epoch: int, index: int) -> None:
+def _write(path: Path | None, task: Task, history: list, epoch: int, index: int, seconds: float) -> None:
     if path is not None:
         state = {
             "parts": _get(task.parts()),
@@ -160,6 +163,7 @@ def _write(path: Path | None, task: Task, history: list, epoch: int, index: int)
             "history": history,
             "epoch": epoch,
             "index": index,
+            "seconds": seconds,
         }
         checkpoint.save(path, state)
 

@@ -43,7 +43,7 @@ def test_plan_lists_every_job_with_its_state_and_time(finished):  # noqa: F811
     assert {line.split()[0] for line in lines} >= {job.key[:12] for job in jobs(finished.cells())[:1]}
     assert all(("waiting" in line) == ("gan" in line) for line in lines)
     assert sum("done" in line for line in lines) == 14
-    assert first.startswith("24 cells, 22 jobs, 14 done; about ") and " left on cpu " in first
+    assert first.startswith("24 cells, 22 jobs, 14 done; about ") and " left on cpu" in first
     assert departs.startswith("Departs from the published setting: ")
     changes = departs.split(": ", 1)[1].split("; ")
     assert all(change.count("(published") == 1 for change in changes), changes
@@ -225,6 +225,8 @@ def test_a_matrix_that_cannot_be_read(tmp_path, text, texts):
         (lambda m, s: s.update(defense=["patrl"]), ["unknown name 'patrl'", "did you mean 'patrol'"]),
         (lambda m, s: m["defenses"].update(castle={"noise_std": 0.1}), ["unknown name 'castle'", "--plugin FILE"]),
         (lambda m, s: m["attacks"].update(ram={}), ["unknown name 'ram'", "--plugin FILE"]),
+        (lambda m, s: s.update(defense=["castle"]), ["declare it under `defenses` first", "--plugin FILE"]),
+        (lambda m, s: s.update(cem=["half"]), ["unknown name 'half'", "off"]),
         (lambda m, s: s.update(protocol=[], efficiency=[]), ["no cell of the suite 'smoke': it names no protocol"]),
         (lambda m, s: m["defenses"]["dropout"].update(rate="half"), ["rate = 'half'"]),
         (lambda m, s: s.update(seed=[-1]), ["greater than or equal to 0"]),
@@ -234,6 +236,11 @@ def test_a_wrong_entry_in_the_matrix_is_told_with_its_line(place, change, texts)
     place.edit(change)
     refused(place.call("run"), "matrix.yaml, line ", *texts)
     assert place.finished() == {}
+
+
+def test_an_unknown_data_set_of_the_attacker_is_told(place):  # noqa: F811
+    outcome = place.call("run", "--set", "knowledge.dataset=mnist")
+    refused(outcome, "knowledge.dataset: unknown name 'mnist'", "--plugin FILE")
 
 
 def test_folders_that_cannot_be_written(finished, place, tmp_path):  # noqa: F811

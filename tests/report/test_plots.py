@@ -81,16 +81,16 @@ def quantiles(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(images=9, **{f"p{q}": rows["mse"] * factor for q, factor in spread.items()})
 
 
-def every_figure(frame: pd.DataFrame) -> dict:
+def every_figure(frame: pd.DataFrame, width: float = style.COLUMN) -> dict:
     attacks = data.attacks(frame)
     with matplotlib.rc_context(style.RC):
         return {
-            "tradeoff": figures.tradeoff(attacks),
-            "bars": figures.bars(attacks),
-            "published": figures.against(data.against(frame, published.reference())),
-            "training": figures.training(trainings()),
-            "fitting": figures.fitting(fits(frame)),
-            "images": figures.images(quantiles(frame)),
+            "tradeoff": figures.tradeoff(attacks, width),
+            "bars": figures.bars(attacks, width),
+            "published": figures.against(data.against(frame, published.reference()), width),
+            "training": figures.training(trainings(), width),
+            "fitting": figures.fitting(fits(frame), width),
+            "images": figures.images(quantiles(frame), width),
         }
 
 
@@ -130,6 +130,25 @@ def test_an_arrow_leads_from_off_to_on():
     assert arrow.xyann == pytest.approx((0.011, 90.5)) and arrow.xy == pytest.approx((0.0215, 89.25))
     ends = {tuple(np.round(line.get_xydata()[0], 6)) for line in panel.lines if len(line.get_xydata()) == 1}
     assert {(0.011, 90.5), (0.0215, 89.25), (0.03, 88.0)} <= ends
+
+
+def test_marks_that_are_near_are_small_and_no_whisker_leaves_the_scale():
+    def drawn(accuracy):
+        values = {("bottleneck", cem, "decoder", "infer", "mse"): [0.01] for cem in ("off", "on")}
+        values |= {("dropout", "off", "decoder", "infer", "mse"): [0.03]}
+        places = (("bottleneck", "off", 99.0), ("bottleneck", "on", accuracy), ("dropout", "off", 60.0))
+        for defense, cem, value in places:
+            values[(defense, cem, "none", "validation", "accuracy_percent")] = [value - 1, value + 1]
+        with matplotlib.rc_context(style.RC):
+            (panel,) = figures.tradeoff(data.attacks(made(values))).axes
+        marks = [line for line in panel.lines if line.get_gid()]
+        tops = [segment[:, 1].max() for lines in panel.collections for segment in lines.get_segments()]
+        return sorted(line.get_markersize() for line in marks), max(tops)
+
+    large = style.RC["lines.markersize"]
+    assert drawn(80.0) == ([large] * 3, 100)
+    (one, other, alone), _ = drawn(98.0)
+    assert figures.SMALLEST_MARK <= one == other < alone == large
 
 
 def test_bars_are_as_long_as_the_mse_and_only_several_seeds_have_intervals():
@@ -195,7 +214,7 @@ def test_every_mark_says_what_it_is():
             assert titles[0] == f"No defence: MSE {first['mse']:.4f} ± {first['mse_half_width']:.4f}"
 
 
-# -- at a column's width
+# -- at the widths of a column and of a page
 
 
 def beyond(figure) -> list[Text]:
@@ -208,14 +227,15 @@ def beyond(figure) -> list[Text]:
     return found
 
 
+@pytest.mark.parametrize("width", [style.COLUMN, style.PAGE])
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_every_text_stands_inside_the_page_and_no_label_on_another(seeds):
-    for name, figure in every_figure(whole_suite(seeds)).items():
+def test_every_text_stands_inside_the_page_and_no_label_on_another(seeds, width):
+    for name, figure in every_figure(whole_suite(seeds), width).items():
         canvas = FigureCanvasAgg(figure)
         with matplotlib.rc_context(style.RC):
             canvas.draw()
         renderer, page = canvas.get_renderer(), figure.bbox
-        assert figure.get_figwidth() == 3.4 and figure.get_figheight() < 6, name
+        assert figure.get_figwidth() == width and figure.get_figheight() < 6, name
         shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
         shown = [text for text in shown if text not in beyond(figure)]
         boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in shown]
@@ -257,13 +277,18 @@ def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
     names = ("tradeoff", "bars", "training", "fitting", "images")  # nothing is printed for photos
     attacks = [f"{split}-{attacker}" for split in ("train", "infer") for attacker in ("decoder", "gan")]
     montages = {f"reconstructions-photos-published-{attack}" for attack in attacks}
+    wide = {stem for stem in stems if stem.endswith("-wide")}  # PDF alone
+    assert wide == {f"{name}-photos-wide" for name in names}
+    stems -= wide
     assert stems == {f"{name}-photos" for name in names} | montages
     written = [path for path in folder.parent.rglob("*") if path.is_file()]
     assert f"{len(written)} files in {folder.parent}" in outcome.out
     for stem in stems - montages:
         root = xml.etree.ElementTree.parse(folder / f"{stem}.svg").getroot()
-        assert float(root.get("width").removesuffix("pt")) == pytest.approx(3.4 * POINT)
-        assert (folder / f"{stem}.pdf").read_bytes().startswith(b"%PDF-")
+        assert float(root.get("width").removesuffix("pt")) == pytest.approx(3.25 * POINT)
+        for pdf, inches in ((f"{stem}.pdf", 3.25), (f"{stem}-wide.pdf", 6.875)):
+            (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([0-9.]+) ", (folder / pdf).read_bytes())
+            assert float(box) == pytest.approx(inches * POINT)
         assert len(pd.read_csv(folder / f"{stem}.csv")) > 0
     index = (folder / "README.md").read_text()
     assert all(f"{stem}.svg" in index for stem in stems - montages)
@@ -300,7 +325,8 @@ def test_names_of_any_kind_are_text(tmp_path):
     frame = made(VALUES, lambda name: hostile if name == "dropout" else name)
     drawn = stage.drawings([], Store(tmp_path), frame.assign(dataset="x/$y$", label=hostile))
     paths = stage.write(drawn, tmp_path / "plots")
-    assert {path.stem for path in paths} == {"tradeoff-x-y", "bars-x-y", "README"}
+    stems = {"tradeoff-x-y", "bars-x-y"}
+    assert {path.stem for path in paths} == {*stems, *(f"{name}-wide" for name in stems), "README"}
     assert all(path.parent == tmp_path / "plots" for path in paths)
 
 

@@ -1,24 +1,28 @@
-"""The figures themselves: each takes the frame that data.py made for it and returns a matplotlib Figure."""
+"""The figures themselves: each takes the frame that data.py made for it and its width in inches, and returns a
+matplotlib Figure."""
 
 import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmark.analysis import names
 from benchmark.report.plots import style
-from benchmark.report.plots.style import BLACK, GREY, WIDTH, looks, ordered, panel_title, tell
+from benchmark.report.plots.style import BLACK, COLUMN, GREY, looks, ordered, panel_title, tell
 
 SMALLEST = 1e-9  # of the largest value: a logarithmic axis reaches no further down
+PANEL = 1.65  # inches that a panel takes of a figure's width
+SMALLEST_MARK = 2.2  # points
 PALE = 0.25  # the opacity of what nothing may be read into
 HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 
 
-def tradeoff(frame: pd.DataFrame):
+def tradeoff(frame: pd.DataFrame, width: float = COLUMN):
     """Accuracy against MSE, an arrow from each row without CEM to the same row with it. frame: data.attacks."""
     frame = frame.dropna(subset=["mse", "accuracy_percent"])
-    figure, axes = _panels(frame, 1.45)
+    figure, axes = _panels(frame, width, 1.45)
     for (attacker, split), panel in axes.items():
         rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
         for defense in ordered(rows["defense"]):
@@ -30,7 +34,20 @@ def tradeoff(frame: pd.DataFrame):
     marks = [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     defenses = [_defense_mark(name, looks(frame["defense"])) for name in ordered(frame["defense"])]
     _legend(figure, [*defenses, *marks, *_pale(frame)])
+    _apart(figure)
     return figure
+
+
+def _apart(figure) -> None:
+    """Marks with a near neighbour become smaller, so that neither lies on the other, as far as both can be seen."""
+    figure.draw_without_rendering()  # where a mark stands on paper is known once the panels have their places
+    for panel in figure.axes:
+        marks = [line for line in panel.lines if len(line.get_xydata()) == 1 and line.get_gid()]
+        places = panel.transData.transform([line.get_xydata()[0] for line in marks]) * 72 / figure.dpi
+        for index, line in enumerate(marks):
+            others = np.delete(places, index, axis=0)
+            nearest = min((math.dist(places[index], other) for other in others), default=math.inf)
+            line.set_markersize(min(line.get_markersize(), max(SMALLEST_MARK, nearest)))
 
 
 def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
@@ -43,7 +60,7 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
             row.mse,
             row.accuracy_percent,
             xerr=_half(row.mse_half_width),
-            yerr=_half(row.accuracy_half_width),
+            yerr=_within(row.accuracy_percent, row.accuracy_half_width, 0, 100),
             fmt=marker,
             color=colour,
             markerfacecolor=face,
@@ -62,10 +79,10 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
             panel.annotate("", (row.mse, row.accuracy_percent), start, arrowprops=arrow, zorder=2)
 
 
-def against(frame: pd.DataFrame):
+def against(frame: pd.DataFrame, width: float = COLUMN):
     """Published against produced values, a panel for each metric, the tolerance shaded. frame: data.against."""
     metrics = [name for name in names.METRICS if name in set(frame["metric"])]
-    figure, grid = _grid(len(metrics), 1.6)
+    figure, grid = _grid(len(metrics), width, 1.6)
     colours = {"none": (BLACK, "x"), "decoder": (style.BLUE, "o"), "gan": (style.ORANGE, "^")}
     for panel, metric in zip(grid, metrics, strict=True):
         rows = frame[frame["metric"] == metric]
@@ -115,11 +132,11 @@ def _band(panel, line: list[float], rows: pd.DataFrame) -> None:
     panel.fill_between(line, low, high, color="#EEEEEE", linewidth=0, zorder=0)
 
 
-def bars(frame: pd.DataFrame):
+def bars(frame: pd.DataFrame, width: float = COLUMN):
     """MSE of every defence with and without CEM, with 95 % intervals where there are several seeds."""
     rows_of = ordered(frame["defense"])
     variants = _variants(frame)
-    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
+    figure, axes = _panels(frame, width, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
     thick = 0.8 / len(variants)
     for (attacker, split), panel in axes.items():
         rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)].set_index(["defense", "cem"])
@@ -153,7 +170,7 @@ def bars(frame: pd.DataFrame):
     return figure
 
 
-def training(frame: pd.DataFrame):
+def training(frame: pd.DataFrame, width: float = COLUMN):
     """Loss and accuracy by epoch, a column of panels for each form of CEM; the mean over seeds, their range shaded.
 
     frame: data.histories.
@@ -166,7 +183,7 @@ def training(frame: pd.DataFrame):
     metrics = {name: title for name, title in metrics.items() if name in frame}
     variants, look = _variants(frame), looks(frame["defense"])
     count = len(metrics) * len(variants)
-    figure, grid = _grid(count, 1.15, columns=len(variants), sharex=True, sharey="row")
+    figure, grid = _grid(count, width, 1.15, columns=len(variants), sharex=True, sharey="row")
     for panel, (metric, cem) in zip(grid, itertools.product(metrics, variants), strict=True):
         for defense in ordered(frame["defense"]):
             runs = frame[(frame["defense"] == defense) & (frame["cem"] == cem)].groupby("epoch")[metric]
@@ -186,10 +203,10 @@ def training(frame: pd.DataFrame):
     return figure
 
 
-def fitting(frame: pd.DataFrame):
+def fitting(frame: pd.DataFrame, width: float = COLUMN):
     """Each attacker's loss by epoch, the mean over seeds. frame: data.histories of attacks, with losses above 0."""
     look = looks(frame["defense"])
-    figure, axes = _panels(frame, 1.3)
+    figure, axes = _panels(frame, width, 1.3)
     for (attacker, split), panel in axes.items():
         rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
         for (defense, cem), runs in rows.groupby(["defense", "cem"], sort=False):
@@ -208,10 +225,10 @@ def fitting(frame: pd.DataFrame):
     return figure
 
 
-def images(frame: pd.DataFrame):
+def images(frame: pd.DataFrame, width: float = COLUMN):
     """The MSE of single images: boxes from the first to the third quartile, whiskers to 5 and 95 %."""
     rows_of, variants = ordered(frame["defense"]), _variants(frame)
-    figure, axes = _panels(frame, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
+    figure, axes = _panels(frame, width, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
     thick = 0.8 / len(variants)
     for (attacker, split), panel in axes.items():
         rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
@@ -251,23 +268,24 @@ def images(frame: pd.DataFrame):
 # -- pieces
 
 
-def _grid(count: int, height: float, columns: int = 2, **options):
-    """A figure of `count` panels, at most `columns` in a row, each `height` inches high, and its panels in order."""
+def _grid(count: int, width: float, height: float, columns: int | None = None, **options):
+    """A figure of `count` panels, each `height` inches high, and its panels in order. columns: panels in a row; without
+    it as many as fit `width`."""
     from matplotlib.figure import Figure
 
-    columns = min(columns, count)
+    columns = min(columns or round(width / PANEL), count)
     lines = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH, lines * height + 0.7), layout="constrained")
+    figure = Figure(figsize=(width, lines * height + 0.7), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, **options).ravel()
     for spare in grid[count:]:
         spare.remove()
     return figure, grid[:count]
 
 
-def _panels(frame: pd.DataFrame, height: float, **options):
+def _panels(frame: pd.DataFrame, width: float, height: float, **options):
     """One panel for each (attacker, split), in the order of the frame; the splits of an attacker stand side by side."""
     pairs = list(dict.fromkeys(zip(frame["attacker"], frame["split"], strict=True)))
-    figure, grid = _grid(len(pairs), height, **options)
+    figure, grid = _grid(len(pairs), width, height, **options)
     return figure, dict(zip(pairs, grid, strict=True))
 
 
@@ -314,6 +332,11 @@ def _pale(frame: pd.DataFrame) -> list:
 def _half(width: float):
     """An error bar's half-length, or none."""
     return None if math.isnan(width) else width
+
+
+def _within(value: float, width: float, low: float, high: float):
+    """An error bar's half-lengths, ended where no value can be, or none."""
+    return None if math.isnan(width) else [[min(width, value - low)], [min(width, high - value)]]
 
 
 def _span(low: float, high: float, logarithmic: bool) -> tuple[float, float]:
@@ -363,4 +386,5 @@ def _patch(label: str, colour: str, hatch: str):
 
 
 def _legend(figure, handles) -> None:
-    figure.legend(handles=handles, loc="outside upper center", ncols=3 if len(handles) > 6 else 2, columnspacing=1.2)
+    columns = (3 if len(handles) > 6 else 2) * round(figure.get_figwidth() / COLUMN)
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1.2)

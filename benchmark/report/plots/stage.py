@@ -33,7 +33,7 @@ FIGURES = {
 @dataclass(frozen=True)
 class Drawing:
     """One figure. stem: of its files; caption: what it shows, of which protocol and seeds; changes: how its cells
-    depart from the published setting; shown: its data; svg, pdf: the contents of its files."""
+    depart from the published setting; shown: its data; svg, pdf, wide: the contents of its files."""
 
     name: str
     stem: str
@@ -43,7 +43,8 @@ class Drawing:
     changes: list[str]
     shown: pd.DataFrame
     svg: str
-    pdf: bytes
+    pdf: bytes  # as wide as a column
+    wide: bytes  # PDF as wide as a page
 
 
 def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Drawing]:
@@ -60,22 +61,24 @@ def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Drawi
     return found
 
 
-def _drawn(name: str, shown: pd.DataFrame, changes: list[str]) -> tuple[str, bytes]:
-    """The figure as SVG and as PDF."""
+def _drawn(name: str, shown: pd.DataFrame, changes: list[str]) -> tuple[str, bytes, bytes]:
+    """The figure as SVG and PDF at a column's width, and as PDF at a page's."""
     with drawing(style.RC):
-        figure = FIGURES[name][0](shown)
+        figure, wide = (FIGURES[name][0](shown, width) for width in (style.COLUMN, style.PAGE))
         if changes:  # a figure travels without its caption
-            figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
-        return style.svg(figure), style.pdf(figure)
+            for each in (figure, wide):
+                each.supxlabel(f"{each.get_supxlabel()}\n(reduced run: not at the published setting)")
+        return style.svg(figure), style.pdf(figure), style.pdf(wide)
 
 
 def write(drawn: list[Drawing], out: Path) -> list[Path]:
-    """Write the figures to `out` as SVG, PDF and CSV, and README.md, which says what they show; the paths."""
+    """Write the figures to `out` as SVG, two PDFs and CSV, and README.md, which says what they show; the paths."""
     paths, index = [], []
     for item in drawn:
         paths.append(write_text(out / f"{item.stem}.csv", csv_text(item.shown)))
         paths.append(write_text(out / f"{item.stem}.svg", item.svg))
         paths.append(write_bytes(out / f"{item.stem}.pdf", item.pdf))
+        paths.append(write_bytes(out / f"{item.stem}-wide.pdf", item.wide))
         departures = f" Not at the published setting: {'; '.join(item.changes)}." if item.changes else ""
         index.append((item.stem, item.caption + departures))
     return [*paths, write_text(out / "README.md", _index(index))] if paths else []
@@ -116,9 +119,14 @@ def _changes(part: pd.DataFrame) -> list[str]:
 
 
 def _index(entries: list[tuple[str, str]]) -> str:
-    parts = ["# Figures", "Each as SVG and PDF at a column's width (3.4 in), its data beside it as CSV."]
+    parts = [
+        "# Figures",
+        f"Each as SVG and PDF at the width of a column ({style.COLUMN} in) and as PDF at the width of a page "
+        f"({style.PAGE} in), its data beside it as CSV.",
+    ]
     parts += [
-        f"![]({stem}.svg)\n\n{escape_markdown(caption)} ([PDF]({stem}.pdf), [data]({stem}.csv))"
+        f"![]({stem}.svg)\n\n{escape_markdown(caption)} "
+        f"([PDF]({stem}.pdf), [wide]({stem}-wide.pdf), [data]({stem}.csv))"
         for stem, caption in entries
     ]
     return "\n\n".join(parts) + "\n"

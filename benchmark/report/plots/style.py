@@ -6,7 +6,7 @@ import re
 from benchmark.analysis import names
 from benchmark.report.drawing import BLACK, BLUE, FURTHER, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
-WIDTH = 3.4  # inches: a column of a two-column paper
+COLUMN, PAGE = 3.25, 6.875  # inches: a column of a two-column paper, and both with the gap between them
 # colour and marker both tell the defence, so that a grey print does as well
 DEFENSES = {
     "none": (BLACK, "x"),
