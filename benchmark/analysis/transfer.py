@@ -65,22 +65,25 @@ def _change(on: float, off: float, kind: str) -> float:
 
 def lines(result: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     """(gains, ranks) as rows of text for GAINS_HEADINGS and RANKS_HEADINGS; both empty where there are none."""
-    signs = {True: "yes", False: "no", None: "–"}
-    told = []
-    for row in gains(result).to_dict("records"):
-        spec = ".2f" if row["kind"] == "ratio" else f"+.{names.metric(row['metric']).decimals}f"
-        what = f"{row['metric']} on / off" if row["kind"] == "ratio" else f"{row['metric']} on - off"
-        numbers = [f"{row[name]:{spec}}" for name in ("reference", "produced")]
-        told.append(
-            [row["dataset"], row["protocol"], names.row_label(row["defense"], "off"), _attack(row), what, *numbers]
-        )
-        told[-1].append(signs[row["same_sign"]])
     order = [
         [row["dataset"], row["protocol"], _attack(row), row["metric"], row["cem"], str(row["rows"])]
         + ["–" if math.isnan(row["rho"]) else f"{row['rho']:+.2f}"]
         for row in ranks(result).to_dict("records")
     ]
-    return told, order
+    return gain_lines(gains(result)), order
+
+
+def gain_lines(found: pd.DataFrame) -> list[list[str]]:
+    """What `gains` gave as rows of text for GAINS_HEADINGS."""
+    signs = {True: "yes", False: "no", None: "–"}
+    told = []
+    for row in found.to_dict("records"):
+        spec = ".2f" if row["kind"] == "ratio" else f"+.{names.metric(row['metric']).decimals}f"
+        what = f"{row['metric']} on / off" if row["kind"] == "ratio" else f"{row['metric']} on - off"
+        numbers = [f"{row[name]:{spec}}" for name in ("reference", "produced")]
+        place = [row["dataset"], row["protocol"], names.row_label(row["defense"], "off"), _attack(row)]
+        told.append([*place, what, *numbers, signs[row["same_sign"]]])
+    return told
 
 
 GAINS_HEADINGS = [

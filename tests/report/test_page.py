@@ -10,6 +10,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,7 +19,7 @@ from benchmark.analysis.frame import CELL, half_width
 from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
 from benchmark.report.findings import findings
-from benchmark.report.page import answer, build_page, strips
+from benchmark.report.page import answer, build_page, compared, strips
 from benchmark.report.page.drawn import inline
 from benchmark.report.page.grades import graded
 from benchmark.report.plots import style
@@ -323,6 +324,57 @@ def test_a_row_at_chance_has_no_verdict():
     assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "chance"
 
 
+# -- the printed table, and the rows
+
+
+def printed_frame(*changed: tuple[str, str, str, float], label: str = "") -> pd.DataFrame:
+    """Table S1's decoder columns as results of one seed, `changed` in place of (defense, cem, split, MSE)."""
+    other = {row[:3]: row[3] for row in changed}
+    frame = published.reference()
+    frame = frame[(frame["dataset"] == "cifar10") & frame["attacker"].isin(["none", "decoder"])]
+    frame = frame[frame["metric"].isin(["accuracy_percent", "mse", "ssim", "psnr_db"])].copy()
+    frame = frame.assign(suite="mine", protocol="published", seed=1, label=label)
+    mse = frame["metric"] == "mse"
+    frame.loc[mse, "value"] = [
+        other.get((row.defense, row.cem, row.split), row.value) for row in frame[mse].itertuples(index=False)
+    ]
+    return frame
+
+
+def test_the_printed_numbers_agree_with_themselves_and_a_change_is_seen():
+    (same,) = compared.printed(printed_frame())
+    values = printed_frame().groupby(CELL)["value"].mean().count()
+    assert same.sentence.startswith(f"{values} of {values} values lie within the tolerance of the printed ones. ")
+    assert "in the same direction in 14 of them" in same.sentence and "correlation of +1.00." in same.sentence
+    assert len([line for _, line in same.lines if line[2] == "mse on / off"]) == 14  # seven rows, two splits
+    (other,) = compared.printed(printed_frame(("bottleneck", "on", "train", 0.0001)))
+    assert other.sentence.startswith(f"{values - 1} of {values} values ") and "in 13 of them" in other.sentence
+    (short,) = compared.printed(printed_frame(label="train.epochs 3 (published 240)"))
+    assert short.sentence.startswith("Not at the published setting, ") and "within" not in short.sentence
+    assert compared.printed(printed_frame().assign(dataset="photos")) == []
+
+
+def test_a_row_at_chance_is_not_held_against_the_printed_one_and_has_no_rank():
+    frame = printed_frame()
+    accuracy = (frame["metric"] == "accuracy_percent") & (frame["defense"] == "bottleneck") & (frame["cem"] == "on")
+    frame.loc[accuracy, "value"] = 10.0
+    (answered,) = compared.printed(frame)
+    assert "over 12 attacks" in answered.sentence
+    assert not [line for _, line in answered.lines if line[0] == "Bottleneck"]
+    train, infer = compared.ranked(frame)
+    assert infer.title == "CIFAR10, split infer"
+    for board in (train, infer):
+        ((_, last),) = [line for line in board.lines if line[1][1] == "Bottleneck+CEM"]
+        assert last[0] == "–" and "chance" in last[4]
+        assert board.sentence.startswith("Hardest to invert: ") and "Bottleneck+CEM" not in board.sentence
+
+
+def test_rows_that_cannot_be_compared_are_told():
+    frame = printed_frame()
+    (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["validation", "train"])])
+    assert board.sentence.startswith("No two rows can be compared") and len(board.lines) == 1
+
+
 # -- the figures
 
 
@@ -489,7 +541,8 @@ def test_the_address_holds_the_filters_and_a_link_sets_them(opened):
 
 def test_details_are_folded_and_the_answer_is_first(opened):
     headings = shown(opened, "h1, h2")
-    assert headings[1].startswith("Does CEM") and headings[2:4] == ["Tables", "Figures"]
+    assert headings[1].startswith("Does CEM") and headings[4:6] == ["Tables", "Figures"]
+    assert headings[2:4] == ["Is the printed table right?", "How do the rows compare?"]
     assert shown(opened, ".answer thead th")[1:] == [
         "Acc.",
         *(f"{who} {split}" for who in ("Dec.-based", "GAN-based") for split in ("train", "infer")),

@@ -20,7 +20,7 @@ from benchmark.report import audit as audit_stage
 from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
 from benchmark.report.findings import Findings
-from benchmark.report.page import answer, drawn, grades, strips
+from benchmark.report.page import answer, compared, drawn, grades, strips
 from benchmark.report.render import environment
 from benchmark.report.tables import COMPARED, build_tables
 from benchmark.store.store import Store, is_number
@@ -68,6 +68,10 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
             answers=answer.grids(frame, lines),
             claims=_claims(lines),
             claim_headings=verdict_stage.HEADINGS,
+            printed_answers=compared.printed(frame),
+            printed_headings=compared.PRINTED_HEADINGS,
+            ranked_answers=compared.ranked(frame),
+            ranked_headings=compared.RANKED_HEADINGS,
             axes=_axes(cells),
             tables=first,
             more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],

@@ -1,0 +1,136 @@
+"""The page's second and third answer: is the printed table right, and how do the rows compare with each other."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmark.analysis import diff, names, published, transfer
+from benchmark.analysis.doubts import Doubts
+from benchmark.analysis.leaderboard import leaderboard
+from benchmark.errors import UserError
+
+PRINTED_HEADINGS = ["method", "attack", "change by CEM", "printed", "here", "same direction"]
+RANKED_HEADINGS = ["rank", "row", "accuracy, %", "MSE", "strongest attacker"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of one data set and protocol, or split. cell: its filter axes; sentence: what `lines` come to; lines:
+    (filter axes, what stands under each heading)."""
+
+    title: str
+    cell: dict[str, str]
+    sentence: str
+    lines: list[tuple[dict, list[str]]]
+
+
+def printed(frame: pd.DataFrame) -> list[Answer]:
+    """The results of a tidy frame against the printed tables; [] where nothing of it was printed."""
+    try:
+        result = diff.diff(published.reference(), frame)
+    except UserError:  # no cell in common
+        return []
+    doubts, found = Doubts(frame), []
+    for (suite, protocol, dataset), part in result.groupby(["suite", "protocol", "dataset"], sort=False):
+        gains, ranks = transfer.gains(part), transfer.ranks(part)
+        place = gains[["suite", "protocol", "dataset", "defense"]].assign(cem="on")
+        places = pd.concat([place, gains[["attacker", "split"]]], axis=1)
+        sound = [not doubts.of_change(*row) for row in places.itertuples(index=False)]
+        gains = gains[pd.Series(sound, index=gains.index, dtype=bool)]
+        sentence = " ".join(filter(None, (_values(part), _gains(gains), _order(ranks))))
+        if sentence:
+            cell, title = {"dataset": dataset, "protocol": protocol}, _title(result, suite, protocol, dataset)
+            found.append(Answer(title, cell, sentence, _printed_lines(gains)))
+    return found
+
+
+def ranked(frame: pd.DataFrame) -> list[Answer]:
+    """The rows of a tidy frame by the strongest attacker's MSE, for each data set and split."""
+    board = leaderboard(frame, random=())
+    several = board["protocol"].nunique() > 1
+    found = []
+    for (dataset, split), part in board.groupby(["dataset", "split"], sort=False):
+        lines = [
+            (
+                {"dataset": dataset, "protocol": row.protocol, "defense": row.defense, "cem": row.cem},
+                _ranked(row, several),
+            )
+            for row in part.itertuples(index=False)
+        ]
+        title = f"{names.dataset_title(dataset)}, split {split}"
+        found.append(Answer(title, {"dataset": dataset, "split": split}, _best(part, several), lines))
+    return found
+
+
+def _title(result: pd.DataFrame, suite: str, protocol: str, dataset: str) -> str:
+    several = result["suite"].nunique() > 1  # a sweep has a suite for each of its points
+    return f"{names.dataset_title(dataset)}, protocol {protocol}{f', {suite}' if several else ''}"
+
+
+def _values(part: pd.DataFrame) -> str:
+    """What can be said of the absolute values."""
+    judged = part[part["verdict"].isin(["within", "beyond"])]
+    at_setting = judged[judged["label"] == ""]
+    if len(at_setting):
+        within = (at_setting["verdict"] == "within").sum()
+        return f"{within} of {len(at_setting)} values lie within the tolerance of the printed ones."
+    if len(judged):
+        return (
+            "Not at the published setting, so its values are not held against the printed ones; the changes by CEM are."
+        )
+    return ""
+
+
+def _gains(gains: pd.DataFrame) -> str:
+    """How much CEM changes the attackers' MSE, printed and here."""
+    mse = gains[gains["metric"] == "mse"]
+    if mse.empty:
+        return ""
+    printed, here = (f"{100 * (mse[name].median() - 1):+.0f}\u00a0%" for name in ("reference", "produced"))
+    same = sum(value is True for value in mse["same_sign"])
+    text = f"CEM changes the MSE by {printed} as printed and by {here} here"
+    if len(mse) == 1:
+        return f"{text}, in one attack."
+    return f"{text} (medians over {len(mse)} attacks), in the same direction in {same} of them."
+
+
+def _order(ranks: pd.DataFrame) -> str:
+    rho = ranks[ranks["metric"] == "mse"]["rho"].dropna()
+    if rho.empty:
+        return ""
+    span = f"{rho.min():+.2f}" if rho.min() == rho.max() else f"{rho.min():+.2f} to {rho.max():+.2f}"
+    return f"The order of the rows by MSE agrees with the printed order with a rank correlation of {span}."
+
+
+def _printed_lines(gains: pd.DataFrame) -> list[tuple[dict, list[str]]]:
+    told = transfer.gain_lines(gains)
+    axes = ["dataset", "protocol", "defense", "attacker", "split"]
+    cells = [dict(zip(axes, row, strict=True)) for row in gains[axes].itertuples(index=False)]
+    own = [{axis: value for axis, value in cell.items() if value not in ("none", "validation")} for cell in cells]
+    return [(cell, line[2:]) for cell, line in zip(own, told, strict=True)]
+
+
+def _best(part: pd.DataFrame, several: bool) -> str:
+    """The hardest row to invert, and the rows that none beats in both accuracy and MSE."""
+    sound = part[part["rank"].notna()]
+    if len(sound) < 2:
+        return "No two rows can be compared: they are not run, at chance, or the attacks on them learnt nothing."
+    first, last = sound.iloc[0], sound.iloc[-1]
+    text = f"Hardest to invert: {_described(first, several)}; easiest: {_described(last, several)}."
+    best = [_row(row, several) for row in sound[sound["frontier"]].itertuples(index=False)]
+    return f"{text} Beaten by no row in both accuracy and MSE: {', '.join(best)}."
+
+
+def _described(row, several: bool) -> str:
+    return f"{_row(row, several)} (MSE {row.mse:.4f} at {row.accuracy_percent:.1f}\u00a0%)"
+
+
+def _row(row, several: bool) -> str:
+    return names.row_label(row.defense, row.cem) + (f", {row.protocol}" if several else "")
+
+
+def _ranked(row, several: bool) -> list[str]:
+    rank = f"{row.rank:.0f}{'★' if row.frontier else ''}" if pd.notna(row.rank) else "–"
+    accuracy = f"{row.accuracy_percent:.2f}" if pd.notna(row.accuracy_percent) else "–"
+    attacker = f"{names.attacker_title(row.attacker)} (of {row.attackers})"
+    return [rank, _row(row, several), accuracy, f"{row.mse:.4f}", row.doubt or attacker]
