@@ -1,7 +1,7 @@
 """Reproducibility benchmark for defences against model inversion in split inference.
 
 From Python: `evaluate` attacks any encoder, `load_encoder` gives one of the results, `load_results` a suite's numbers
-(benchmark/api.py, docs/API.md). They are loaded when first asked for: torch is not, by `import benchmark` alone.
+(benchmark/api, docs/API.md). They are loaded when first asked for: torch is not, by `import benchmark` alone.
 """
 
 import os

@@ -12,6 +12,8 @@ from torch import nn
 
 import benchmark
 from benchmark import api
+from benchmark.api import evaluation
+from benchmark.api import stored as stored_module
 from benchmark.errors import UserError
 from tests.support.command_line import place  # noqa: F401 (a fixture)
 
@@ -48,12 +50,12 @@ def evaluate(data):
 def test_doctests(place):  # noqa: F811
     outcome = place.call("run", "--where", "defense=bottleneck,cem=off,attacker=decoder,split=infer")
     assert outcome.code == 0, outcome.err
-    found = doctest.testmod(
-        api,
-        extraglobs={"results": place.results, "data": place.data, "matrix": place.matrix},
-        optionflags=doctest.NORMALIZE_WHITESPACE,
-    )
-    assert found.failed == 0 and found.attempted >= 9
+    names = {"results": place.results, "data": place.data, "matrix": place.matrix}
+    found = [
+        doctest.testmod(module, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
+        for module in (api, evaluation, stored_module)
+    ]
+    assert sum(each.failed for each in found) == 0 and sum(each.attempted for each in found) >= 9
 
     stored = benchmark.load_encoder("photos/bottleneck", results=place.results)
     again = benchmark.load_encoder(stored.name, results=place.results)

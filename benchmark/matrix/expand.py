@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel
-
 from benchmark import data
 from benchmark.attacks import ATTACKS, Selection
 from benchmark.bounds import VERSION as BOUNDS_VERSION
@@ -19,6 +17,7 @@ from benchmark.config import Knowledge, Quirks, Resources, Split
 from benchmark.defenses import DEFENSES
 from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
+from benchmark.matrix.departed import changed, of_attack, of_training
 from benchmark.matrix.load import Change, MatrixFile, Settings
 from benchmark.matrix.source import suggest
 from benchmark.training.train import VERSION
@@ -268,7 +267,7 @@ class _Expansion:
         at: dict[str, Any] = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
         cells = [Cell(self.name, **at, attacker="none", split="validation", job=parent, departures=common)]
         attackers, known = self.file.members(name, "attacker"), self._known(settings.knowledge)
-        unlike = _changed("knowledge", settings.knowledge, published.knowledge, "default")
+        unlike = changed("knowledge", settings.knowledge, published.knowledge, "default")
         for attacker, split in itertools.product(attackers, suite.split):
             job = _attack_job(parent, attacker, split, by_split, quirks, attackers, known)
             involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
@@ -277,7 +276,7 @@ class _Expansion:
             cells.append(Cell(self.name, **at, attacker=attacker, split=split, job=job, departures=(*common, *own)))
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
-            own = _changed("bounds", settings.bounds, published.bounds)
+            own = changed("bounds", settings.bounds, published.bounds)
             cells.append(Cell(self.name, **at, attacker="none", split="bounds", job=job, departures=(*common, *own)))
         return cells
 
@@ -292,7 +291,7 @@ class _Expansion:
     def _of_quirks(self, protocol: str) -> list[Departure]:
         """How a protocol departs from that of its name in the file that this one extends."""
         ours, theirs = (file.matrix.protocols[protocol] for file in (self.file, self.file.published))
-        return _changed(f"protocols.{protocol}", ours, theirs)
+        return changed(f"protocols.{protocol}", ours, theirs)
 
     def _settings(self, name: str, axes: dict) -> Settings:
         file, suite = self.file, self.file.matrix.suites[name]
@@ -345,7 +344,7 @@ class _Expansion:
                 "version": VERSION,
             }
             job = Job("efficiency", config, resources=settings.resources["efficiency"])
-            own = tuple(_changed("efficiency", settings.efficiency, published.efficiency))
+            own = tuple(changed("efficiency", settings.efficiency, published.efficiency))
             cells += [
                 Cell(self.name, dataset, row, "", "none", part, "", 0, job, own) for part in ("encoder", "server")
             ]
@@ -429,27 +428,3 @@ def _matches(axes: dict, condition: dict[str, object]) -> bool:
         if str(axes.get(axis)) not in [str(value) for value in values]:
             return False
     return True
-
-
-def of_training(settings: Settings, published: Settings) -> list[Departure]:
-    """How a training's values (data, model, train, params, cem) depart from the published ones."""
-    return [
-        *_changed("data", settings.data, published.data),
-        *_changed("model", settings.model, published.model),
-        *_changed("train", settings.train, published.train),
-        *_changed("defense", settings.params, published.params),
-        *_changed("cem", settings.cem, published.cem),
-    ]
-
-
-def of_attack(attacker: str, params: BaseModel, published: Settings) -> list[Departure]:
-    """How an attacker's values depart from those above the suites: the published ones where the paper has it."""
-    word = "published" if ATTACKS.get(attacker).printed else "default"
-    return _changed(f"attacks.{attacker}", params, published.attacks[attacker], word)
-
-
-def _changed(section: str, ours, theirs, word: str = "published") -> list[Departure]:
-    if ours is None or theirs is None:
-        return []
-    new, old = ours.model_dump(mode="json"), theirs.model_dump(mode="json")
-    return [Departure(f"{section}.{key}", new[key], old[key], word) for key in new if new[key] != old[key]]

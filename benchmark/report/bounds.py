@@ -11,7 +11,8 @@ from benchmark.analysis.bounds import QUANTITIES, SPLITS, bounds_rows, ranks
 from benchmark.analysis.frame import csv_text
 from benchmark.departures import parted
 from benchmark.report.render import environment, write_text
-from benchmark.report.tables import DASH, Cell, Group, Row, Table
+from benchmark.report.table import Cell, Group, Row, Table
+from benchmark.report.tables import DASH
 
 _COLUMNS = (  # metric, group, heading, decimals
     ("eq7_nats", "Information (nats)", "Eq 7", 1),

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmark.report.tables import Row, Table
+    from benchmark.report.table import Row, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from benchmark.analysis.diff import TOLERANCES
 from benchmark.analysis.names import base_metric
-from benchmark.report.tables import NOT_IN_SUITE, Cell, Column, Row, Table
+from benchmark.report.table import Cell, Column, Row, Table
+from benchmark.report.tables import NOT_IN_SUITE
 
 STEPS = (1, 2, 4)  # tolerances; a deviation beyond the i-th has grade i + 1
 

@@ -1,38 +1,4 @@
-"""The benchmark from Python: judge an encoder of your own, or look at what is in the results.
-
->>> import benchmark, torch
->>> encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4, padding=1), torch.nn.Sigmoid())
->>> found = benchmark.evaluate(
-...     encoder,
-...     dataset="photos",
-...     channel=0.1,
-...     settings={"attacks.decoder.epochs": 1, "attacks.decoder.blocks": 1},
-...     train_images=24,
-...     test_images=12,
-...     data=data,
-... )
->>> found.frame[["attacker", "split", "fitted_on", "scored_on"]]
-  attacker  split  fitted_on  scored_on
-0  decoder  train         24         12
->>> bool(0 < found.frame["mse"][0] < 1)
-True
->>> found.pictures["decoder"].size  # the first 12 originals above what was rebuilt of them
-(408, 68)
->>> print(found.summary.partition(":")[0])
-photos, 24 images of the attacker's, 12 scored
-
-The standard set, with the choice among its attackers made on images that they hold out of their own:
-
->>> short = {"attacks.*.epochs": 1, "attacks.*.iterations": 1, "attacks.*.members": 1, "attacks.*.blocks": 1}
->>> found = benchmark.evaluate(
-...     encoder, "photos", 0.1, attackers="standard", settings=short, train_images=24, test_images=12, data=data
-... )
->>> list(found.frame["attacker"])
-['decoder', 'ridge', 'kernel', 'converged', 'ssim_decoder', 'unet', 'unrolled', 'whitebox_standard', 'standard']
->>> best = found.frame.set_index("attacker").loc["standard", "chosen"].partition(",")[0]
->>> bool(found.frame.set_index("attacker")["mse_held_out"].idxmin() == best)
-True
-"""
+"""Attack any encoder from Python."""
 
 import copy
 import math
@@ -49,31 +15,25 @@ from torch import Tensor, nn
 
 from benchmark import data as datasets
 from benchmark.analysis import baseline, convergence
-from benchmark.analysis.collect import tidy_frame
+from benchmark.api.stored import changes
 from benchmark.attacks import ATTACKS, Attack, Selection, Target
 from benchmark.attacks.base import NO_QUIRKS
 from benchmark.attacks.held_out import MSE, SSIM
 from benchmark.attacks.splits import split as split_images
-from benchmark.data import DATASETS, DataSet, ImageSet, normalise
+from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.pictures import FIRST, save_pairs
-from benchmark.jobs.run_job import encode, mean_image_mse, recipe_of, score_images
-from benchmark.matrix.expand import expand, jobs, parse_where
-from benchmark.matrix.load import DEFAULT, Change, MatrixFile
+from benchmark.jobs.run_job import encode, mean_image_mse, score_images
+from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.matrix.source import suggest
 from benchmark.metrics.reconstruction import summarise
 from benchmark.models import SplitModel
-from benchmark.store import hygiene, shipped
-from benchmark.store.store import ENCODER, Store
-from benchmark.training import checkpoint, device, loop
+from benchmark.training import device, loop
 from benchmark.training.loop import seeded
-from benchmark.training.train import build_defense, build_model
 
 STANDARD = "standard"  # the suite of the fixed set, and the attacker that is the choice among it
 Channel = float | Defense | Callable[[Tensor, torch.Generator], Tensor]
-
-__all__ = ["Evaluation", "StoredEncoder", "evaluate", "load_encoder", "load_results"]
 
 
 @dataclass(frozen=True)
@@ -92,23 +52,6 @@ class Evaluation:
     frame: pd.DataFrame
     pictures: dict[str, Image.Image]
     summary: str
-
-
-class StoredEncoder(nn.Module):
-    """A trained encoder of the results, in evaluation mode, frozen: normalised images [B, 3, H, W] -> [B, C, h, w].
-
-    dataset: what it was trained on; channel: its defence, which makes of a clean feature what is sent (with the masks
-    that the defence has, whatever the protocol of the row); accuracy_percent: of the whole pipeline, None where it was
-    not measured; name: `DATASET/ROW/train-KEY`.
-    """
-
-    def __init__(self, encoder: nn.Module, dataset: str, channel: Defense, accuracy_percent: float | None, name: str):
-        super().__init__()
-        self.encoder, self.channel = encoder, channel
-        self.dataset, self.accuracy_percent, self.name = dataset, accuracy_percent, name
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.encoder(x)
 
 
 def evaluate(
@@ -177,76 +120,6 @@ def evaluate(
     return Evaluation(frame, pictures, _summary(frame, dataset))
 
 
-def load_results(
-    suite: str,
-    *,
-    where: Sequence[str] = (),
-    settings: Mapping[str, object] | None = None,
-    results: Path | str = "results",
-    data: Path | str = "data",
-    matrix: Path | str | None = None,
-) -> pd.DataFrame:
-    """The results of a suite as a tidy frame: a line for each cell, metric and seed, measured or not.
-
-    Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (NaN for none), status (done,
-    failed, diverged, missing, running), reason, key, label (how the cell departs from the published setting,
-    with `; ` between departures).
-    where: as `--where`, for example ["defense=patrol,cem=on"]; settings: as `--set`. UserError for unknown names and
-    damaged results.
-
-    >>> import benchmark
-    >>> frame = benchmark.load_results("smoke", results=results, data=data, matrix=matrix)
-    >>> sorted(frame.query("metric == 'mse' and status == 'done'")["split"])
-    ['infer']
-    """
-    shipped.receive(Path(results), lambda text: None)
-    file = MatrixFile(Path(matrix) if matrix else DEFAULT)
-    cells = expand(file, suite, Path(data), parse_where(list(where)), _changes(settings or {}))
-    return tidy_frame(cells, Store(Path(results)))
-
-
-def load_encoder(
-    name: str,
-    *,
-    suite: str | None = None,
-    results: Path | str = "results",
-    data: Path | str = "data",
-    matrix: Path | str | None = None,
-) -> StoredEncoder:
-    """A trained encoder of the results, those shipped with the project included.
-
-    name: `DATASET/ROW`, for example `cifar10/bottleneck+cem`, or `DATASET/ROW/train-KEY`, as the folders are called;
-    suite: where the results hold several of a row, the suite whose training is meant. UserError, with what there is,
-    where the name does not say one; and for a damaged result.
-
-    >>> import benchmark, torch
-    >>> stored = benchmark.load_encoder("photos/bottleneck", results=results)
-    >>> stored(torch.zeros(1, 3, 32, 32)).shape
-    torch.Size([1, 8, 8, 8])
-    >>> stored.channel.params.noise_std
-    0.025
-    """
-    shipped.receive(Path(results), lambda text: None)
-    store = Store(Path(results))
-    folder = _one_training(name, store, suite, Path(data), matrix)
-    at = "/".join(folder.parts[-3:])
-    job = hygiene.training(folder)
-    with foreign(f"the result {at}"):
-        recipe, cpu = recipe_of(job), torch.device("cpu")
-        facts: Any = DATASETS.get(job.config["dataset"])
-        best = checkpoint.load(store.checkpoint(job, ENCODER))
-        model = build_model(recipe, facts, cpu, best["widths"])
-        model.encoder.load_state_dict(best["weights"])
-        channel = build_defense(recipe, facts, model, cpu, _autocast(cpu, "fp32"))
-        channel.load_learned(best.get("defense", {}))
-    accuracy = store.metrics(job)["values"].get("accuracy_percent")
-    stored = StoredEncoder(model.encoder, job.config["dataset"], channel, accuracy, at)
-    return stored.eval().requires_grad_(False)
-
-
-# -- of evaluate
-
-
 def _device(name: str) -> torch.device:
     where = device.pick(name)
     device.settle(where)
@@ -257,10 +130,6 @@ def _autocast(where: torch.device, wanted: str) -> dict[str, Any]:
     if wanted not in ("auto", "fp32", "bf16"):
         raise UserError(f"precision is {wanted!r}; use auto, fp32 or bf16")
     return device.arithmetic(where, device.precision(where, wanted))
-
-
-def _changes(settings: Mapping[str, object]) -> list[Change]:
-    return [Change(path, value, f"settings {path}={value}") for path, value in settings.items()]
 
 
 def _asked(names: str | Sequence[str], name: str) -> bool:
@@ -282,7 +151,7 @@ def _attackers(
         raise UserError(f"no attacker was asked for; known: {', '.join(known)}")
     if dataset not in file.matrix.datasets:  # a plug-in's, which no matrix of ours declares
         dataset = next(iter(file.matrix.datasets))
-    every = file.settings(dataset, "bottleneck", "off", _changes(settings)).attacks
+    every = file.settings(dataset, "bottleneck", "off", changes(settings)).attacks
     for name in names:
         if ATTACKS.get(name).starts_from(every[name], "train"):
             raise UserError(f"the attacker '{name}' starts from another's result; set its start to what needs none")
@@ -441,37 +310,3 @@ def _summary(frame: pd.DataFrame, dataset: str) -> str:
         names = ", ".join(attacks[attacks["converged"] != "yes"]["attacker"])
         text += f" Not shown to have converged, so longer attacks may rebuild more: {names}."
     return text + " A stronger attacker than those used may exist."
-
-
-# -- of load_encoder
-
-
-def _one_training(name: str, store: Store, suite: str | None, data: Path, matrix: Path | str | None) -> Path:
-    """The folder of the finished training that is meant."""
-    parts = name.split("/")
-    if len(parts) not in (2, 3) or not all(parts) or any(part.startswith(".") or "*" in part for part in parts):
-        raise UserError(f"the name '{name}' is not DATASET/ROW or DATASET/ROW/train-KEY")
-    everything = [path for path in hygiene.finished(store.root) if path.name.startswith("train-")]
-    found = [path for path in everything if list(path.relative_to(store.root).parts[: len(parts)]) == parts]
-    if suite is not None:
-        file = MatrixFile(Path(matrix) if matrix else DEFAULT)
-        keys = {job.key[:12] for job in jobs(expand(file, suite, data)) if job.kind == "train"}
-        found = [path for path in found if path.name.removeprefix("train-") in keys]
-    if not found:
-        rows = sorted({"/".join(path.relative_to(store.root).parts[:2]) for path in everything})
-        there = ", ".join(rows) or "none"
-        of = f" of the suite '{suite}'" if suite else ""
-        raise UserError(f"no encoder '{name}'{of} is in {store.root}; there are: {there}")
-    if len(found) > 1:
-        choices = ", ".join(_told(path) for path in found)
-        raise UserError(
-            f"{store.root} holds {len(found)} encoders '{name}': {choices}; give a suite, or one of the names"
-        )
-    return found[0]
-
-
-def _told(folder: Path) -> str:
-    """A training's folder, and what usually tells it from others."""
-    config = hygiene.training(folder).config
-    epochs, seed = config.get("train", {}).get("epochs"), config.get("seed")
-    return f"{folder.name} ({'released, ' if 'released' in config else ''}{epochs} epochs, seed {seed})"

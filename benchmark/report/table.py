@@ -1,0 +1,100 @@
+"""A table as plain data, whatever it is rendered to."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: what is printed; behind: the published value or ""; notes: numbers of the table's notes.
+
+    comparable: False where the number may not be judged by the published one: made at another setting, or doubtful.
+    """
+
+    text: str
+    bold: bool
+    behind: str
+    notes: tuple[int, ...]
+    value: float | None
+    half_width: float | None
+    comparable: bool = True
+
+
+@dataclass(frozen=True)
+class Column:
+    group: str
+    heading: str
+    attacker: str
+    split: str
+    metric: str
+    decimals: int
+
+    @property
+    def cell(self) -> dict[str, str]:
+        """The attacker and split that all of the column is of; {} for an accuracy."""
+        return {} if self.attacker == "none" else {"attacker": self.attacker, "split": self.split}
+
+
+@dataclass(frozen=True)
+class Row:
+    """defense: a name of the matrix, "average", or "" where the row is of neither."""
+
+    label: str
+    cells: list[Cell]
+    rule_above: bool = False
+    defense: str = ""
+    cem: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring columns under one heading; title "" for columns that stand alone."""
+
+    title: str
+    columns: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1.
+
+    dataset, protocol: of all cells, or ""; columns: those of `groups`, flat, with what their cells are of, or none.
+    departures: the end of the caption, how the cells depart from the published setting, or "".
+    """
+
+    name: str
+    number: str
+    subject: str
+    caption: str
+    stub: str
+    groups: list[Group]
+    rows: list[Row]
+    notes: list[str]
+    dataset: str = ""
+    protocol: str = ""
+    columns: tuple[Column, ...] = ()
+    departures: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"Table {self.number}: {self.subject}"
+
+    @property
+    def width(self) -> int:
+        """Columns of cells, the row labels not counted."""
+        return sum(len(group.columns) for group in self.groups)
+
+    @property
+    def heads(self) -> list[tuple[str, Column | None]]:
+        """(heading, what its cells are of, if the table says so) of every column."""
+        flat = [heading for group in self.groups for heading in group.columns]
+        return list(zip(flat, self.columns or [None] * len(flat), strict=True))
+
+    @property
+    def spans(self) -> list[tuple[str, int, int]]:
+        """(title, first, last) of every titled group; columns count from 1, which is the row labels."""
+        spans, first = [], 2
+        for group in self.groups:
+            if group.title:
+                spans.append((group.title, first, first + len(group.columns) - 1))
+            first += len(group.columns)
+        return spans
