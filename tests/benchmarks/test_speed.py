@@ -18,6 +18,7 @@ from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.convolution import Conv
 from benchmark.speed import plain, steps
 from benchmark.speed.steps import FULL, SMALL, Size
+from benchmark.training import device
 from benchmark.training.device import precision, tune_allocator
 from tests.cem.test_cem import eq7_by_loop
 from tests.data.test_augment import one_by_one
@@ -185,7 +186,7 @@ def test_convolution(benchmark, size, arithmetic, inputs, outputs, side, torchs_
     x = torch.rand(size.batch, inputs, side, side).to(memory_format=torch.channels_last).requires_grad_()
 
     def call():
-        with torch.autocast(**steps.autocast(CPU, arithmetic)):
+        with torch.autocast(**device.arithmetic(CPU, arithmetic)):
             y = conv(x)
         torch.autograd.grad(y.float().sum(), [x, *conv.parameters()])
 

@@ -651,6 +651,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_numbers(place, tmp_path, monk
         return real(task, path, monitor)
 
     monkeypatch.setattr(loop, "run", stopped)
-    codes = [other.call("run", *one).code for _ in range(7)]
-    assert codes == [130] * 6 + [0] and len(seen) == 6
-    assert other.finished() == place.finished() and len(place.finished()) == 6
+    jobs = 2 * len(LEARNING)  # a training and an attack each
+    codes = [other.call("run", *one).code for _ in range(jobs + 1)]
+    assert codes == [130] * jobs + [0] and len(seen) == jobs
+    assert other.finished() == place.finished() and len(place.finished()) == jobs

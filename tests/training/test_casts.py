@@ -44,9 +44,9 @@ class Operators(TorchDispatchMode):
 
 
 def off_the_cpu(module):
-    """With the convolutions that the module has on CUDA: torch's own."""
+    """With the convolutions and norms that the module has on CUDA: torch's own."""
     for layer in module.modules():
-        for kind in (nn.Conv2d, nn.ConvTranspose2d):
+        for kind in (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d):
             if isinstance(layer, kind):
                 layer.__class__ = kind
     return module

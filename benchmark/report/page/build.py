@@ -67,7 +67,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
             departures=told(departure for cell in cells for departure in cell.departures),
             answers=answer.grids(frame, lines),
             claims=_claims(lines),
-            claim_headings=verdict_stage.HEADINGS,
+            claim_headings=_shared_columns(verdict_stage.HEADINGS),
             printed_answers=compared.printed(frame),
             printed_headings=compared.PRINTED_HEADINGS,
             ranked_answers=compared.ranked(frame),
@@ -149,7 +149,12 @@ def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
     axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
     cells = [dict(zip(axes, cell, strict=True)) for cell in lines[axes].itertuples(index=False)]
     own = [{axis: value for axis, value in cell.items() if value not in ("none", "validation")} for cell in cells]
-    return list(zip(own, verdict_stage.text_rows(lines), strict=True))
+    return list(zip(own, map(_shared_columns, verdict_stage.text_rows(lines)), strict=True))
+
+
+def _shared_columns(line: list[str]) -> list[str]:
+    """Without what rests on single images, which are not shared: the page is the same wherever it is made again."""
+    return [item for heading, item in zip(verdict_stage.HEADINGS, line, strict=True) if heading != "images harder"]
 
 
 def _audit() -> dict:
