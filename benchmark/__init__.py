@@ -1,7 +1,7 @@
 """Reproducibility benchmark for defences against model inversion in split inference.
 
 From Python: `evaluate` attacks any encoder, `load_encoder` gives one of the results, `load_results` a suite's numbers
-(benchmark/api, docs/API.md). They are loaded when first asked for: torch is not, by `import benchmark` alone.
+(benchmark/api, docs/API.md). They are loaded on first use, so `import benchmark` alone does not load torch.
 """
 
 import os
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Threads that wait for others sleep, instead of spinning: beside another busy process on the same cores, spinning takes
-# the core from the thread that is waited for (docs/SPEED.md). OpenMP reads it when torch is loaded.
+# Waiting threads sleep instead of spinning. Beside another busy process on the same cores, a spinning thread takes
+# the core from the thread it waits for (docs/SPEED.md). OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __all__ = ["Evaluation", "StoredEncoder", "evaluate", "load_encoder", "load_results"]

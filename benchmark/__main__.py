@@ -3,9 +3,9 @@
 import os
 import sys
 
-# Python puts the folder that one stands in first among those in which it looks for modules. That may be a folder of
-# results from a stranger, with a typer.py in it. Where it is not the checkout itself, it is taken out, here and in the
-# worker processes. (os and sys are loaded before that folder is there.)
+# Python looks for modules first in the current folder. That may be a folder of results from a stranger, with a typer.py
+# in it. Unless it is the checkout itself, it is removed, here and in the worker processes. (os and sys are loaded
+# before that folder is added.)
 here, home = os.path.realpath(""), os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 if here != home and os.path.realpath(sys.path[0]) == here:
     del sys.path[0]

@@ -1,4 +1,4 @@
-"""From results to answers, as frames: verdicts, differences, ablations, frontiers, ranks, and the audit of the paper.
+"""Answers from results, as frames: verdicts, differences, ablations, frontiers, ranks, and the audit of the paper.
 
 Nothing here writes a file; `report` does.
 """

@@ -1,4 +1,4 @@
-"""What each change of protocol does: to accuracy, to the attackers, and to the gain that CEM shows."""
+"""How each change of protocol affects accuracy, the attackers, and the gain from CEM."""
 
 import math
 
@@ -18,11 +18,11 @@ COLUMNS += ["change", "low", "high"]
 def ablation(frame: pd.DataFrame) -> pd.DataFrame:
     """The mean over rows (defences) of each protocol's change against `published`, with its interval over seeds.
 
-    frame: tidy, with `published` and other protocols. Columns COLUMNS; `what` is "value" (the metric itself changes by
-    so much; one line for each form of CEM) or "gain" (the change that CEM makes is larger by so much than under
-    `published`: a difference of differences). change, low, high: percent for MSE, else in the metric's unit; the
-    interval is the 95 % Student t of the seeds' means over rows, NaN for one seed. Only seeds that every row of a line
-    has enter. Raises UserError for a frame that is not tidy.
+    frame: tidy, with `published` and other protocols. Columns COLUMNS; `what` is "value" (how much the metric
+    itself changes; one line for each form of CEM) or "gain" (how much larger CEM's effect is than under `published`: a
+    difference of differences). change, low, high: percent for MSE, else in the metric's unit; the interval is the 95 %
+    Student t of the seeds' means over rows, NaN for one seed. Only seeds that every row of a line has are used.
+    Raises UserError for a frame that is not tidy.
     """
     frame = tidy(frame)
     frame = frame[frame["metric"].isin(METRICS)]
@@ -50,7 +50,7 @@ def _cell(pair: Pair) -> tuple:
 
 
 def _summarise(line: tuple, rows: list[dict[str, float]]) -> list | None:
-    """One line of the table; None where no seed has every row."""
+    """One line of the table; None if no seed has every row."""
     seeds = set.intersection(*(set(row) for row in rows))
     if not seeds:
         return None

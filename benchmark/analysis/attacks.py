@@ -13,7 +13,7 @@ AXES = ["dataset", "defense", "cem", "strength", "protocol", "seed", "attacker",
 
 
 def attacks(cells: list[Cell], store: Store) -> pd.DataFrame:
-    """A line for each finished attack of `cells`; no line and no column where there is none.
+    """A line for each finished attack of `cells`; an empty frame if there is none.
 
     Columns: AXES, epochs, final_loss, loss_decrease_percent and converged (analysis/convergence.py), images, mse,
     mse_of_mean_image, mse_worst_1_percent, MEASURED_LATER, QUANTILE_COLUMNS, ssim_worst_1_percent, key.
@@ -23,7 +23,7 @@ def attacks(cells: list[Cell], store: Store) -> pd.DataFrame:
 
 
 def _line(cell: Cell, store: Store) -> dict:
-    """Empty values where the result does not have them: tensors are not shared, and `ensemble` fits nothing."""
+    """Values that the result lacks stay empty: tensors are not shared, and `ensemble` fits nothing."""
     folder, values = store.path(cell.job), store.metrics(cell.job)["values"]
     losses = convergence.read_losses(folder / HISTORY)
     decrease = convergence.decrease_percent(losses) if losses else None

@@ -1,4 +1,4 @@
-"""The rules of the audit. Each takes every printed cell and yields what contradicts it; none knows a misprint."""
+"""The rules of the audit. Each takes all printed cells and yields contradictions; no misprint is hard-coded."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -79,9 +79,9 @@ def psnr_of_mse(printed: Printed) -> Iterator[Finding]:
 def psnr_is_derived(printed: Printed) -> Iterator[Finding]:
     """A PSNR that was measured is not exactly -10 log10 of an MSE that was rounded to four decimals.
 
-    The chance that a measured one agrees to the last digit is one in the number of two-decimal values that the rounding
-    of the MSE leaves possible; p is the chance of so many agreements among one attacker's values of a table, each with
-    its own chance, times the four tries made: rounded or truncated, from the MSE of the infer or of the train split.
+    A measured PSNR agrees to the last digit with chance 1 / n, where n two-decimal values are possible given the
+    rounding of the MSE. p is the chance of at least this many agreements among one attacker's values of a table, times
+    the four tries made: rounded or truncated, from the MSE of the infer or of the train split.
     """
     found: dict[tuple[str, str], dict[tuple[str, str], list[tuple[bool, float]]]] = {}
     for split in ("infer", "train"):
@@ -119,7 +119,7 @@ def _chance_of_at_least(count: int, chances: list[float]) -> float:
 def printed_twice(printed: Printed) -> Iterator[Finding]:
     """An accuracy stands in the table of MSE and in that of SSIM and PSNR, and is the same.
 
-    Where it is not, the printed averages tell which is right: at fault is the one from which none of them follows.
+    If it is not, the printed averages tell which is right: the wrong one is that from which no average follows.
     """
     for table, other in SAME_RUNS.items():
         for cell, value in _of(printed, table=table, metric="accuracy_percent"):
@@ -325,7 +325,7 @@ def _psnr_and_mse(printed: Printed, split: str = "infer") -> Iterator[tuple[Cell
 
 
 def _psnr_range(mse: float) -> tuple[float, float]:
-    """dB that an MSE printed as `mse` may stand for, whether it was rounded or truncated."""
+    """The dB that an MSE printed as `mse` may mean, whether it was rounded or truncated."""
     return -10 * math.log10(mse + 1e-4), -10 * math.log10(max(mse - 0.5e-4, 1e-6))
 
 
@@ -355,7 +355,7 @@ def _means(printed: Printed, table: str, claim: dict) -> dict:
 
 
 def _gains(printed: Printed, table: str, claim: dict) -> dict:
-    """Percent by which CEM raises the mean MSE, averaged over both attackers, and other ways to say it."""
+    """Percent by which CEM raises the mean MSE, averaged over both attackers, and other ways to compute it."""
     ways = {}
     rows = {cem: [_sides(printed, table, claim, cem, row) for row in ROWS] for cem in ("off", "on")}
     if all(rows["off"]) and all(rows["on"]):
@@ -403,7 +403,7 @@ def _average_sides(printed: Printed, table: str, dataset: str, read) -> dict[tup
 
 
 def _decimal_points_put_right(values: list[Decimal]) -> list[Decimal]:
-    """Two averages that differ by a factor of about ten, though the columns beneath differ by less: the larger / 10."""
+    """Two averages; if they differ by a factor of about ten but their columns by less, the larger is divided by 10."""
     small, large = sorted(values)
     return [value.scaleb(-1) if value == large and large > 5 * small else value for value in values]
 

@@ -1,14 +1,14 @@
-"""Whether an attack tells anything at all: it has to rebuild better than an answer that does not look at the feature.
+"""Whether an attack has learnt anything: it has to beat the mean-image baseline, which does not look at the feature.
 
-That answer is the mean of the attacker's own images, every time. An attack that does not beat it clearly has learnt
-nothing: its MSE shows neither that a defence works nor that it does not.
+The baseline always answers with the mean of the attacker's own images. An attack that does not beat it clearly has
+learnt nothing: its MSE shows neither that a defence works nor that it does not.
 """
 
 from benchmark.matrix.expand import Cell
 from benchmark.store.store import Store
 
 METRIC = "beats_mean_image"  # in the tidy frame: 1 for yes, 0 for no
-LIMIT = 0.95  # of the mean image's MSE; beyond it an attack counts as blind
+LIMIT = 0.95  # share of the mean image's MSE; above it an attack has learnt nothing
 NOTE = "in one seed or more no better than answering every feature with the mean image (attacks.md): it learnt nothing"
 
 
@@ -17,9 +17,9 @@ def beats(mse: float, of_mean_image: float) -> bool:
 
 
 def mean_images(cells: list[Cell], store: Store) -> dict[tuple, float]:
-    """MSE of answering with the mean image, by `place`, from the finished attacks of `cells` that recorded it.
+    """MSE of the mean-image baseline, by `place`, from the finished attacks of `cells` that recorded it.
 
-    It depends on the images alone, so one attack's is good for all of the place.
+    It depends only on the images, so one attack's value holds for the whole place.
     """
     found = {}
     for cell in cells:
@@ -31,5 +31,5 @@ def mean_images(cells: list[Cell], store: Store) -> dict[tuple, float]:
 
 
 def place(cell: Cell) -> tuple:
-    """Cells of one place are scored on the same images, and their attackers hold the same."""
+    """Cells of one place are scored on the same images, and their attackers have the same images."""
     return cell.suite, cell.dataset, cell.protocol, cell.split, cell.seed

@@ -14,7 +14,7 @@ SPLIT = "bounds"
 SPLITS = ("train", "infer")
 ROW = ["suite", "protocol", "dataset", "defense", "cem"]
 
-# quantity -> (what it is called, sign: +1 where a larger value should go with a larger error of the attacker)
+# quantity -> (its name, sign: +1 if a larger value should go with a larger error of the attacker)
 QUANTITIES = {
     "eq7_nats": ("Eq 7", -1),
     "logdet_nats": ("log-determinant term", -1),

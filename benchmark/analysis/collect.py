@@ -45,14 +45,14 @@ EFFICIENCY = ("params_m", "mmac", "mmac_conv", "inference_ms")
 
 
 def tidy_frame(cells: list[Cell], store: Store) -> pd.DataFrame:
-    """The results of `cells`, with NaN and a reason where there is none. UserError for a damaged results file."""
+    """The results of `cells`, with NaN and a reason for missing ones. UserError for a damaged results file."""
     mean_images = baseline.mean_images(cells, store)
     rows = [row for cell in cells for row in _rows(cell, store, mean_images.get(baseline.place(cell)))]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def per_image_reader(cells: list[Cell], store: Store) -> Images:
-    """Reads per_image.safetensors by job key; None where one is not there (weights and tensors are not shared)."""
+    """Reads per_image.safetensors by job key; None if it is missing (weights and tensors are not shared)."""
     jobs = {cell.job.key: cell.job for cell in cells}
 
     def read(off: str, on: str, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -103,7 +103,7 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
         if losses:
             verdict = convergence.verdict(convergence.decrease_percent(losses))
             values = values | {convergence.METRIC: float(verdict == "yes")}
-        else:  # nothing was fitted, or the history is not there
+        else:  # nothing was fitted, or the history is missing
             metrics = [name for name in metrics if name != convergence.METRIC]
         if mean_image is not None and values.get("mse") is not None:
             values = values | {baseline.METRIC: float(baseline.beats(values["mse"], mean_image))}

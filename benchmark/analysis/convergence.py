@@ -1,10 +1,10 @@
-"""Whether an attack was still improving when it ended, told from its history: the rule, in one place.
+"""The rule that tells from its history whether an attack was still improving when it ended.
 
-The mean loss of the last fifth of the epochs is set against that of the fifth before. An attack whose loss still fell
-by LIMIT percent or more from the one to the other has not converged: a longer one may rebuild more, so its MSE says
-less about the defence. Fewer than FEWEST epochs are too few to tell. A flat loss is necessary, not sufficient: a
-schedule that ends at a learning rate of 0 flattens every loss, and a bad attack may be flat from the start (for that,
-`mse_of_mean_image` in the metrics is what knowing nothing would give).
+The mean loss of the last fifth of the epochs is compared with that of the fifth before. If the loss still fell by
+LIMIT percent or more between them, the attack has not converged: a longer one may rebuild better, so its MSE says
+less about the defence. Fewer than FEWEST epochs are too few to tell. A flat loss is necessary but not sufficient: a
+schedule that ends at a learning rate of 0 flattens every loss, and a bad attack may be flat from the start (compare
+it with the mean-image baseline, `mse_of_mean_image` in the metrics).
 """
 
 import math
@@ -18,7 +18,7 @@ NOTE = "not shown to have converged (attacks.md): a longer attack may rebuild mo
 
 
 def decrease_percent(losses: list[float]) -> float | None:
-    """By how much the loss fell over the last fifth of the epochs; None for too few epochs, or none to fall from."""
+    """By how much the loss fell over the last fifth of the epochs; None for too few epochs or a zero loss."""
     if len(losses) < FEWEST:
         return None
     fifth = len(losses) // FEWEST

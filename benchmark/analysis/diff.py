@@ -42,8 +42,8 @@ def diff(reference: pd.DataFrame, produced: pd.DataFrame, tolerances: dict[str, 
 
     reference, produced: tidy frames (frame.py); `published.reference()` for the printed numbers.
     tolerances: metric -> tolerance in place of the default, in that metric's kind (see TOLERANCES).
-    Suites and protocols are matched by name; where none has the same name and the reference has a single one,
-    every produced one is held against it.
+    Suites and protocols are matched by name; if no name matches and the reference has a single one,
+    every produced one is compared with it.
 
     Columns: suite, protocol (the produced ones), dataset, defense, cem, attacker, split, metric, reference,
     produced, difference (produced - reference), relative (difference / |reference|), tolerance, kind,
@@ -87,7 +87,7 @@ def _limits(tolerances: dict[str, float], metrics: set[str]) -> dict[str, tuple[
 
 
 def _named_alike(reference: pd.DataFrame, produced: pd.DataFrame, column: str, value: str) -> pd.DataFrame:
-    """The reference rows that a produced suite or protocol is held against (see `diff`)."""
+    """The reference rows that a produced suite or protocol is compared with (see `diff`)."""
     known = set(reference[column])
     if len(known) == 1 and not known & set(produced[column]):
         return reference
@@ -153,7 +153,7 @@ def exit_status(result: pd.DataFrame) -> int:
 
 
 def summary(result: pd.DataFrame) -> str:
-    """One line: how many cells are within tolerance, what the others are, and the largest deviation."""
+    """One line: how many cells are within tolerance, the verdicts of the others, and the largest deviation."""
     counts = result["verdict"].value_counts()
     judged = len(result) - counts.get("not judged", 0)
     parts = [f"{counts.get('within', 0)} of {judged} cells within tolerance"]
@@ -163,7 +163,7 @@ def summary(result: pd.DataFrame) -> str:
 
 
 def _largest(result: pd.DataFrame) -> str:
-    """The judged cell that is farthest out in units of its tolerance."""
+    """The judged cell with the largest deviation in units of its tolerance."""
     rows = result[result["verdict"].isin(["within", "beyond"]) & (result["difference"] != 0)]
     if rows.empty:
         return ""
@@ -174,7 +174,7 @@ def _largest(result: pd.DataFrame) -> str:
 
 
 def excess(rows: pd.DataFrame) -> pd.Series:
-    """How far each judged cell of a diff is out, in units of its tolerance: above 1 it is beyond."""
+    """The deviation of each judged cell of a diff in units of its tolerance: above 1 it is beyond."""
     size = (rows["difference"].where(rows["kind"] == "absolute", rows["relative"])).abs()
     return (size / rows["tolerance"].where(rows["tolerance"] > 0, 1e-12)).fillna(math.inf)
 

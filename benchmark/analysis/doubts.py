@@ -1,7 +1,7 @@
-"""Numbers that nothing may be read into: an attack that learnt nothing, a classifier that does no better than guessing.
+"""Numbers that must not be interpreted: of an attack that learnt nothing, or of a classifier no better than guessing.
 
-Such numbers are printed, with a note. They are never bold, coloured or ranked, for a feature that tells nothing is hard
-to invert whatever the defence.
+Such numbers are printed with a note. They are never bold, coloured or ranked, because a feature without information is
+hard to invert whatever the defence.
 """
 
 import math
@@ -27,7 +27,7 @@ def at_chance(dataset: str, accuracy_percent: float) -> bool:
 
 
 class Doubts:
-    """What is to be doubted in a tidy frame (frame.py)."""
+    """The doubtful numbers of a tidy frame (frame.py)."""
 
     def __init__(self, frame: pd.DataFrame):
         self._why: dict[tuple, str] = {}
@@ -39,11 +39,11 @@ class Doubts:
                 self._why[place] = AT_CHANCE
 
     def of(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
-        """Why nothing may be read into this cell, "" where there is no doubt."""
+        """Why this cell must not be interpreted, "" if there is no doubt."""
         row = (suite, protocol, dataset, defense, cem)
         return self._why.get((*row, "none", "validation")) or self._why.get((*row, attacker, split), "")
 
     def of_change(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
-        """Why nothing may be read into the change from CEM off to this form of it: a doubt about either side."""
+        """Why the change from CEM off to this form of it must not be interpreted: a doubt about either side."""
         sides = ((suite, protocol, dataset, defense, form, attacker, split) for form in (cem, "off"))
         return next(filter(None, (self.of(*side) for side in sides)), "")

@@ -1,8 +1,8 @@
-"""Signs that a row's attack was too weak for its number to say much of the defence, told from a tidy frame.
+"""Signs in a tidy frame that a row's attack was too weak for its number to say much about the defence.
 
-In the manner of AutoAttack (Croce & Hein, ICML 2020), which checks an evaluation by what its own results give away. A
-flag is no verdict: it says where to look, and what a stronger attack would probably change. Errors are compared over
-the seeds that both sides have; attackers that see more than one feature and choices among attackers do not count.
+In the manner of AutoAttack (Croce & Hein, ICML 2020), which checks an evaluation by its own results. A flag is not a
+verdict: it says where to look, and what a stronger attack would probably change. Errors are compared over the seeds
+that both sides have; attackers that see more than one feature and choices among attackers do not count.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -26,7 +26,7 @@ def flags(frame: pd.DataFrame, random: Collection[str], swept: Mapping[str, Poin
     """All flags of a tidy frame (see frame.py), a line each, in the order of the rows; the columns are COLUMNS.
 
     random: the defences that draw noise or masks; swept: suite (a sweep's point) -> the point. percent: by how much,
-    NaN where that is no question.
+    NaN if that does not apply.
     """
     parts = [decoder_beaten(frame), still_falling(frame, swept), closed_form_wins(frame), few_draws(frame, random)]
     return pd.concat(parts, ignore_index=True).sort_values([*ROW, "flag", "attacker"], ignore_index=True)
@@ -47,7 +47,7 @@ def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
-    """`closed_form_wins`: an attacker without training rebuilds better than the network that is named, which failed."""
+    """`closed_form_wins`: an attacker without training rebuilds better than the named network, which has failed."""
 
     def of_row(errors: pd.DataFrame) -> list[dict]:
         found = []
@@ -63,8 +63,9 @@ def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFrame:
-    """`still_falling`: a larger budget rebuilds more. By the attack's own history in any seed (convergence.py), without
-    a number; and between the two largest budgets of a sweep over epochs or iterations, by 2 % or more of the MSE."""
+    """`still_falling`: a larger budget would help. Either the attack's history in any seed says so (convergence.py;
+    without a number), or the MSE falls by 2 % or more between the two largest budgets of a sweep over epochs or
+    iterations."""
     lines = []
     open_ones = frame[(frame["metric"] == convergence.METRIC) & (frame["value"] == 0)]
     for key, _ in open_ones.groupby([*ROW, "attacker"], sort=True):
@@ -88,9 +89,9 @@ def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFra
 
 
 def few_draws(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
-    """`few_draws`: the defence is random, and the attack that is named was scored in fewer than 3 seeds.
+    """`few_draws`: the defence is random, and the named attack was scored in fewer than 3 seeds.
 
-    random: the defences that draw. In a seed every image is sent once.
+    random: the defences that draw noise or masks. Each seed sends every image once.
     """
     lines = []
     for key, part in _errors(frame).groupby([*ROW, "attacker"], sort=True):
@@ -102,7 +103,7 @@ def few_draws(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
 
 
 def _each_row(frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[dict]]) -> pd.DataFrame:
-    """of_row: MSE, a line for each seed and a column for each attacker -> what is flagged there."""
+    """of_row: MSE, a line for each seed and a column for each attacker -> the flags there."""
     errors = _errors(frame)
     alike = errors["attacker"].map(lambda name: one_feature(name) and not chooses(name))
     errors = errors[alike.astype(bool)]
@@ -119,7 +120,7 @@ def _errors(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _below(errors: pd.DataFrame, name: str, other: str) -> float:
-    """Percent by which the mean of a column is below another's, over the seeds of both; -inf where there are none."""
+    """Percent by which one column's mean is below another's, over the seeds of both; -inf if there are none."""
     if other not in errors:
         return float("-inf")
     both = errors[[name, other]].dropna()

@@ -20,7 +20,7 @@ CELL = ["dataset", "defense", "cem", "attacker", "split", "metric"]
 IDENTITY = ["suite", "protocol", *CELL, "seed"]
 TEXT = ["status", "reason", "key", "label"]
 COLUMNS = ["suite", "dataset", "defense", "cem", "protocol", *CELL[3:], "seed", "value", *TEXT]
-_FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes a cell for a formula by
+_FORMULA = ("=", "+", "-", "@")  # first characters by which a spreadsheet recognises a formula
 STATUSES = ("done", "failed", "diverged", "missing", "running")
 
 
@@ -101,7 +101,7 @@ class Summary:
 
     @property
     def reason(self) -> str:
-        """Why seeds are without a value; "" where none is."""
+        """Why seeds have no value; "" if all have one."""
         reasons = sorted(set(self.lost.values()))
         if not self.values or not reasons:
             return "; ".join(reasons)
@@ -153,8 +153,8 @@ def _why(status: str, reason: str) -> str:
 
 
 def csv_text(frame: pd.DataFrame, **options) -> str:
-    """The frame as CSV, without an index. Text is on one line, and has an apostrophe in front where a spreadsheet would
-    take it for a formula, as one types it there; `csv_value` takes it off. options: of DataFrame.to_csv."""
+    """The frame as CSV, without an index. Text is on one line. Text that a spreadsheet would take for a formula gets an
+    apostrophe in front, which `csv_value` removes. options: of DataFrame.to_csv."""
     text = frame.rename(columns=_cell)
     for place, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind):
@@ -163,7 +163,7 @@ def csv_text(frame: pd.DataFrame, **options) -> str:
 
 
 def csv_value(text: str) -> str:
-    """What `csv_text` was given for a cell that is now `text`."""
+    """The value that `csv_text` wrote as `text`."""
     return text[1:] if text[:1] == "'" and text[1:].lstrip().startswith(_FORMULA) else text
 
 

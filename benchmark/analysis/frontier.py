@@ -1,4 +1,4 @@
-"""Accuracy against MSE with CEM off and on: which settings are not beaten in both, and how much CEM gains at equal
+"""Accuracy against MSE with CEM off and on: the settings that no other beats in both, and CEM's gain at equal
 accuracy."""
 
 import math
@@ -65,7 +65,7 @@ def hypervolume(settings: np.ndarray, chance: float) -> float:
 def log_gain(off: np.ndarray, on: np.ndarray) -> float:
     """Mean of log(MSE on / MSE off) at equal accuracy, over the accuracies that both fronts span; NaN where none.
 
-    Between two settings of a front the line is attained: by using either encoder at random, the server knowing which.
+    A point between two settings of a front can be reached by using either encoder at random, if the server knows which.
     """
     fronts = [front(side)[::-1] for side in (off, on)]
     low = max(side[0, 0] for side in fronts)
@@ -80,8 +80,8 @@ def log_gain(off: np.ndarray, on: np.ndarray) -> float:
 def gain(off: np.ndarray, on: np.ndarray, chance: float, seed: int = 0) -> Gain:
     """off, on: [seeds, settings, 2] of (accuracy, MSE), the same seeds in the same order; a setting is its mean.
 
-    The interval resamples seeds, both sides together, and draws both fronts anew; a resample whose fronts share no
-    accuracy says nothing and is left out.
+    The interval resamples seeds, both sides together, and computes both fronts again; a resample whose fronts share no
+    accuracy is left out.
     """
     count = len(off)
     middle = _measured(off.mean(0), on.mean(0), chance)
@@ -128,8 +128,8 @@ def gains(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """[seeds, settings, 2] without and with CEM, of the settings that both have and the seeds that each of those has;
-    None where there is none."""
+    """[seeds, settings, 2] without and with CEM, for the settings that both sides have and the seeds that all of these
+    have; None if there is none."""
     halves = [part[part["cem"] == side] for side in ("off", cem)]
     shared = set(halves[0]["strength"]) & set(halves[1]["strength"])
     if not shared:

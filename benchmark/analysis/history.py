@@ -1,4 +1,4 @@
-"""The epochs that a job's history.csv holds: the one reader of such files, which may be a stranger's."""
+"""The epochs in a job's history.csv: the only reader of these files, which may come from a stranger."""
 
 import csv
 from pathlib import Path
@@ -8,7 +8,7 @@ from benchmark.store.store import LARGEST
 
 
 def read(path: Path) -> list[dict[str, float]] | None:
-    """One record an epoch, column -> number (NaN and infinities as they stand); None where there is no such file.
+    """One record an epoch, column -> number (NaN and infinities kept); None if there is no such file.
 
     UserError for a file that is not such a table of numbers.
     """
@@ -17,12 +17,12 @@ def read(path: Path) -> list[dict[str, float]] | None:
             return [{name: _number(text) for name, text in line.items()} for line in csv.DictReader(file)]
     except FileNotFoundError:
         return None
-    except (TypeError, ValueError, csv.Error) as error:  # a line too short or too long, or no number
+    except (TypeError, ValueError, csv.Error) as error:  # a line too short or too long, or not a number
         raise damaged(path, error) from None
 
 
 def damaged(path: Path, error: object) -> UserError:
-    """What to say of a job's file that is not what the job wrote."""
+    """The error for a job's file that is not what the job wrote."""
     why = " ".join(str(error).split())[:200]
     return UserError(f"cannot read {path} ({why}); delete the folder {path.parent} and run again")
 

@@ -62,8 +62,8 @@ def bootstrap_log_ratio(off: list[np.ndarray], on: list[np.ndarray], seed: int =
     """95 % percentile interval of the mean over seeds of log(mean(on) / mean(off)): seeds, then images, resampled.
 
     off, on: one array of positive per-image values for each seed; within a seed both are of the same images in the same
-    order, and are resampled together. With one seed the interval is over images alone: it says how well the test
-    images determine the ratio of these two runs, and nothing about what another training would give.
+    order, and are resampled together. With one seed the interval is only over images: it says how well the test
+    images determine the ratio of these two runs, and nothing about another training.
     """
     rng = np.random.default_rng(seed)
     ratios = np.stack([_resampled(a, b, rng) for a, b in zip(off, on, strict=True)])  # [seeds, RESAMPLES]

@@ -1,9 +1,8 @@
-"""The leaderboard: rows ranked by how badly the strongest attacker that was used rebuilds images, from a tidy frame.
+"""The leaderboard: the rows of a tidy frame, ranked by how badly the strongest attacker used rebuilds images.
 
-Per data set and split, the highest MSE first. The strongest attacker is the one of the lowest MSE on the images under
-attack, so a row gains nothing by weak attackers that stand beside strong ones. Attackers that see more than one feature
-of an image, and choices among attackers, do not count. What nothing may be read into (doubts.py), or has no accuracy,
-has no rank.
+Per data set and split, the highest MSE first. The strongest attacker is the one with the lowest MSE on the images under
+attack, so adding weak attackers does not help a row. Attackers that see more than one feature of an image, and choices
+among attackers, do not count. A row with a doubtful number (doubts.py) or without an accuracy has no rank.
 """
 
 from collections.abc import Collection
@@ -27,13 +26,13 @@ def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
     """A line for each row and split of a tidy frame (frame.py) that was attacked, best first; the columns are COLUMNS.
 
     random: the defences that draw noise or masks. rank: from 1 in each data set and split, NaN for none; frontier:
-    whether no other ranked row has an accuracy and an MSE that are both as high, one of them higher; attacker: the
-    strongest, of which seeds, mse, ssim and label (its departures from the published setting) are; attackers: how many
-    were used; half widths: of the 95 % interval over seeds, NaN for one seed; flags: the names of flags.py, with `, `
-    between them; doubt: why the row has no rank, "" for a ranked one.
+    whether no other ranked row has both an accuracy and an MSE at least as high, one of them higher; attacker: the
+    strongest; seeds, mse, ssim and label (departures from the published setting) are its values; attackers: how many
+    were used; half widths: of the 95 % interval over seeds, NaN for one seed; flags: the names of flags.py, separated
+    by `, `; doubt: why the row has no rank, "" for a ranked one.
     """
     doubts, done = Doubts(frame), frame[frame["status"] == "done"]
-    flagged = flags(frame, random, swept={})  # a store knows no suites
+    flagged = flags(frame, random, swept={})  # a store does not know suites
     accuracy = done[done["metric"] == "accuracy_percent"].groupby(ROW[:5])["value"].agg(list).to_dict()
     lines = []
     alike = done["attacker"].map(lambda name: name != "none" and one_feature(name) and not chooses(name))
@@ -54,7 +53,7 @@ def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
 
 
 def _names(flagged: pd.DataFrame, row: tuple, strongest: str) -> str:
-    """The row's flags, each once; of few draws only where the number that stands there rests on few."""
+    """The row's flags, each once; the one for few draws only if the strongest attack's number has few."""
     own = flagged[(flagged[ROW] == list(row)).all(axis=1)]
     own = own[(own["flag"] != "few_draws") | (own["attacker"] == strongest)]
     return ", ".join(dict.fromkeys(own["flag"]))

@@ -1,4 +1,4 @@
-"""How defences, data sets and attackers are called and ordered in print; metrics: benchmark/metrics/facts.py."""
+"""Printed names and order of defences, data sets and attackers; metrics: benchmark/metrics/facts.py."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ STRONGER = (  # ours, in the order in which tables show them
     *("ridge", "kernel", "converged", "ssim_decoder", "unet", "unrolled", "whitebox_standard", "standard"),
 )
 PAPER, FURTHER = "paper", "further"  # families of attackers
-ORACLE = "ensemble"  # a choice among the others, no attacker of its own: in no average beside them
+ORACLE = "ensemble"  # a choice among the others, not an attacker itself: it enters no average with them
 
 # (data set, layout) -> the number under which the paper or its supplement prints that table
 PRINTED_TABLES = {
@@ -53,12 +53,12 @@ def dataset_title(name: str) -> str:
 
 
 def family(attacker: str) -> str:
-    """PAPER for an attacker (or `none`, of a training) that the paper's claims are of, else FURTHER."""
+    """PAPER for an attacker of the paper's claims (or `none`, for a training), else FURTHER."""
     return PAPER if attacker in ("none", *ATTACKERS) else FURTHER
 
 
 def attacker_title(name: str) -> str:
-    """As its class says; the name of one that is not at hand."""
+    """The title that its class gives; the name itself if the class is unknown."""
     return _title(attacks.ATTACKS, name)
 
 
@@ -68,11 +68,11 @@ def defense_title(name: str) -> str:
 
 def _title(registry: Registry, name: str) -> str:
     known = vars(registry.get(name)) if name in registry.names() else {}
-    return known.get("title") or name  # one's own: a subclass of the paper's decoder is another attacker
+    return known.get("title") or name  # not inherited: a subclass of the paper's decoder is another attacker
 
 
 def one_feature(attacker: str) -> bool:
-    """Whether it sees no more of an image under attack than one feature as sent: bounds hold for those alone."""
+    """Whether it sees only one feature as sent of each image under attack: bounds hold only for such attackers."""
     return attacker not in attacks.ATTACKS.names() or attacks.ATTACKS.get(attacker).one_feature
 
 

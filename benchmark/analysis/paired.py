@@ -46,8 +46,8 @@ class Pair:
 def pairs(frame: pd.DataFrame, axis: str = "cem", base: str = "off") -> list[Pair]:
     """Every cell of a tidy frame whose `axis` is not `base`, with its counterpart at `base`, in the frame's order.
 
-    A seed enters where both sides are done (and positive, where the change is a ratio); a cell without a counterpart is
-    left out. Raises UserError for a frame that is not tidy.
+    A seed counts if both sides are done (and positive, if the change is a ratio); a cell without a counterpart is left
+    out. Raises UserError for a frame that is not tidy.
     """
     frame, place = tidy(frame), CELL.index(axis)
     sides: dict[tuple, dict[str, object]] = {}

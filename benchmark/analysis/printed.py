@@ -1,4 +1,4 @@
-"""Printed numbers: how they are looked up, rounded, and what a rounded number may stand for."""
+"""Printed numbers: how they are looked up, and how they are rounded."""
 
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fractions import Fraction
@@ -26,7 +26,7 @@ def decimals(metric: str) -> int:
 
 
 def rounded(value: Fraction | float, digits: int) -> Decimal:
-    """Half up, as printed tables do it."""
+    """Rounds half up, as printed tables do."""
     return _exact(value).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
 
 
@@ -35,7 +35,7 @@ def truncated(value: Fraction | float, digits: int) -> Decimal:
 
 
 def _exact(value: Fraction | float) -> Decimal:
-    """To 20 digits: enough that a mean of printed numbers ends in a 5 only where it does."""
+    """To 20 digits: enough to tell whether a mean of printed numbers really ends in a 5."""
     if isinstance(value, Fraction):
         return Decimal(value.numerator) / Decimal(value.denominator)
     return Decimal(repr(float(value)))

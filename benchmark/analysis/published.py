@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmark.analysis.frame import CELL, COLUMNS, tidy
 
-# the two rows that the paper names otherwise than the matrix does
+# the two rows that the paper names differently from the matrix
 _NAMES = {"no_defense": "none", "others": "others"}
 
 

@@ -23,7 +23,7 @@ def associations(a, b, groups, seed: int = 0) -> tuple[Association, Association]
     """(Spearman's rho, Kendall's tau-b) of the paired values a [n] and b [n].
 
     groups [n]: the defence of each row. The bootstrap draws whole defences, whose rows (CEM off and on) are not
-    independent of each other; resamples in which one side does not vary say nothing and are left out.
+    independent of each other; resamples in which one side does not vary are left out.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if len(a) < FEWEST_ROWS:
@@ -41,8 +41,8 @@ def associations(a, b, groups, seed: int = 0) -> tuple[Association, Association]
 
 
 def correlations(a: np.ndarray, b: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """[2, R]: Spearman's rho and Kendall's tau-b where row i stands times[r, i] times in sample r; NaN where one side
-    does not vary.
+    """[2, R]: Spearman's rho and Kendall's tau-b if row i occurs times[r, i] times in sample r; NaN if one side does
+    not vary.
 
     tau-b is the correlation of the signs of all pairwise differences, and rho that of the sums of these signs over the
     second row of the pair (twice a row's rank, ties at their mean, less a constant).

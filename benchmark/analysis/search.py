@@ -20,8 +20,8 @@ MSE_UNIT = math.log(1.2)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One candidate at one budget. expected: its values carried over to the full budget; distance: theirs to the
-    targets, infinite where there are none."""
+    """One candidate at one budget. expected: its values extrapolated to the full budget; distance: from these to the
+    targets, infinite if there are none."""
 
     rung: int
     epochs: int
@@ -82,9 +82,9 @@ def search(
 ) -> tuple[Evaluation, list[Evaluation]]:
     """(the evaluation at the full budget that is nearest to `targets`, all evaluations in order).
 
-    The anchor is run at every budget. What a shorter training lacks of its full one - a difference of accuracy, a ratio
-    of MSE - is added to every candidate of that rung before it is compared with the targets: a target is one of full
-    trainings, and short ones would all seem too strong. Of each rung the nearest `1 / keep` go on. Bounded: at most
+    The anchor is run at every budget. The shortfall of its shorter training - a difference of accuracy, a ratio of MSE
+    - is added to every candidate of that rung before it is compared with the targets: targets are for full trainings,
+    and in short ones all strengths would seem too strong. The nearest `1 / keep` of each rung go on. Bounded: at most
     `candidates` trainings on the first rung, and the anchor's on the others. Source: Jamieson & Talwalkar 2016.
     """
     budgets = rungs(settings, epochs)
@@ -114,7 +114,7 @@ def search(
 
 
 def _carried(values: Values | None, anchor: Values | None, full: Values | None) -> Values | None:
-    """`values` of a short training as those of a full one, by what the anchor's differ; unchanged without an anchor."""
+    """`values` of a short training, corrected to a full one by the anchor's difference; unchanged without an anchor."""
     if values is None or anchor is None or full is None:
         return values
     return {

@@ -1,4 +1,4 @@
-"""All that a store holds, of whatever suite, as cells: for questions that no single suite answers.
+"""Everything in a store, from any suite, as cells: for questions that no single suite answers.
 
 A cell's `suite` is here a hash of the training's configuration without its seed, so that the seeds of one setting
 stand together and no two settings do.
@@ -29,11 +29,11 @@ ABOUT = ["suite", "epochs", "measured_by"]
 
 
 def stored_cells(store: Store, say: Callable[[str], None]) -> list[Cell]:
-    """The finished attacks on trainings on a whole data set, and these trainings, once for each protocol of theirs.
+    """The finished attacks on trainings on a whole data set, and these trainings, once for each of their protocols.
 
-    Attackers have all images of their split. Of several results of one attacker on one training (other budgets), the
-    one with the lowest MSE is there. `say` is told, in a line, of what cannot be read, and of rows whose defence or
-    data set is not known here.
+    Only attackers with all images of their split. If one attacker has several results on one training (other budgets),
+    the one with the lowest MSE is taken. `say` gets a line about each unreadable result, and about each row with an
+    unknown defence or data set.
     """
     matrix, attacks, trainings = MatrixFile(), {}, {}
     for job in finished_jobs(store, say):
@@ -94,7 +94,7 @@ def _cell(job: Job, matrix: MatrixFile) -> Cell:
 
 
 def _departures(job: Job, cem: str, matrix: MatrixFile) -> tuple[Departure, ...]:
-    """How an attack and its training depart from the shipped values, of what the shipped matrix has."""
+    """How an attack and its training depart from the values of the shipped matrix, where it has them."""
     training, known = job.cell, matrix.matrix
     recipe, defense, attacker = recipe_of(job.parents["train"]), training["defense"]["name"], job.config["attack"]
     dataset = training["dataset"] if training["dataset"] in known.datasets else next(iter(known.datasets))

@@ -1,4 +1,4 @@
-"""How well attackers rebuild at each value of a sweep over what they have or may spend: an axis of attacks alone."""
+"""How well attackers rebuild at each point of a sweep over their knowledge or budget; the encoders stay the same."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ COLUMNS = [*ROW, "point", "seeds", "mse", "ssim", "doubt"]
 
 
 def of_attacks(point: Point) -> bool:
-    """Whether a sweep's point changes attacks alone, so that the same encoders are attacked at every point."""
+    """Whether a sweep's point changes only attacks, so that every point attacks the same encoders."""
     return point.path.partition(".")[0] in OF_ATTACKS
 
 
 def swept(frame: pd.DataFrame, points: Mapping[str, Point]) -> pd.DataFrame:
     """A line for each attack and point, means over its seeds, in the order of the points; the columns are COLUMNS.
 
-    frame: tidy (frame.py); points: suite -> the point that it is. doubt: why nothing may be read into it, or "".
+    frame: tidy (frame.py); points: suite -> its point. doubt: why the number must not be interpreted, or "".
     """
     doubts, order = Doubts(frame), {suite: number for number, suite in enumerate(points)}
     found = frame[(frame["status"] == "done") & frame["suite"].isin(points) & (frame["attacker"] != "none")]

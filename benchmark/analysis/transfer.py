@@ -1,6 +1,6 @@
-"""What a shorter run can be held against: an MSE depends on the lengths, the gain of CEM and the order of rows may not.
+"""How to compare a shorter run: its MSE depends on the lengths, CEM's gain and the order of rows perhaps do not.
 
-Both are read from a diff (diff.py), so from the same pairs of numbers as its absolute values.
+Both are computed from a diff (diff.py), so from the same pairs of numbers as its absolute values.
 """
 
 import math
@@ -13,15 +13,15 @@ GAINS = {
     name: "ratio" if names.METRICS[name].kind == "relative" else "difference"
     for name in ("mse", "ssim", "psnr_db", "accuracy_percent")
 }
-FEWEST = 4  # rows whose order says anything
+FEWEST = 4  # fewer rows have no meaningful order
 _PLACE = ["suite", "protocol", "dataset", "attacker", "split", "metric"]
 
 
 def gains(result: pd.DataFrame) -> pd.DataFrame:
-    """What CEM changes in each row, by the reference and as produced: MSE as the ratio on / off, others as on - off.
+    """CEM's effect in each row, in the reference and as produced: MSE as the ratio on / off, others as on - off.
 
     Columns: suite, protocol, dataset, attacker, split, metric, defense, kind (`ratio` or `difference`), reference,
-    produced, same_sign (whether both move the same way; None where one does not move).
+    produced, same_sign (whether both move the same way; None if one does not move).
     """
     rows = []
     wanted = result[result["metric"].isin(GAINS) & result["defense"].isin(names.DEFENSES)]
@@ -43,7 +43,7 @@ def gains(result: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranks(result: pd.DataFrame) -> pd.DataFrame:
-    """How alike the rows are ordered: Spearman's rho of each column, with CEM off and on, where it has FEWEST rows.
+    """How similar the order of rows is: Spearman's rho of each column with FEWEST rows or more, with CEM off and on.
 
     Columns: suite, protocol, dataset, attacker, split, metric, cem, rows (their number), rho (NaN where all are equal).
     """
@@ -74,7 +74,7 @@ def lines(result: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def gain_lines(found: pd.DataFrame) -> list[list[str]]:
-    """What `gains` gave as rows of text for GAINS_HEADINGS."""
+    """The result of `gains` as rows of text for GAINS_HEADINGS."""
     signs = {True: "yes", False: "no", None: "–"}
     told = []
     for row in found.to_dict("records"):

@@ -43,7 +43,7 @@ Images = Callable[[str, str, str], tuple[np.ndarray, np.ndarray] | None]
 @dataclass(frozen=True)
 class _Row:
     pair: Pair
-    effect: Effect | None  # None: no seed has both sides
+    effect: Effect | None  # None if no seed has both sides
     blind: bool  # whether the attack learnt nothing on either side
 
 
@@ -94,7 +94,7 @@ def _attack(pair: Pair) -> tuple:
 
 
 def _sees_nothing(pair: Pair) -> bool:
-    """Whether in no seed and on neither side the attack beats the mean image."""
+    """Whether the attack never beats the mean image, in any seed, on either side."""
     return bool(pair.base) and not any((*pair.base.values(), *pair.other.values()))
 
 
@@ -123,7 +123,7 @@ def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
 
 
 def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
-    """The MSE gain over all rows together, for each suite, protocol, data set, form of CEM, split, family of attackers.
+    """The MSE gain over all rows, for each suite, protocol, data set, form of CEM, split and family of attackers.
 
     Columns: suite, protocol, dataset, cem, split, family, rows, seeds (fewest of a row), gain_percent (interquartile
     mean over rows, attackers and seeds of on / off), low, high (95 %, seeds resampled within rows; NaN where a row has
@@ -154,7 +154,7 @@ def _lost(pair: Pair) -> str:
 
 
 def _over_images(pair: Pair, images: Images | None) -> dict:
-    """What the per-image values say, where they were kept for every seed."""
+    """Results from per-image values, if they were kept for every seed."""
     if images is None or pair.attacker == "none" or base_metric(pair.metric) not in ("mse", "ssim"):
         return {}
     asked = [images(*pair.keys[seed], pair.metric) for seed in pair.base]

@@ -1,4 +1,4 @@
-"""The benchmark from Python: judge an encoder of your own, or look at what is in the results.
+"""The benchmark from Python: judge an encoder of your own, or look at the results.
 
 >>> import benchmark, torch
 >>> encoder = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4, padding=1), torch.nn.Sigmoid())
@@ -21,7 +21,7 @@ True
 >>> print(found.summary.partition(":")[0])
 photos, 24 images of the attacker's, 12 scored
 
-The standard set, with the choice among its attackers made on images that they hold out of their own:
+The standard set, with the best attacker chosen on held-out images of the attackers:
 
 >>> short = {"attacks.*.epochs": 1, "attacks.*.iterations": 1, "attacks.*.members": 1, "attacks.*.blocks": 1}
 >>> found = benchmark.evaluate(

@@ -32,7 +32,7 @@ from benchmark.models import SplitModel
 from benchmark.training import device, loop
 from benchmark.training.loop import seeded
 
-STANDARD = "standard"  # the suite of the fixed set, and the attacker that is the choice among it
+STANDARD = "standard"  # the suite of the fixed set, and the entry for the attacker chosen from it
 Channel = float | Defense | Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -41,10 +41,10 @@ class Evaluation:
     """What the attacks on an encoder found.
 
     frame: a line for each attacker, `attacker` and `split` first, then the numbers that the benchmark's own results
-    have (`metrics.reconstruction.summarise`), `mse_of_mean_image` (what knowing nothing gives), `final_loss`,
+    have (`metrics.reconstruction.summarise`), `mse_of_mean_image` (the mean-image baseline), `final_loss`,
     `converged` (yes, no, too short) and `beats_mean_image`. Images are in [0, 1]; PSNR is in dB. Attackers of the
-    standard set have `mse_held_out` and `ssim_held_out`, of images that they held out of their own; where the set was
-    asked for, the line `standard` is that of the one that is best on these, which `chosen` names.
+    standard set have `mse_held_out` and `ssim_held_out`, measured on their held-out images. If the set was asked for,
+    the line `standard` has the numbers of the attacker that is best on these, named in `chosen`.
     pictures: attacker -> the first originals above their reconstructions; empty for sets whose pictures must not leave
     the machine. summary: one paragraph for people.
     """
@@ -70,32 +70,32 @@ def evaluate(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     matrix: Path | str | None = None,
 ) -> Evaluation:
-    """Attack any feature extractor; nothing of it is changed, and nothing is written but an embedded data set.
+    """Attack any feature extractor. It is not changed, and nothing is written except an embedded data set.
 
     encoder: normalised images [B, 3, H, W] -> feature [B, C, h, w], with H / h a power of 2 for the decoders; it is
     copied and used in evaluation mode. Images are normalised by the data set's mean and std.
-    channel: what becomes of a clean feature before it is sent: the standard deviation of Gaussian noise, a defence
+    channel: what happens to a clean feature before it is sent: the standard deviation of Gaussian noise, a defence
     (as `StoredEncoder.channel`), or a function (z, generator) -> z of the same shape, which draws from the generator.
-    An attacker sees fresh draws of it as often as it likes. 0 sends the clean feature.
-    attackers: names of the matrix, or "standard" for the fixed set of the suite `standard` and the choice among it,
-    made on images that the attackers hold out, never on scored ones; hours on a CPU at the matrix's values. The default
-    is the paper's decoder alone: one attacker, not the strongest there may be. A low error shows a leak, a high one no
-    more than that this attacker failed. `ensemble` selects among the results of a row, and does not apply here.
+    An attacker may draw from it as often as it likes. 0 sends the clean feature.
+    attackers: names in the matrix, or "standard" for the fixed set of the suite `standard` and the best of it, chosen
+    on held-out images of the attackers, never on scored ones (hours on a CPU with the matrix's settings). The default
+    is the paper's decoder alone, which may not be the strongest attacker. A low error shows a leak; a high one shows
+    only that this attacker failed. `ensemble` selects among the results of a row, and does not apply here.
     split: `train` fits on the training images and scores on the test images; `infer` on 90 % and 10 % of the latter.
-    settings: as `--set`, for example {"attacks.decoder.epochs": 10}; else the matrix's values, without any quirk of
+    settings: as `--set`, for example {"attacks.decoder.epochs": 10}; otherwise the matrix's, without any quirk of
     the released code. train_images, test_images: the class-balanced first ones, None for all.
     data: folder of the prepared data sets; precision: as `train.precision` of the matrix; matrix: a file of your own,
     which declares attackers of your own.
 
-    UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel of other
-    shapes. Diverged where an attack's loss is no longer finite.
+    UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel with wrong
+    shapes. Diverged if an attack's loss is no longer finite.
     """
     where = _device(device)
     images = datasets.subset(datasets.load(dataset, Path(data)), train_images, test_images).to(where)
     chosen = _attackers(attackers, dataset, settings or {}, MatrixFile(Path(matrix) if matrix else DEFAULT))
     autocast = _autocast(where, precision)
     generators = [where] if where.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators):  # the caller's own random state stays
+    with torch.random.fork_rng(devices=generators):  # keeps the caller's random state
         model = _model(encoder, images, where, autocast)
         sent = _defense(channel, images, model, where, autocast)
         choosing = _asked(attackers, STANDARD)
@@ -139,7 +139,7 @@ def _asked(names: str | Sequence[str], name: str) -> bool:
 def _attackers(
     names: str | Sequence[str], dataset: str, settings: Mapping[str, object], file: MatrixFile
 ) -> dict[str, object]:
-    """Attacker -> its parameters; of the standard set those that it is a choice among, once each."""
+    """Attacker -> its parameters; for the standard set, each attacker that can be chosen, once."""
     names = [names] if isinstance(names, str) else list(names)
     known = [name for name in file.matrix.attacks if not issubclass(ATTACKS.get(name), Selection)]
     members = [name for name in file.matrix.suites[STANDARD].attacker if name in known]
@@ -149,7 +149,7 @@ def _attackers(
             raise UserError(f"unknown attacker '{name}'; {suggest(name, [*known, STANDARD])}")
     if not names:
         raise UserError(f"no attacker was asked for; known: {', '.join(known)}")
-    if dataset not in file.matrix.datasets:  # a plug-in's, which no matrix of ours declares
+    if dataset not in file.matrix.datasets:  # from a plug-in, so our matrix does not declare it
         dataset = next(iter(file.matrix.datasets))
     every = file.settings(dataset, "bottleneck", "off", changes(settings)).attacks
     for name in names:
@@ -159,7 +159,7 @@ def _attackers(
 
 
 def _model(encoder: Any, images: DataSet, where: torch.device, autocast: dict[str, Any]) -> SplitModel:
-    """A frozen copy of the encoder, in evaluation mode. UserError where it makes no feature map."""
+    """A frozen copy of the encoder, in evaluation mode. UserError if it does not make a feature map."""
     copied = copy.deepcopy(encoder).to(where).eval().requires_grad_(False)
     x = normalise(datasets.to_unit(images.test.images[:2]), images.mean, images.std)
     with foreign(f"the encoder fails on images {list(x.shape)}"), torch.no_grad(), torch.autocast(**autocast):
@@ -174,7 +174,7 @@ def _model(encoder: Any, images: DataSet, where: torch.device, autocast: dict[st
 
 
 class _Function(Defense):
-    """A user's function as a channel, of which no likelihood is known."""
+    """A user's function as a channel, with unknown likelihood."""
 
     def __init__(self, function: Callable, setting: Setting):
         super().__init__(Defense.Params(noise_std=0.0), setting)
@@ -229,7 +229,7 @@ def _attack(
     split: str,
     autocast: dict[str, Any],
 ) -> tuple[dict, dict[str, Tensor], Tensor]:
-    """One attacker's line of the frame, each image's values, and what it rebuilt, uint8 [N, 3, H, W] on the CPU."""
+    """One attacker's line of the frame, per-image values, and the rebuilt images, uint8 [N, 3, H, W] on the CPU."""
     attack: type[Attack] = ATTACKS.get(name)
     where = features[0].device
 
@@ -258,7 +258,7 @@ def _attack(
     per_image, rebuilt = score_images(task.reconstructions(), parts[1])
     line = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
     blindly = mean_image_mse(*parts)
-    losses = [epoch["loss"] for epoch in history]  # a closed form has no epochs, and nothing to converge
+    losses = [epoch["loss"] for epoch in history]  # a closed form has no epochs and cannot fail to converge
     line |= task.found(line) | {
         "mse_of_mean_image": blindly,
         "fitted_on": len(parts[0]),
@@ -271,7 +271,7 @@ def _attack(
 
 
 def _choice(lines: list[dict], per_image: dict[str, dict[str, Tensor]]) -> dict:
-    """The line `standard`: the attacker that is best on the images held out, as on the row of a suite."""
+    """The line `standard`: the attacker that is best on the held-out images, as in a suite."""
     found, selection = {line["attacker"]: line for line in lines}, ATTACKS.get(STANDARD)()
     chosen = selection.choose(found)
     values = selection.select(per_image, chosen)
@@ -282,7 +282,7 @@ def _choice(lines: list[dict], per_image: dict[str, dict[str, Tensor]]) -> dict:
 
 
 def _picture(originals: Tensor, rebuilt: Tensor) -> Image.Image:
-    """As the results have it: originals over reconstructions, uint8 [N, 3, H, W]."""
+    """As in the results: originals over reconstructions, uint8 [N, 3, H, W]."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.png"
         save_pairs(path, originals, rebuilt)

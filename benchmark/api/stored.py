@@ -1,4 +1,4 @@
-"""What is in the results, from Python: numbers of a suite, trained encoders."""
+"""The stored results, from Python: numbers of a suite, trained encoders."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ from benchmark.training.train import build_defense, build_model
 class StoredEncoder(nn.Module):
     """A trained encoder of the results, in evaluation mode, frozen: normalised images [B, 3, H, W] -> [B, C, h, w].
 
-    dataset: what it was trained on; channel: its defence, which makes of a clean feature what is sent (with the masks
-    that the defence has, whatever the protocol of the row); accuracy_percent: of the whole pipeline, None where it was
-    not measured; name: `DATASET/ROW/train-KEY`.
+    dataset: what it was trained on; channel: its defence, which turns a clean feature into what is sent (with the
+    defence's masks, whatever the protocol of the row); accuracy_percent: of the whole pipeline, None if it was not
+    measured; name: `DATASET/ROW/train-KEY`.
     """
 
     def __init__(self, encoder: nn.Module, dataset: str, channel: Defense, accuracy_percent: float | None, name: str):
@@ -51,7 +51,7 @@ def load_results(
 
     Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (NaN for none), status (done,
     failed, diverged, missing, running), reason, key, label (how the cell departs from the published setting,
-    with `; ` between departures).
+    separated by `; `).
     where: as `--where`, for example ["defense=patrol,cem=on"]; settings: as `--set`. UserError for unknown names and
     damaged results.
 
@@ -76,9 +76,9 @@ def load_encoder(
 ) -> StoredEncoder:
     """A trained encoder of the results, those shipped with the project included.
 
-    name: `DATASET/ROW`, for example `cifar10/bottleneck+cem`, or `DATASET/ROW/train-KEY`, as the folders are called;
-    suite: where the results hold several of a row, the suite whose training is meant. UserError, with what there is,
-    where the name does not say one; and for a damaged result.
+    name: `DATASET/ROW`, for example `cifar10/bottleneck+cem`, or `DATASET/ROW/train-KEY`, like the folders; suite: if
+    the results hold several trainings of a row, the suite that chooses one. UserError, with a list of what exists, if
+    the name does not determine one; also for a damaged result.
 
     >>> import benchmark, torch
     >>> stored = benchmark.load_encoder("photos/bottleneck", results=results)
@@ -106,12 +106,12 @@ def load_encoder(
 
 
 def changes(settings: Mapping[str, object]) -> list[Change]:
-    """A caller's settings as the matrix takes them."""
+    """A caller's settings in the form of the matrix."""
     return [Change(path, value, f"settings {path}={value}") for path, value in settings.items()]
 
 
 def _one_training(name: str, store: Store, suite: str | None, data: Path, matrix: Path | str | None) -> Path:
-    """The folder of the finished training that is meant."""
+    """The folder of the finished training that the name and the suite choose."""
     parts = name.split("/")
     if len(parts) not in (2, 3) or not all(parts) or any(part.startswith(".") or "*" in part for part in parts):
         raise UserError(f"the name '{name}' is not DATASET/ROW or DATASET/ROW/train-KEY")
@@ -135,7 +135,7 @@ def _one_training(name: str, store: Store, suite: str | None, data: Path, matrix
 
 
 def _told(folder: Path) -> str:
-    """A training's folder, and what usually tells it from others."""
+    """A training's folder, and what usually distinguishes it from others."""
     config = hygiene.training(folder).config
     epochs, seed = config.get("train", {}).get("epochs"), config.get("seed")
     return f"{folder.name} ({'released, ' if 'released' in config else ''}{epochs} epochs, seed {seed})"
