@@ -1,4 +1,4 @@
-"""Calibration of a suite's rows: their targets, each candidate's trainings and attacks, what is found."""
+"""Calibration of a suite's rows: their targets, the trainings and attacks of each candidate, and the result."""
 
 import math
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from benchmark.matrix.load import Change, MatrixFile
 from benchmark.report.calibration import LOG, STRENGTHS, write_candidates, write_strengths
 from benchmark.store.store import Store
 
-# jobs -> nothing; what fails is left undone in the store
+# jobs -> nothing; a failed job stays undone in the store
 Run = Callable[[list[Job]], None]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a calibration has found, and its files. rows: as in strengths.yaml, an entry for each row."""
+    """The result of a calibration, and its files. rows: as in strengths.yaml, an entry for each row."""
 
     rows: list[dict]
     strengths: Path
     log: Path
 
     def told(self) -> list[str]:
-        """A line for each row: its strengths, and how near they come."""
+        """A line for each row: its strengths, and how close they come to the targets."""
         lines = []
         for row in self.rows:
             strengths = ", ".join(f"{path} {value:g}" for path, value in row["set"].items())
@@ -41,9 +41,9 @@ class Found:
 
 @dataclass(frozen=True)
 class Calibrator:
-    """The surroundings of a calibration: matrix and suite, the user's choice of cells and changes, store and engine.
+    """Everything a calibration needs: matrix and suite, the user's choice of cells and changes, store and engine.
 
-    reference: tidy frame whose rows without CEM hold the targets; source: what it is, for the record.
+    reference: tidy frame whose rows without CEM hold the targets; source: its description, for the record.
     """
 
     file: MatrixFile
@@ -66,7 +66,7 @@ class Calibrator:
     def calibrate(self) -> Found:
         """Search every row, and write strengths.yaml and calibration.csv below `out` (after each rung).
 
-        UserError where no row has both ranges and targets, and where no candidate of a row could be measured.
+        UserError if no row has both ranges and targets, or if no candidate of a row could be measured.
         """
         logged: list[dict] = []
         found: list[dict] = []
@@ -132,7 +132,7 @@ class Calibrator:
         }
 
     def _cells(self, where: dict[str, list[str]], changes: list[Change]) -> list[Cell]:
-        """The suite's cells without CEM, and without bounds, which no target is of."""
+        """The suite's cells without CEM, and without bounds, which have no targets."""
         cells = expand(self.file, self.suite, self.data_root, where | {"cem": ["off"]}, changes)
         return [cell for cell in cells if cell.job.kind in ("train", "attack")]
 
@@ -155,7 +155,7 @@ class Calibrator:
         return {metric: named[metric] for metric in named if metric in measured}
 
     def _values(self, cells: list[Cell], targets: Values) -> Values | None:
-        """Means over seeds of the metrics that have a target; None where one is missing."""
+        """Means over seeds of the metrics that have a target; None if one is missing."""
         values: dict[tuple[str, ...], list[float]] = {metric: [] for metric in targets}
         for cell in cells:
             metric = _metric(cell)
@@ -164,7 +164,7 @@ class Calibrator:
             if self.store.status(cell.job)[0] != "done":
                 return None
             value = self.store.metrics(cell.job)["values"].get(metric[0])
-            if value is None:  # finite while it was fitted, not when it was scored
+            if value is None:  # it was finite while fitted, but not when scored
                 return None
             values[metric].append(value)
         return {metric: sum(found) / len(found) for metric, found in values.items()}

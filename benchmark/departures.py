@@ -1,4 +1,4 @@
-"""How a result departs from the published setting: the facts, and the words in which frames and captions have them."""
+"""How a result departs from the published setting: the facts, and their text in frames and captions."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ _SEPARATOR = "; "  # between departures in a column of a frame; no departure's t
 class Departure:
     """One value that is not the published one.
 
-    path: dotted, for example train.epochs; value, published: as the settings have them (None: all there is); word: what
-    the other value is, "default" where the paper has none. As text: `train.epochs 2 (published 240)`.
+    path: dotted, for example train.epochs; value, published: as in the settings (None: all); word: what the other value
+    is, "default" if the paper has none. As text: `train.epochs 2 (published 240)`.
     """
 
     path: str
@@ -35,9 +35,9 @@ def column(texts: Iterable[str]) -> str:
 
 
 def parted(columns: Iterable[str]) -> list[str]:
-    """Each departure of such entries once, as text, sorted.
+    """Each departure in such entries once, as text, sorted.
 
-    Cells depart in different combinations (an attack has its own epochs), so whole entries would repeat themselves.
+    Cells have different combinations of departures (an attack has its own epochs), so whole entries would repeat them.
 
     >>> epochs, images = Departure("train.epochs", 2, 240), Departure("data.train_images", 512, None)
     >>> parted([column(told([epochs])), "", column(told([epochs, images]))])

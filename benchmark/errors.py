@@ -1,4 +1,4 @@
-"""The exceptions that stand for something else than a mistake of this program."""
+"""The exceptions for anything other than a bug in this program."""
 
 import contextlib
 from pathlib import Path
@@ -7,18 +7,18 @@ from benchmark.text import named
 
 
 class UserError(Exception):
-    """A bad input, told in one clear sentence: what is wrong, where, and what to do about it.
+    """A bad input, explained in one clear sentence: what is wrong, where, and what to do about it.
 
     The command line prints the sentence and ends with exit status 2; it never shows a traceback for one.
     """
 
 
 class TooLarge(UserError, MemoryError):
-    """What was asked for does not fit into the memory that is free now; it may once fewer jobs run beside it."""
+    """The request does not fit into the free memory now; it may fit when fewer jobs run."""
 
 
 class Unreadable(UserError):
-    """A file is there but cannot be read (rights, the disk, a file server): nobody knows whether it is damaged."""
+    """A file exists but cannot be read (rights, the disk, a file server), so it may or may not be damaged."""
 
 
 class Diverged(Exception):
@@ -26,14 +26,14 @@ class Diverged(Exception):
 
 
 class CannotWrite(OSError):
-    """A file of ours could not be written: every further job would meet that as well. See `writing`."""
+    """A file of ours could not be written: every further job would fail in the same way. See `writing`."""
 
 
 @contextlib.contextmanager
 def writing(path: Path):
-    """Around our own writing of results: CannotWrite for an OSError, to tell it from one that a plug-in raises.
+    """Wraps our own writing of results: an OSError becomes CannotWrite, to distinguish it from one of a plug-in.
 
-    FileNotFoundError stays: a job's folder is gone once another runner has taken the job over.
+    FileNotFoundError is unchanged: a job's folder is gone once another runner has taken the job over.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def writing(path: Path):
 
 @contextlib.contextmanager
 def reading(path: Path):
-    """Around the reading of a file: any trouble but that there is no such file becomes Unreadable."""
+    """Wraps the reading of a file: any error except a missing file becomes Unreadable."""
     try:
         yield
     except FileNotFoundError:
@@ -57,9 +57,9 @@ def reading(path: Path):
 
 @contextlib.contextmanager
 def foreign(what: str):
-    """Around code of a plug-in that no job runs: whatever it raises, SystemExit too, becomes a UserError naming `what`.
+    """Wraps plug-in code outside of jobs: whatever it raises, even SystemExit, becomes a UserError naming `what`.
 
-    Code that a job runs has its own boundary, `jobs.attempt`: the job fails, and the others go on.
+    Code inside a job is handled by `jobs.attempt`: the job fails, and the others go on.
     """
     try:
         yield

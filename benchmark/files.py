@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import contextlib
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yields where to write what becomes `path`, by one rename, once the block has ended well; else nothing changes.
+    """Yields a temporary path; when the block succeeds, one rename moves it to `path`; otherwise nothing changes.
 
-    Two processes, in whatever containers, never write to one temporary file. Whoever the umask lets read and write may
-    do so, however the block writes (safetensors lets the owner alone).
+    Two processes never write to the same temporary file, even in different containers. The file gets the rights of the
+    umask, however the block writes it (safetensors allows only the owner).
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:

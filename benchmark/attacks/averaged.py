@@ -1,8 +1,8 @@
 """Query averaging: the same image is sent several times, and the attacker averages what it gets.
 
-Averaging n independent observations divides the standard deviation of zero-mean noise by sqrt(n). Of a masked feature,
-each element is averaged over the times that it was kept; an element that never was stays 0. A device that sends a still
-scene, or retries, gives this to an attacker; so does one that can be asked again. n = 1 is the plain decoder.
+Averaging n independent observations divides the standard deviation of zero-mean noise by sqrt(n). Each element of a
+masked feature is averaged over the draws that kept it; an element that was never kept stays 0. An attacker can do this
+if a device sends a still scene, retries, or can be queried again. n = 1 is the plain decoder.
 """
 
 import torch

@@ -1,9 +1,9 @@
-"""What an attacker is: something that rebuilds images from the features that were sent.
+"""Base classes of attackers, which rebuild images from the features that were sent.
 
 An attacker is one file in this folder (or in an installed package, entry-point group `benchmark.attacks`), registered
-under its name, with its parameters as the fields of its `Params`: a subclass of `Attack`, whose `build` and `fit_batch`
-fit a model on pairs (feature as sent, image), or which overrides more of it; or a subclass of `Selection`, which
-chooses among the results of the row's other attackers.
+under its name, with its parameters as the fields of its `Params`. It is a subclass of `Attack`, whose `build` and
+`fit_batch` fit a model on pairs (feature as sent, image), or which overrides more of it. Or it is a subclass of
+`Selection`, which chooses among the results of the row's other attackers.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,25 +24,25 @@ from benchmark.training.loop import Task, epoch_order, generators, seeded
 
 ATTACKS: Registry[Any] = Registry("attacker", "benchmark.attacks", "benchmark.attacks")  # Attack, Selection
 Send = Callable[[Tensor, torch.Generator], Tensor]  # (clean feature, generator) -> what is sent, same shape
-NOT_GIVEN: Any = None  # no attacker that looks at it is fitted on this target
+NOT_GIVEN: Any = None  # for fields that no attacker fitted on this target reads
 SCORE_BATCH = 128  # images in a batch of every evaluation
 NO_QUIRKS = Quirks(**dict.fromkeys(Quirks.model_fields, False))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the attacker holds.
+    """What the attacker has.
 
     features: clean features z_hat [N, C, h, w] of its own images; images: uint8 [N, 3, H, W]; send(z_hat, generator)
     -> z: the defence's transform with fresh noise, as often as the attacker likes (it knows the encoder and the
     defence).
 
-    What only some attackers look at: encode(x01) -> z_hat, the encoder, with its gradient, for images [B, 3, H, W] in
-    [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], minus the log
-    likelihood of z as sent, given z_hat; received: z [M, C, h, w] of the images that it is scored on; split: `train` or
-    `infer`; quirks: those that bear on the attack, the others off; tested: clean features and uint8 images that it is
-    scored on, for the quirks that let an attack see them; passes: how often an epoch goes over its images,
-    so that whoever has few takes as many steps.
+    Only some attackers use these: encode(x01) -> z_hat, the encoder, with its gradient, for images [B, 3, H, W] in
+    [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], the negative
+    log-likelihood of z as sent, given z_hat; received: z [M, C, h, w] of the images that it is scored on; split:
+    `train` or `infer`; quirks: those that affect the attack, the others off; tested: clean features and uint8 images
+    that it is scored on, for the quirks that let an attack see them; passes: how often an epoch goes over its images,
+    so that an attacker with few images takes as many steps.
     """
 
     features: Tensor
@@ -72,22 +72,20 @@ class Target:
 
 
 class Attacker:
-    """What the matrix and the jobs ask of every attacker."""
+    """The interface of every attacker to the matrix and the jobs."""
 
     params: Any  # the subclass's Params
 
     name = ""
-    title = ""  # what tables call it; "": its name
+    title = ""  # its name in tables; "": the registered name
     version = 1
-    one_feature = (
-        True  # whether it sees no more of an image under attack than one feature as sent; bounds hold for those
-    )
-    printed = False  # whether the paper's tables have it
+    one_feature = True  # whether it sees only one feature as sent of each image under attack; bounds hold for those
+    printed = False  # whether it is in the paper's tables
     quirks: tuple[str, ...] = ()  # "q11": those that it reads; keys depend on them
     psnr_batch = SCORE_BATCH  # images in a batch of the paper's PSNR
     # the attack (attacker, split) whose fitted state `warm_up` is given, or None (with quirk q4 alone)
     warm_start: tuple[str, str] | None = None
-    single_fit = False  # whether with quirk q14 its `infer` result is of the fit on the training images
+    single_fit = False  # whether with quirk q14 its `infer` result comes from the fit on the training images
 
     class Params(Strict):
         """No parameters."""
@@ -104,16 +102,16 @@ class Attacker:
 
 
 class Selection(Attacker):
-    """Base of what selects among the results of the other attackers of its row; its job's parents are theirs."""
+    """Base of selections among the results of the row's other attackers; the parents of its job are their jobs."""
 
     def choose(self, found: dict[str, dict[str, float]]) -> dict[str, str]:
-        """{attacker: its metrics} -> {metric: the attacker that is taken for it}; {} where each image has its own."""
+        """{attacker: its metrics} -> {metric: the chosen attacker}; {} if the choice is made for each image."""
         return {}
 
     def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
         """{attacker: {metric: fp32 [N]}} -> {metric: fp32 [N]} over the same N images; metrics `mse` and `ssim`.
 
-        chosen: what `choose` answered.
+        chosen: the result of `choose`.
         """
         raise NotImplementedError
 
@@ -121,13 +119,13 @@ class Selection(Attacker):
 class Attack(Attacker, Task):
     """Base: the order of the images, the batches, the loss of an epoch. A subclass has `build` and `fit_batch`.
 
-    On CUDA the step is captured as a graph and replayed: what `fit_batch` reads must stay where it is on the device
-    (see benchmark/training/graph.py), and optimisers are made by `graph.adam` and steered by `graph.set_lr`.
+    On CUDA the step is captured as a graph and replayed. So what `fit_batch` reads must stay at its place on the device
+    (see benchmark/training/graph.py), and optimisers come from `graph.adam`, with rates set by `graph.set_lr`.
     """
 
     capturable = True  # False: `fit_batch` is called at every step
     keeps_state = False  # whether `fitted()` is kept as the job's checkpoint, for others to start from
-    keeps_pictures = False  # whether that holds images, which are not kept of people
+    keeps_pictures = False  # whether that holds images, which are not kept for data sets of people
 
     class Params(Strict):
         epochs: int
@@ -147,15 +145,15 @@ class Attack(Attacker, Task):
 
     @classmethod
     def channel(cls, params: Params, send: Send, kept: Callable[[Tensor], Tensor]) -> Send:
-        """What this attacker gets of an image, in place of one feature as `Target.send` sends it.
+        """What this attacker receives for an image, instead of one feature from `Target.send`.
 
-        send, kept: as in Target. It holds where the attack is fitted and where it is scored.
+        send, kept: as in Target. It applies both in fitting and in scoring.
         """
         return send
 
     @classmethod
     def macs(cls, params: Any, scale: Scale) -> float:
-        """Multiply-accumulates of what is fitted, for one image; unless a subclass says so, of the paper's decoder."""
+        """Multiply-accumulates of the fitted network for one image; by default, of the paper's decoder."""
         return macs.forward(Decoder, scale.feature, scale.image_size, getattr(params, "blocks", 8))
 
     @classmethod
@@ -167,7 +165,7 @@ class Attack(Attacker, Task):
         raise NotImplementedError
 
     def variant(self, step: int) -> object:
-        """A plain value that tells step `step` (from 0) from those that do something else; each has its own graph."""
+        """A plain value for step `step` (from 0): steps that do different things differ in it and in their graph."""
         return None
 
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
@@ -188,13 +186,13 @@ class Attack(Attacker, Task):
         return {}
 
     def start(self, state: dict) -> None:
-        """Be as this attacker's own `fitted()` says; where `single_fit` applies, as that of the fit."""
+        """Restore the state that `fitted()` returned; if `single_fit` applies, that of the one fit."""
 
     def warm_up(self, state: dict) -> None:
         """Begin from the `fitted()` of its `warm_start`."""
 
     def found(self, values: dict[str, float]) -> dict[str, float]:
-        """What stands in the place of some of the scored images' `values` (as `summarise` names them), or beside."""
+        """Values that replace or extend the scored images' `values` (named as in `summarise`)."""
         return {}
 
     def begin_epoch(self, epoch: int) -> None:

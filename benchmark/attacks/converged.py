@@ -1,4 +1,4 @@
-"""The paper's decoder, fitted until it gains no more, with averaged weights: what the printed attack left undone."""
+"""The paper's decoder, fitted for longer than the printed attack, with averaged weights."""
 
 from pydantic import Field
 from torch import nn

@@ -43,7 +43,7 @@ class DecoderAttack(Attack):
 
     def build(self) -> None:
         target = self.target
-        # not the training's own stream: a defence's adversary must not begin as the attacker does
+        # not the training's random stream: a defence's adversary must not start with the attacker's weights
         torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
         self.decoder = self.network().to(target.device, memory_format=torch.channels_last)
         self.optimizer = adam(

@@ -1,7 +1,7 @@
-"""The strongest reconstruction of each image that any other attacker of the row made: an upper bound, not an attack.
+"""For each image, the best reconstruction by any other attacker of the row: an upper bound, not an attack.
 
-Which attacker did best on an image is chosen with the image itself at hand, which nobody who attacks has, and for each
-metric on its own. So no single attacker that knew which of them to believe could do better.
+The best attacker is chosen for each image and metric by looking at the original, which a real attacker does not have.
+So no rule that chooses among these attackers can do better.
 """
 
 import torch

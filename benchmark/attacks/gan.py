@@ -2,10 +2,10 @@
 
 Sources: supplement S3 (generator = the decoder, 150 epochs, Adam, 0.005, an MSE term); released code (critic learning
 rate 0.005, generator 0.0005, betas 0.5 and 0.999, generator loss -critic(G(z)) + 1500 MSE on every 10th critic step,
-penalty 10, batch 128, cosine over 300 epochs). In a critic's step the generator is in evaluation mode; in its own,
-which follows on the same images with fresh noise, in training mode. Quirks: q4 and q15, it starts as the `infer`
+penalty 10, batch 128, cosine over 300 epochs). In a critic's step the generator is in evaluation mode; in its own step,
+which follows on the same images with fresh noise, it is in training mode. Quirks: q4 and q15, it starts as the `infer`
 decoder; q13, the penalty above 32 px; q14, one fit for both columns. It is not GMI's latent search (Zhang et al., CVPR
-2020), which the paper cites for it.
+2020), although the paper cites that.
 """
 
 import copy
@@ -61,7 +61,7 @@ class GANAttack(Attack):
 
     @classmethod
     def flop(cls, params, scale):
-        """Most steps run the generator forwards only; the critic, with its penalty, six times there and back."""
+        """Most steps run the generator only forward; the critic, with its penalty, six times forward and backward."""
         size = scale.image_size
         critic = macs.forward(_critic, (3, size, size))
         steps = (2 + 4 / params.generator_every) * cls.macs(params, scale) + 12 * critic
@@ -69,7 +69,7 @@ class GANAttack(Attack):
 
     def build(self) -> None:
         target, params = self.target, self.params
-        # not the training's own stream: a defence's adversary must not begin as the attacker does
+        # not the training's random stream: a defence's adversary must not start with the attacker's weights
         torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
         generator = Decoder(target.feature_shape, target.image_size, blocks=params.blocks)
         self.generator = generator.to(target.device, memory_format=torch.channels_last)
@@ -81,14 +81,14 @@ class GANAttack(Attack):
         }
         self.mixing = seeded(target.device, "gan-mixing", target.seed)
         self.places = self.critic.places(target.image_size) if target.quirks.q13_penalty_on_sum else 1
-        # quirk q14: the sums over the batches of the last epoch and of the last that is logged (every 10th from the
-        # first) of their number, MSE, PSNR and SSIM; and the generator as it was after the latter
+        # quirk q14: number, MSE, PSNR and SSIM, summed over the batches of the last epoch and of the last logged epoch
+        # (every 10th from the first); and the generator after the latter
         self.logged_epoch = (self.epochs - 1) // LOGGED_EVERY * LOGGED_EVERY
         self.seen = torch.zeros(2, 4, dtype=torch.float64, device=target.device)
         self.logged = copy.deepcopy(self.generator).requires_grad_(False) if target.quirks.q14_gan_single_fit else None
 
     def start(self, state: dict) -> None:
-        """With quirk q14 `infer` is of the generator that was logged last, not of the final one."""
+        """With quirk q14 `infer` uses the generator that was logged last, not the final one."""
         infer = self.target.split == "infer"
         self.generator.load_state_dict(state["logged" if infer and "logged" in state else "generator"])
         if "seen" in state:
@@ -112,8 +112,8 @@ class GANAttack(Attack):
         return found
 
     def found(self, values):
-        """Quirk q14: `train` is of the last epoch's own batches; in PSNR and SSIM of `infer` the logged epoch's batches
-        are averaged in. That the printed columns are these is most likely, not known (docs/METHODS.md)."""
+        """Quirk q14: `train` comes from the last epoch's own batches; PSNR and SSIM of `infer` average in the logged
+        epoch's batches. The printed columns are most likely these, but this is not known (docs/METHODS.md)."""
         if self.logged is None:
             return {}
         (last, logged), names = (row[1:] / row[0].clamp_min(1) for row in self.seen), ("mse", "psnr_db", "ssim")
@@ -133,7 +133,7 @@ class GANAttack(Attack):
             set_lr(optimizer, lr * factor)
 
     def variant(self, step: int) -> tuple[bool, tuple[int, ...]]:
-        """Whether the generator takes a step, too; the rows of `seen` that the batch is counted in."""
+        """Whether the generator also takes a step; the rows of `seen` that count the batch."""
         epoch = step // self.steps
         counted = (epoch == self.epochs - 1, epoch == self.logged_epoch) if self.logged is not None else ()
         return (step + 1) % self.params.generator_every == 0, tuple(row for row, yes in enumerate(counted) if yes)
@@ -154,7 +154,7 @@ class GANAttack(Attack):
             self._generator_step(self.target.send(features, self.noise), x01)
 
     def _generator_step(self, z: Tensor, real: Tensor) -> Tensor:
-        """In training mode, by the critic as it is now; its loss (0-dim, detached)."""
+        """In training mode, with the current critic; its loss (0-dim, detached)."""
         self.optimizers[self.generator].zero_grad(set_to_none=True)
         self.critic.requires_grad_(False)
         with torch.autocast(**self.target.autocast):
@@ -172,15 +172,15 @@ class GANAttack(Attack):
         mix = torch.rand(len(real), 1, 1, 1, generator=self.mixing, device=real.device)
         between = (real + mix * (fake - real)).requires_grad_()
         with torch.autocast(**self.target.autocast):
-            # one by one, as released: of both at once, the last bias's gradient, which is 0, would be rounding noise,
-            # of which Adam makes whole steps
+            # one by one, as released: in one pass, the last bias's gradient, which is 0, would be rounding noise, which
+            # Adam turns into full steps
             fakes, reals = (cast_once(self.critic, images).float() for images in (fake, real))
         with tf32_convolutions(self.params.penalty_tf32 and self.target.autocast["enabled"]):
             inner = self.places * self.critic(between)  # in fp32: the penalty is a gradient of a gradient
             (gradient,) = torch.autograd.grad(inner.sum(), between, create_graph=True)
             norm = gradient.float().flatten(1).square().sum(1).clamp_min(1e-12).sqrt()
             loss = fakes.mean() - reals.mean() + self.params.penalty * (norm - 1).square().mean()
-            loss.backward(inputs=list(self.critic.parameters()))  # and none for `between`
+            loss.backward(inputs=list(self.critic.parameters()))  # no gradient for `between`
         self.optimizers[self.critic].step()
         return loss.detach()
 

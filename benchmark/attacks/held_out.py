@@ -1,8 +1,8 @@
-"""The attacker's own images that it is not fitted on, but judged by: the choice among attackers is made on these.
+"""The attacker's held-out images: it is not fitted on them, and the choice among attackers is made on them.
 
-Nobody who attacks can compare attackers on the images under attack, whose originals he does not have; whoever chooses
-there reports an optimum, not an attack. So a share of the attacker's own images is set aside, the same with the same
-features as sent for all attackers of a row.
+A real attacker does not have the originals of the images under attack, so it cannot compare attackers on them; a choice
+made there gives an optimum, not an attack. So a share of the attacker's own images is held out: the same images, with
+the same features as sent, for all attackers of a row.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class HeldOut:
 
 
 def set_aside(target: Target) -> tuple[Target, HeldOut]:
-    """(the target with the other images, those held out), drawn by its seed alone; UserError for a single image."""
+    """(the target with the other images, the held-out images), drawn only by its seed; UserError for a single image."""
     count = len(target.images)
     if count < 2:
         raise UserError("an attacker that sets images aside needs 2 of its own, not 1; raise data.train_images")
@@ -42,7 +42,7 @@ def set_aside(target: Target) -> tuple[Target, HeldOut]:
 
 
 class Judged(Attack):
-    """An attack that is fitted on 95 % of its images, and whose metrics say how well it rebuilds the others."""
+    """An attack that is fitted on 95 % of its images; its metrics say how well it rebuilds the others."""
 
     def __init__(self, params, target: Target):
         target, self.held_out = set_aside(target)
@@ -53,13 +53,13 @@ class Judged(Attack):
 
     @torch.no_grad()
     def judged(self) -> dict[str, float]:
-        """The mean MSE and SSIM of the images held out, as it rebuilds them now."""
+        """The current mean MSE and SSIM of the held-out images."""
         rebuilt = torch.cat([self.reconstruct(z).float() for z in self.held_out.z.split(SCORE_BATCH)])
         return judged(rebuilt, unit(self.held_out.images))
 
 
 def judged(rebuilt: Tensor, x01: Tensor) -> dict[str, float]:
-    """The metrics of images held out, [H, 3, H, W] in [0, 1] twice."""
+    """The metrics of held-out images, [H, 3, H, W] in [0, 1] twice."""
     return {
         MSE: mse_per_image(rebuilt, x01).double().mean().item(),
         SSIM: ssim_per_image(rebuilt, x01).double().mean().item(),
@@ -67,9 +67,9 @@ def judged(rebuilt: Tensor, x01: Tensor) -> dict[str, float]:
 
 
 class ClosedForm(Judged):
-    """An attack that is computed and not fitted in steps: a subclass has `solve`, `reconstruct`, `fitted` and `start`.
+    """An attack that is computed, not fitted in steps: a subclass has `solve`, `reconstruct`, `fitted` and `start`.
 
-    It has no epochs, and so no history and nothing to converge.
+    It has no epochs, so it has no history and cannot fail to converge.
     """
 
     keeps_state = True
@@ -86,7 +86,7 @@ class ClosedForm(Judged):
         self.solve()
 
     def solve(self) -> None:
-        """Compute all that `reconstruct` needs; whatever has to be chosen is chosen on `held_out`."""
+        """Compute all that `reconstruct` needs; choices such as hyperparameters are made on `held_out`."""
         raise NotImplementedError
 
     def parts(self) -> dict[str, object]:

@@ -1,9 +1,8 @@
-"""A decoder that is told what its attacker knows of the defence: which elements a mask took, and what the noise is.
+"""A decoder with side information about the defence: which elements a mask zeroed, and the noise.
 
-The plain decoder sees the same noise and has to find out about it by itself. This one is given, beside the feature as
-sent, the visible mask and the best linear estimate of the clean feature (the Wiener filter: the attacker has clean
-features of its own images, and the defence to send them through). Since it has the encoder too, it is fitted on the
-mirror images of its images as well.
+The plain decoder sees the same noise but has to learn about it by itself. This one also gets the visible mask and the
+best linear estimate of the clean feature (the Wiener filter: the attacker has clean features of its own images, and can
+send them through the defence). As it also has the encoder, it is fitted on mirror images of its images as well.
 """
 
 import torch
@@ -14,7 +13,7 @@ from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Target, unit
 from benchmark.attacks.decoder import DecoderAttack
 from benchmark.models.decoder import Decoder
 
-MOST_ELEMENTS = 4096  # of a feature, for a linear estimate: it takes a matrix of the square of that
+MOST_ELEMENTS = 4096  # of a feature, for a linear estimate: the matrix has the square of that many entries
 
 
 @ATTACKS.register("informed")
@@ -57,15 +56,15 @@ def mirrored(target: Target) -> Tensor:
 
 
 def mirror_half(features: Tensor, x01: Tensor, of_mirrored: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Features and images of a batch, each with even odds in place of itself as its mirror image."""
+    """Features and images of a batch, each replaced by its mirror image with probability 1/2."""
     turned = torch.rand(len(x01), 1, 1, 1, generator=draws, device=x01.device) < 0.5
     return torch.where(turned, of_mirrored, features), torch.where(turned, x01.flip(-1), x01)
 
 
 class Briefing:
-    """What is told beside a feature as sent, each in the feature's own shape, found out from the attacker's own images.
+    """Side information for a feature as sent, each view in the feature's shape, computed from the attacker's images.
 
-    views: how many features there are in all. A view that would tell nothing (no element is ever masked; nothing is
+    views: how many features there are in all. A view without information (no element is ever masked; nothing is
     random) is left out.
     """
 
@@ -91,9 +90,9 @@ class Briefing:
 class LinearEstimate:
     """E[z_hat | z] as if both were Gaussian: mean + C_(z_hat, z) C_z^-1 (z - E z), for z = mask * (z_hat + noise).
 
-    clean, sent [N, C, h, w], kept (bool): of the attacker's images. Mask and noise are taken to be independent from
-    element to element. The covariance of the clean features is shrunk towards its diagonal by d / (d + N) [ours], so
-    that it can be inverted, and does not follow chance, where the images are fewer than the d elements.
+    clean, sent [N, C, h, w], kept (bool): of the attacker's images. Mask and noise are assumed independent between
+    elements. The covariance of the clean features is shrunk towards its diagonal by d / (d + N) [ours], so that it can
+    be inverted and does not overfit if there are fewer images than the d elements.
     """
 
     def __init__(self, clean: Tensor, sent: Tensor, kept: Tensor):

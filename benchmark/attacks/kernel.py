@@ -1,9 +1,9 @@
-"""The posterior mean over the attacker's own images: what Bayes says who takes these for all the images there are.
+"""The posterior mean over the attacker's own images: Bayes' estimate if these were all the images there are.
 
 x_hat(z) = sum_i w_i x_i with w_i in proportion to p(z | F_e(x_i))^(1 / T), by the defence's own noise and over the
-elements that no mask took: for Gaussian noise exp(-||z - F_e(x_i)||^2 / (2 T sigma^2)), the estimator of Nadaraya and
-of Watson (1964). T = 1 is exact for that prior. In many dimensions it is next to the nearest image alone, so the noise
-is widened, T > 1, as far as is best on images held out; T without end would give the mean image. Nothing is
+elements that no mask zeroed: for Gaussian noise exp(-||z - F_e(x_i)||^2 / (2 T sigma^2)), the estimator of Nadaraya and
+of Watson (1964). T = 1 is exact for that prior. In many dimensions it is almost the nearest image alone, so the noise
+is widened, T > 1; the best T is chosen on held-out images. T towards infinity gives the mean image. Nothing is
 trained: an attack that is weaker than this floor has failed.
 """
 
@@ -18,16 +18,16 @@ from benchmark.attacks.base import ATTACKS, unit
 from benchmark.attacks.held_out import ClosedForm
 from benchmark.config import Count, Strict
 
-CHOOSERS = 512  # images held out that T is chosen on, at most
+CHOOSERS = 512  # held-out images that T is chosen on, at most
 QUERIES = 32  # features at once in the choice of T, with a row of weights for each T
 IMAGES = 4096  # of the attacker's images at once
-ELEMENTS = 2**24  # of features at once, where the likelihood is asked for pair by pair
+ELEMENTS = 2**24  # of features at once, if the likelihood is computed pair by pair
 PROBES, ALIKE = 64, 1e-3  # pairs that tell whether the likelihood is a squared distance, and how alike their ratios are
 
 
 @ATTACKS.register("kernel")
 class KernelAttack(ClosedForm):
-    """No matrix of all images by all features is ever held: at most that of a batch of features."""
+    """It never holds a matrix of all images by all features, at most that for a batch of features."""
 
     class Params(Strict):
         doublings: Count = Field(description="the noise is widened by factors of 2 up to 2^doublings, T = 4^k")
@@ -62,7 +62,7 @@ class KernelAttack(ClosedForm):
         return means.unflatten(0, (len(temperatures), len(z)))
 
     def _misfits(self, z: Tensor) -> Tensor:
-        """Minus the log likelihoods of z [B, C, h, w] given each of the attacker's N images, float64 [B, N]."""
+        """Negative log-likelihoods of z [B, C, h, w] given each of the attacker's N images, float64 [B, N]."""
         if self.factor is None:
             return torch.stack([self._one_by_one(one) for one in z.split(1)])
         kept = self.target.kept(z).flatten(1).double()
@@ -79,8 +79,8 @@ class KernelAttack(ClosedForm):
 
     @functools.cached_property
     def factor(self) -> float | None:
-        """c where the misfit is c times the squared distance over the elements kept, as that of Gaussian noise is: all
-        pairs are then matrix products. None where the ratio of the two is not one number for some probes."""
+        """c if the misfit is c times the squared distance over the elements kept, as for Gaussian noise; all pairs are
+        then matrix products. None if the ratio of the two differs between some probes."""
         clean = self.target.features[:PROBES]
         z = self.held_out.z[torch.arange(len(clean), device=clean.device) % len(self.held_out.z)]
         distances = ((z - clean) * self.target.kept(z)).flatten(1).double().square().sum(1)

@@ -1,8 +1,8 @@
 """A larger decoder with the informed one's inputs: wider, deeper, a long skip, and more than one conv at each size.
 
-Its shape is that of a network for super-resolution, which has a like task, from low resolution to an image: a trunk of
-residual blocks with a skip around it and sub-pixel upsampling, after SRResNet (Ledig et al., CVPR 2017); and, since so
-small an image costs little, blocks at each resolution.
+It is built like a network for super-resolution, a similar task: a trunk of residual blocks with a skip around it and
+sub-pixel upsampling, after SRResNet (Ledig et al., CVPR 2017). It also has blocks at each resolution, which cost little
+for such small images.
 """
 
 from pydantic import Field

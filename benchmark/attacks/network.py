@@ -1,10 +1,10 @@
 """What the networks of the standard suite share: their fit, an averaged copy of their weights, a mean over members.
 
-The average of the weights along the way (Polyak & Juditsky 1992; here exponential, so that it forgets the beginning)
-rebuilds, and not the weights of the last step. Several members of different initial weights are fitted on the same
-batches, and the mean of their images is answered: its squared error is the members' mean error less their variance.
-Members, and not snapshots of one run, because snapshots of one run agree with each other, so that their mean gains less
-(Fort et al. 2019, "Deep ensembles: a loss landscape perspective"). All are fitted on mirror images as well.
+The images are rebuilt with the average of the weights over the steps (Polyak & Juditsky 1992; here exponential, so that
+it forgets the beginning), not with the last weights. Several members with different initial weights are fitted on the
+same batches, and the mean of their images is the answer: its squared error is the members' mean error minus their
+variance. Snapshots of one run agree with each other, so their mean would gain less (Fort et al. 2019, "Deep ensembles:
+a loss landscape perspective"). All members are also fitted on mirror images.
 """
 
 import copy
@@ -55,15 +55,15 @@ class NetworkAttack(Judged):
         raise NotImplementedError
 
     def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
-        """What a member makes of features as sent [B, C, h, w]; here the images [B, 3, H, W]."""
+        """A member's output for features as sent [B, C, h, w]; here the images [B, 3, H, W]."""
         return cast_once(network, z)
 
     def answer(self, rebuilt: Tensor) -> Tensor:
-        """The images [B, 3, H, W] in what `rebuild` made."""
+        """The images [B, 3, H, W] in the output of `rebuild`."""
         return rebuilt
 
     def loss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        """Of what `rebuild` made, in fp32, and the originals [B, 3, H, W] in [0, 1]; 0-dim."""
+        """The loss of the output of `rebuild`, in fp32, and the originals [B, 3, H, W] in [0, 1]; 0-dim."""
         return mse_loss(rebuilt, x01)
 
     def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ class NetworkAttack(Judged):
         set_lr(self.optimizer, cosine(self.params.lr, self.params.final_lr, epoch, self.epochs))
 
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
-        """The members' mean loss. The networks share nothing, so one optimiser is as good as one for each."""
+        """The members' mean loss. The networks share nothing, so one optimiser does the same as one for each."""
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros_like(self.losses)
         for network in self.networks:
@@ -88,7 +88,7 @@ class NetworkAttack(Judged):
         return total / len(self.networks)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """The loss, and the MSE of the images held out: whether more epochs would help."""
+        """The loss, and the MSE of the held-out images, which shows whether more epochs would help."""
         return super().end_epoch(epoch) | {MSE: self.judged()[MSE]}
 
     @torch.no_grad()
@@ -111,7 +111,7 @@ class NetworkAttack(Judged):
 class Average(nn.Module):
     """A copy of a module, in evaluation mode, whose weights and BatchNorm statistics follow the other's slowly.
 
-    A step moves them by 1 - decay of the way, at first by 9 / (10 + steps): the first weights are soon forgotten.
+    A step moves them by the fraction 1 - decay, at first by 9 / (10 + steps): the first weights are soon forgotten.
     """
 
     steps: Tensor

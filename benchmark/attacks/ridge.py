@@ -22,7 +22,7 @@ PENALTIES = torch.logspace(-8, 2, 11, dtype=torch.float64)  # [ours] p, in mean 
 
 @ATTACKS.register("ridge")
 class RidgeAttack(ClosedForm):
-    """Normal equations in float64; the penalty is the one that is best on the images held out."""
+    """Normal equations in float64; the penalty is the best one on the held-out images."""
 
     class Params(Strict):
         draws: Count = Field(description="times that each image is sent; 1 where nothing is random")
@@ -53,8 +53,8 @@ class RidgeAttack(ClosedForm):
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means of feature [d] and image [p], covariance of the feature [d, d], that of feature and image [d, p].
 
-        In float64, from sums over batches; taken about the clean feature's mean and the mean image, so that nothing
-        cancels.
+        In float64, from sums over batches; centred on the clean feature's mean and the mean image, to avoid
+        cancellation.
         """
         features, images = self.target.features, self.target.images
         about = features.flatten(1).mean(0).double()

@@ -13,9 +13,9 @@ def split(name: str, data: DataSet, ordered: bool, seed: int) -> tuple[ImageSet,
     """(images to fit on, images to score on), disjoint.
 
     `train`: the whole training set, then the whole test set. `infer`: 90 % and 10 % of the test set; `ordered` (quirk
-    q5, released code) takes the first 90 % in stored order, which leaves only the last classes for scoring where
-    the images lie in folders; otherwise both parts hold all classes in equal shares, drawn by `seed`.
-    UserError for a test set too small to be parted.
+    q5, released code) takes the first 90 % in stored order, which leaves only the last classes for scoring if the
+    images are stored by class; otherwise both parts hold all classes in equal shares, drawn by `seed`.
+    UserError for a test set too small to be split.
     """
     if name == "train":
         return data.train, data.test
@@ -31,7 +31,7 @@ def split(name: str, data: DataSet, ordered: bool, seed: int) -> tuple[ImageSet,
 def known(fit: ImageSet, knowledge: Knowledge, other: DataSet | None) -> tuple[ImageSet, int]:
     """(the images that the attacker has of `fit`, or as many of another data set's training images; `Target.passes`).
 
-    Shares are class-balanced, and smaller ones are parts of larger ones. An epoch goes over few images more often.
+    Shares are class-balanced, and smaller ones are part of larger ones. With fewer images, an epoch repeats them.
     """
     count = max(1, round(knowledge.share * len(fit)))
     source = fit if other is None else other.train
@@ -40,7 +40,7 @@ def known(fit: ImageSet, knowledge: Knowledge, other: DataSet | None) -> tuple[I
 
 
 def _mixed(labels: Tensor, seed: int) -> Tensor:
-    """An order of the images in which every stretch holds the classes in nearly equal shares; int64 [N]."""
+    """An order of the images in which every part has the classes in nearly equal shares; int64 [N]."""
     generator = seeded(torch.device("cpu"), "infer-split", seed)
     shuffled = torch.randperm(len(labels), generator=generator)
     by_class = shuffled[torch.sort(labels[shuffled], stable=True).indices]

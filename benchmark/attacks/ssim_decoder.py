@@ -1,7 +1,7 @@
-"""The paper's decoder fitted on SSIM itself: the attacker that the SSIM column has to stand up to.
+"""The paper's decoder fitted on SSIM itself: the right attacker for the SSIM column.
 
-A decoder fitted by MSE answers with a mean, which is blurred, and SSIM marks blur down; so its SSIM says less of a
-defence than that of one which was fitted on it. The loss is 1 - SSIM as the benchmark measures it (metrics/ssim.py).
+A decoder fitted by MSE gives a mean image, which is blurred, and SSIM penalises blur. So its SSIM says less about a
+defence than the SSIM of a decoder fitted on SSIM. The loss is 1 - SSIM as the benchmark measures it (metrics/ssim.py).
 """
 
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""The standard suite's answer: the strongest of the row's attackers, chosen without a look at the images under attack.
+"""The standard suite's answer: the strongest of the row's attackers, chosen without looking at the images under attack.
 
-Each attacker says how well it rebuilds images that it held out of its own (held_out.py), the same for all. The one with
-the lowest MSE there is taken for MSE and PSNR, the one with the highest SSIM there for SSIM, and what stands in the
-tables is its score on the images under attack. So this is an attack that somebody can make, and no optimum.
+Each attacker says how well it rebuilds its held-out images (held_out.py), the same for all. For MSE and PSNR the one
+with the lowest MSE there is taken, for SSIM the one with the highest SSIM there. The tables show its score on the
+images under attack. So this is an attack that somebody can carry out, not an optimum.
 """
 
 import math
@@ -16,12 +16,12 @@ from benchmark.errors import UserError
 
 @ATTACKS.register("standard")
 class Standard(Selection):
-    """One attacker for each metric; those that hold no images out cannot be chosen."""
+    """One attacker for each metric; those without held-out images cannot be chosen."""
 
     title = "standard (chosen)"
 
     def choose(self, found: dict[str, dict[str, float]]) -> dict[str, str]:
-        """UserError where no attacker of the row says how it does on images held out."""
+        """UserError if no attacker of the row has metrics on held-out images."""
         judged = {name: values for name, values in found.items() if math.isfinite(values.get(MSE) or math.nan)}
         if not judged:
             raise UserError(

@@ -1,7 +1,7 @@
-"""A U-Net as the decoder, told what its attacker knows of the defence, as `informed` is.
+"""A U-Net as the decoder, with the same side information about the defence as `informed`.
 
-It sees each place of the feature in a wider neighbourhood than the paper's decoder, which works at the feature's size
-alone before it enlarges, and refines at every size.
+It sees each position of the feature in a wider neighbourhood than the paper's decoder, which works only at the
+feature's size before it enlarges; and it refines at every size.
 """
 
 from pydantic import Field

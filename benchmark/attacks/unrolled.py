@@ -1,9 +1,9 @@
-"""An unrolled network: it looks at what its guess would have sent, and mends the guess, stage after stage.
+"""An unrolled network: each stage encodes the current guess, compares it with the feature, and corrects the guess.
 
-After a first guess by the paper's decoder each stage sees the guess x, the feature as sent z, the residual z - F_e(x)
-and the gradient by x of minus log p(z | F_e(x)), as a step of white-box descent would, and adds what a small network
-makes of them (after learned primal-dual reconstruction, Adler & Oktem, IEEE TMI 2018). Each stage has a loss of its own
-and hands on its guess without a gradient, so nothing is differentiated twice and the encoder never changes.
+The paper's decoder makes a first guess. Each stage sees the guess x, the feature as sent z, the residual z - F_e(x)
+and the gradient by x of -log p(z | F_e(x)), as a step of white-box descent would. It adds the output of a small network
+on these (after learned primal-dual reconstruction, Adler & Oktem, IEEE TMI 2018). Each stage has a loss of its own and
+passes on its guess without a gradient, so nothing is differentiated twice and the encoder never changes.
 """
 
 import torch
@@ -32,7 +32,7 @@ class UnrolledAttack(NetworkAttack):
     @classmethod
     def macs(cls, params, scale):
         shape = (2 * scale.feature[0] + 6, scale.image_size, scale.image_size)
-        # a stage runs through the encoder and back to the pixels, which is not differentiated once more
+        # a stage runs through the encoder and back to the pixels; that pass is not differentiated again
         stage = macs.forward(_stage, shape, params.channels) + scale.encoder
         return super().macs(params, scale) + params.stages * stage
 
@@ -73,9 +73,9 @@ def _stage(shape: tuple[int, int, int], channels: int) -> "Stage":
 
 
 class Stage(nn.Module):
-    """[B, inputs, H, W] -> what is added to an image, [B, 3, H, W]; at first 0.
+    """[B, inputs, H, W] -> the correction of an image, [B, 3, H, W]; at first 0.
 
-    Without BatchNorm, whose running statistics would be those of guesses that the stages before do not make any more.
+    Without BatchNorm: its running statistics would come from guesses that earlier stages no longer make.
     """
 
     def __init__(self, inputs: int, channels: int):

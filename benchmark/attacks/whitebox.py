@@ -1,9 +1,9 @@
-"""White-box inversion: gradient descent on the pixels of each image, through the encoder. Nothing is fitted before.
+"""White-box inversion: gradient descent on the pixels of each image, through the encoder. Nothing is fitted first.
 
 Minimises -log p(z | F_e(x)) + tv_weight * TV(x) over x in [0, 1]: the regularised maximum likelihood of He et al.
 (ACSAC 2019; their released code: Adam on the pixels, ||F_e(x) - z||^2 + lambda * TV, lambda 10 for a CIFAR-10 network
-cut after 4 convs). The likelihood is the defence's own noise and, where it has a visible mask, over the elements kept.
-E ||F_e(x) + noise - z||^2 over fresh noise is the same thing plus a constant, so the expectation needs no draws.
+cut after 4 convs). The likelihood is that of the defence's noise; with a visible mask, only over the elements kept.
+E ||F_e(x) + noise - z||^2 over fresh noise is the same plus a constant, so the expectation needs no draws.
 """
 
 import math
@@ -82,11 +82,11 @@ class WhiteBoxAttack(Attack):
         """Begin at `images` [M, 3, H, W], uint8 or in [0, 1], for those that are scored."""
         images = state["images"].to(self.target.device)
         x01 = images if images.is_floating_point() else unit(images)
-        # a finished result's bytes come back as they are; a start from floats stays where the sigmoid has a gradient
+        # a finished result's bytes are restored exactly; a start from floats stays where the sigmoid has a gradient
         self.pixels[: len(x01)] = torch.logit(x01, 0.02 if images.is_floating_point() else 1e-4)
 
     def begin_epoch(self, epoch: int) -> None:
-        """The learning rate with Adam's corrections of its moments' bias: all images are at the same step."""
+        """The learning rate with Adam's bias correction: all images are at the same step."""
         cosine = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         first, second = (1 - beta ** (epoch + 1) for beta in BETAS)
         self.rate.fill_(self.params.lr * cosine * math.sqrt(second) / first)
@@ -106,7 +106,7 @@ class WhiteBoxAttack(Attack):
         self.objectives[rows] = objective.detach()
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
-        """The mean objective of the images, each as it was before its step."""
+        """The mean objective of the images, each before its step."""
         return {"loss": self.objectives[: self.images * (1 + self.params.restarts)].double().mean().item()}
 
     def reconstructions(self):

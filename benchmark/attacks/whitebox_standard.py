@@ -1,7 +1,7 @@
-"""White-box inversion that also says how well it does on images held out, so that it can be chosen among others.
+"""White-box inversion that is also measured on held-out images, so that it can be chosen among others.
 
-It descends to the held-out images together with those under attack, and each image by itself: the latter end as without
-the former. The mean image at which all begin is that of the other images of the attacker.
+It optimises the held-out images together with those under attack, each image by itself, so the results of the latter do
+not change. All start from the mean of the attacker's other images.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from benchmark.attacks.whitebox import WhiteBoxAttack
 
 @ATTACKS.register("whitebox_standard")
 class StandardWhiteBox(WhiteBoxAttack):
-    """`whitebox` with 5 % of the attacker's images under attack as well."""
+    """`whitebox`, also run on 5 % of the attacker's images."""
 
     title = "white-box, judged"
 

@@ -1,3 +1,3 @@
-"""What theory says of a trained encoder: information that the sent feature holds, and errors no attacker gets below."""
+"""Theoretical bounds for a trained encoder: on the information in the sent feature, and on any attacker's error."""
 
 VERSION = 1  # raise it when a change in this folder alters results: the key of every bounds job depends on it

@@ -1,4 +1,4 @@
-"""Errors that no attacker gets below, from the Fisher information that z = F(x) + N(0, s^2 I) holds about the image x.
+"""Lower bounds on any attacker's error, from the Fisher information of z = F(x) + N(0, s^2 I) about the image x.
 
 The Fisher information of the channel is J^T J / s^2 with J = dF/dx, x in [0, 1]^d. docs/METHODS.md says under which
 assumptions the values are bounds.
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.data import to_unit
 
-# variance of rounding to 8 bits: no image is known more exactly, and the prior's covariance stays invertible
+# variance of rounding to 8 bits: images are not known more precisely, and it keeps the prior's covariance invertible
 ROUNDING = 1 / (12 * 255**2)
 
 _COPIES = 256  # copies of an image in one pass, each for one element of the feature
@@ -20,8 +20,8 @@ _COPIES = 256  # copies of an image in one pass, each for one element of the fea
 def jacobian(encoder: Callable[[Tensor], Tensor], x01: Tensor) -> Tensor:
     """dF/dx of one image [3, H, W] (floating point): [D, d] in its dtype.
 
-    encoder: images in [0, 1] [B, 3, H, W] -> features [B, ...] of D elements, each from its own image alone (BatchNorm
-    in evaluation mode).
+    encoder: images in [0, 1] [B, 3, H, W] -> features [B, ...] of D elements, each depending only on its own image
+    (BatchNorm in evaluation mode).
     """
     with torch.no_grad():
         dims = encoder(x01.unsqueeze(0)).numel()
@@ -39,7 +39,7 @@ def covariance(images: Tensor) -> Tensor:
     total = torch.zeros(dims, device=images.device, dtype=torch.float64)
     square = torch.zeros(dims, dims, device=images.device, dtype=torch.float64)
     for part in images.split(2048):
-        rows = to_unit(part).flatten(1).double()  # in float32 the least eigenvalues would be lost
+        rows = to_unit(part).flatten(1).double()  # float32 would lose the smallest eigenvalues
         total += rows.sum(0)
         square += rows.mT @ rows
     mean = total / len(images)
@@ -52,7 +52,7 @@ def errors(jacobians: Iterable[Tensor], count: int, prior: Tensor, noise_std: fl
     jacobians: of `count` images, [D, d] each. van_trees_mse: tr (mean(J^T J) / s^2 + prior^-1)^-1 / d, the Bayesian
     Cramer-Rao (van Trees) bound; van_trees_mse_half: the same from the first half of the sample (their
     difference says whether the images suffice), NaN for a single image. linearised_mse: mean of
-    tr (J^T J / s^2 + prior^-1)^-1 / d, the least error where the encoder is linear. dfil: mean of tr(J^T J) / (s^2 d).
+    tr (J^T J / s^2 + prior^-1)^-1 / d, the least error if the encoder is linear. dfil: mean of tr(J^T J) / (s^2 d).
     """
     dims = len(prior)
     factor = _cholesky(prior)

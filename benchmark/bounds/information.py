@@ -1,7 +1,7 @@
-"""Information that the sent feature z = z_hat + N(0, s^2 I) holds about the image: I(z; z_hat) in nats.
+"""The information of the sent feature z = z_hat + N(0, s^2 I) about the image: I(z; z_hat) in nats.
 
-All arithmetic in float64. z_hat is a function of the image x, so I(z; z_hat) = I(z; x) (Prop 2 of the paper). Which
-estimate is a bound on what is in docs/METHODS.md.
+All arithmetic in float64. z_hat is a function of the image x, so I(z; z_hat) = I(z; x) (Prop 2 of the paper).
+docs/METHODS.md says what each estimate bounds.
 """
 
 import math
@@ -18,7 +18,7 @@ _ROWS = 1024  # rows of a block of a distance matrix
 
 @dataclass(frozen=True)
 class Mixture:
-    """The components of Algorithm 1: hard clusters within the classes, those without members left out.
+    """The components of Algorithm 1: hard clusters within the classes, without empty ones.
 
     weights [K], sum 1; centers [K, D]; member [N]: component of each feature it was fitted on; all float64 but member.
     """
@@ -72,13 +72,13 @@ def released_objective(
     generator: torch.Generator,
     epsilon: float = 0.01,
 ) -> float:
-    """The released term on the whole of the features: per class, sum over clusters of share * relu(log(v + 0.01) -
+    """The released term on all features: per class, sum over clusters of share * relu(log(v + 0.01) -
     log(t s^2 + 0.01)), averaged over the classes that have features."""
     found = mixture(features, labels, classes, components, generator)
     counts = torch.bincount(found.member).to(features)
     variance = scalar_variance(features.float(), found.member, found.centers.float(), counts.float()).double()
     excess = torch.relu(torch.log((variance + epsilon) / (threshold * noise_std**2 + epsilon)))
-    # shares within a class times the class's 1 / classes: with classes of unequal sizes not the same as `weights`
+    # shares within a class times 1 / classes: differs from `weights` if class sizes are unequal
     label_of = torch.zeros_like(counts, dtype=torch.int64).index_copy_(0, found.member, labels)
     in_class = torch.bincount(label_of, weights=counts.double(), minlength=classes)
     return float((counts.double() / in_class[label_of] * excess).sum() / (in_class > 0).sum())
@@ -123,7 +123,7 @@ def upper_estimate(
 
     distances = _squared_distances(whiten(held_out + noise_std * noise), whiten(found.centers))
     log_q = (found.weights.log() - distances / 2).logsumexp(1) - factor.diagonal().log().sum()
-    log_p = -noise.square().sum(1) / 2 - dims * math.log(noise_std)  # without the 2 pi that both have
+    log_p = -noise.square().sum(1) / 2 - dims * math.log(noise_std)  # without the 2 pi, which cancels
     ratios = log_p - log_q
     half_width = 1.96 * float(ratios.std()) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan
     return float(ratios.mean()), half_width

@@ -22,10 +22,10 @@ def bounds_of(
     seed: int,
     monitor,
 ) -> tuple[dict[str, float], str]:
-    """({name: value}, why some are not there or ""); docs/METHODS.md defines the names.
+    """({name: value}, why some are missing or ""); docs/METHODS.md defines the names.
 
     model: in evaluation mode; train, test: clean features [N, D] of the whole parts of `images`, un-augmented.
-    Diverged for features that are not finite; KeyboardInterrupt where `monitor` says to stop.
+    Diverged for features that are not finite; KeyboardInterrupt if `monitor` says to stop.
     """
     sigma, channel = defense.noise_level(), defense.channel()
     if channel == "other":

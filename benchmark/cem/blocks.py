@@ -11,7 +11,7 @@ _PADDING_LIMIT = 1.5
 
 @dataclass(frozen=True)
 class Blocks:
-    """Some blocks with their rows: rows [m, S, D] (zero where unused), owner [m] = group of a block, valid [m, S]."""
+    """Some blocks with their rows: rows [m, S, D] (zero if unused), owner [m] = group of a block, valid [m, S]."""
 
     rows: Tensor
     owner: Tensor
@@ -20,8 +20,8 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the samples lie: owner [M] = group of a block, valid [M, S], source [M, S] = the sample in a place (0 where
-    unused), slot [N] = place of sample i in the flattened [M*S] layout. A group owns consecutive blocks; an empty
+    """Positions of the samples: owner [M] = group of a block, valid [M, S], source [M, S] = the sample at a position (0
+    if unused), slot [N] = position of sample i in the flattened [M*S] layout. A group owns consecutive blocks; an empty
     group owns none."""
 
     owner: Tensor
@@ -34,7 +34,7 @@ class Layout:
         return values.flatten()[self.slot]
 
     def blocks(self, features: Tensor, part: slice) -> Blocks:
-        """The blocks `part` with their rows of the features [N, D]: all that is ever copied of them."""
+        """The blocks `part` with their rows of the features [N, D]; only these rows are copied."""
         source, valid = self.source[part], self.valid[part]
         rows = features.index_select(0, source.flatten())
         rows[(~valid).flatten().nonzero().squeeze(1)] = 0
@@ -44,7 +44,7 @@ class Layout:
 def arrange(groups: Tensor, num_groups: int) -> Layout:
     """Lay samples out by their groups [N] in 0..num_groups-1 (N >= 1).
 
-    At most 1.5 N places however unequal the groups are. Waits for the device; not for a captured graph.
+    At most 1.5 N positions however unequal the groups are. Waits for the device; cannot be used in a captured graph.
     """
     samples, device = len(groups), groups.device
     counts = torch.bincount(groups, minlength=num_groups)
@@ -67,7 +67,7 @@ def arrange(groups: Tensor, num_groups: int) -> Layout:
 
 
 def _block_size(counts: Tensor, samples: int) -> int:
-    """One block a group where the groups are about equal, else blocks of half the mean group."""
+    """One block per group if the groups are about equal, else blocks of half the mean group."""
     largest, num_groups = int(counts.max()), len(counts)
     if largest * num_groups <= _PADDING_LIMIT * samples:
         return largest

@@ -8,7 +8,7 @@ from benchmark.errors import UserError
 
 
 def conditional_entropy_bound(weights: ArrayLike, covariances: ArrayLike, noise_cov: ArrayLike) -> float:
-    """Upper bound of I(z; z_hat) in nats: Eq 7, supplement S8; the smaller, the larger H(x|z) must be.
+    """Upper bound of I(z; z_hat) in nats: Eq 7, supplement S8; the smaller it is, the larger H(x|z) must be.
 
     weights [K], non-negative, sum 1; covariances [K, D, D] of the clean feature's components; noise_cov [D,
     D] of the Gaussian noise, positive definite. Components of weight 0 add nothing. Raises UserError for

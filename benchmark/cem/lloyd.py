@@ -1,7 +1,7 @@
 """Lloyd's steps on a CPU, compiled by numba: a step reads a row once, for its nearest centre and for the new mean.
 
-For a few centres a group. torch takes a matrix product too narrow to be fast and two more passes; with many centres
-the product is the faster way (`batched_steps` in mixture.py).
+Used with few centres per group: there, torch needs a matrix product too narrow to be fast, and two more passes. With
+many centres the product is faster (`batched_steps` in mixture.py).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from benchmark.compiled import compiled
 def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
     """From the centres [G, k, D], until no assignment changes: centres, assignment [N] and counts [G, k] of the float32
     features [N, D] in groups [N] (0..G-1). Before the first step all count as assigned to centre 0 (as in
-    `mixture.kmeans`). Depends on the inputs alone, not on the threads: a group is one thread's."""
+    `mixture.kmeans`). Depends only on the inputs, not on the threads: one thread handles a group."""
     rows, found = features.contiguous().numpy(), np.array(centers.numpy(), order="C")
     first, order = _sorted(groups.contiguous().numpy(), len(centers))
     nearest, counts = np.zeros(len(rows), np.int64), np.zeros(found.shape[:2], np.int64)
@@ -25,7 +25,7 @@ def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) ->
         _groups(rows, order, first, found, nearest, counts, iterations, *groups)
 
     threads = torch.get_num_threads()
-    # more shares than threads, so that none waits long for another
+    # more shares than threads, so that no thread waits long
     cuts = np.searchsorted(first, np.linspace(0, len(rows), 8 * threads + 1)[1:-1]).tolist()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, zip([0, *cuts], [*cuts, len(centers)], strict=True)))
@@ -64,7 +64,7 @@ def _groups(rows, order, first, centers, nearest, counts, iterations, begin, end
 
 @compiled
 def _assign(rows, members, centers, nearest, sums, counts):
-    """Whether the nearest centre of any member changed; sums [k, D] and counts [k] of those now nearest to each."""
+    """Whether the nearest centre of any member changed; sums [k, D] and counts [k] of the members of each centre."""
     half, products = np.empty(len(centers), np.float32), np.empty((len(centers), 4), np.float32)
     for j in range(len(centers)):
         half[j] = _dot(centers[j], centers[j]) / np.float32(2)
@@ -101,7 +101,7 @@ def _multiply(a, b, c, d, centers, products):
 
 @compiled
 def _move(centers, sums, counts):
-    """Each centre to the mean of its members; one without any stays."""
+    """Move each centre to the mean of its members; one without members stays."""
     for j in range(len(centers)):
         if counts[j] > 0:
             for i in range(centers.shape[1]):

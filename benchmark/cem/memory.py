@@ -22,7 +22,7 @@ def check_memory(components: int, dims: int, device: torch.device) -> None:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    """Free bytes, or None where the system does not tell."""
+    """Free bytes, or None if the system does not tell."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next use
         return torch.cuda.mem_get_info(device)[0] + cached

@@ -10,18 +10,18 @@ from torch import Tensor
 from benchmark.cem.blocks import Blocks, Layout, arrange
 from benchmark.errors import Diverged, UserError
 
-# Bytes of rows that take their steps together: on a CPU about what the caches of a core or two hold, so that they stay
-# there from step to step; elsewhere what a copy may take of the device's memory.
+# Bytes of rows that take their steps together: on a CPU about the size of the caches of a core or two, so that rows
+# stay there from step to step; elsewhere the device memory that a copy may take.
 _CACHE_BYTES, _COPY_BYTES = 4 * 2**20, 2**30
-# Centres a group up to which the compiled steps are the faster ones on a CPU.
+# Centres per group up to which the compiled steps are faster on a CPU.
 _FEW = 32
 
 
 @dataclass(frozen=True)
 class Clusters:
     """centers [G, k, D] float32; assignment [N] int64 in 0..k-1, the nearest centre of the sample's own
-    group; counts [G, k] int64, 0 for an empty cluster, whose centre is where it was last (or zero in a
-    group without samples)."""
+    group; counts [G, k] int64, 0 for an empty cluster, which keeps its last centre (zero in a group without
+    samples)."""
 
     centers: Tensor
     assignment: Tensor
@@ -43,10 +43,10 @@ def kmeans(
 
     Starts from `init` [G, k, D], or from k-means++ drawn with `generator` (of the features' device), then Lloyd steps
     until no assignment changes, at most `iterations`. As released, k-means++ draws in proportion to the distance (not
-    its square), and samples count as assigned to centre 0 before the first step: where all are nearest to it, it
-    stays where it is (a single centre moves to the mean, which the release leaves open). A group with fewer distinct
+    its square), and samples count as assigned to centre 0 before the first step: if all are nearest to it, it does not
+    move (a single centre moves to the mean, a case that the release leaves open). A group with fewer distinct
     samples than k keeps empty clusters. On a CPU the result depends only on the inputs and the generator's state.
-    Memory: some integers a sample; for the start, and for steps that are not compiled, copies of rows, a whole
+    Memory: a few integers per sample; for the start, and for steps that are not compiled, copies of rows, a whole
     group's or 1 GiB (4 MiB on a CPU) at a time. Raises UserError for shapes or groups that do not fit, Diverged for
     features that are not finite.
     """
@@ -67,7 +67,7 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
         )
     if k < 1 or num_groups < 1:
         raise UserError(f"kmeans: k={k} and num_groups={num_groups} must both be at least 1.")
-    labels = groups.cpu().numpy()  # torch's threads would go on spinning beside the compiled steps
+    labels = groups.cpu().numpy()  # torch's threads would keep spinning beside the compiled steps
     if labels.min() < 0 or labels.max() >= num_groups:
         raise UserError(f"kmeans: every group (label) must lie in 0..{num_groups - 1}; check the labels.")
     if init is not None and init.shape != (num_groups, k, features.shape[1]):
@@ -75,13 +75,13 @@ def _check(features: Tensor, groups: Tensor, num_groups: int, k: int, init: Tens
 
 
 def _finite(features: Tensor) -> bool:
-    """By their sum: one pass without a copy, and on a CPU without torch's threads."""
+    """Checks the sum: one pass without a copy, and on a CPU without torch's threads."""
     total = features.numpy().sum() if features.device.type == "cpu" else features.sum().item()
     return bool(np.isfinite(total))
 
 
 def compiled_steps():
-    """Lloyd's steps compiled, or None where numba is missing or does not work."""
+    """Lloyd's steps compiled, or None if numba is missing or does not work."""
     try:
         from benchmark.cem.lloyd import steps
     except ImportError:
@@ -130,7 +130,7 @@ def _lloyd(blocks: Blocks, centers: Tensor, iterations: int) -> tuple[Tensor, Te
 
 
 def _moving(blocks: Blocks, nearest: Tensor, groups: int, k: int) -> Tensor:
-    """[G, 1, 1]: the groups that take a step at all; k = 1, or any sample nearest to another centre than 0."""
+    """[G, 1, 1]: the groups that take a step at all: with k = 1, or with a sample nearest to a centre other than 0."""
     away = ((nearest != 0) & blocks.valid).any(1) | (k == 1)
     found = torch.zeros(groups, device=away.device).index_add_(0, blocks.owner, away.float())
     return (found > 0).view(-1, 1, 1)
@@ -157,7 +157,7 @@ def _means(blocks: Blocks, nearest: Tensor, centers: Tensor) -> Tensor:
 
 
 def _plus_plus(features: Tensor, groups: Tensor, num_groups: int, k: int, generator: torch.Generator) -> Tensor:
-    """k-means++ start [G, k, D]: each pick is drawn with probability proportional to the distance so far (released)."""
+    """k-means++ start [G, k, D]: picks are drawn with probability proportional to the distance so far (released)."""
     layout = arrange(groups, num_groups)
     portions = _portions(layout, num_groups, features[0].nbytes)
     centers = features.new_zeros(num_groups, k, features.shape[1])
@@ -179,7 +179,7 @@ def _draw(weight: Tensor, groups: Tensor, num_groups: int, generator: torch.Gene
     """One sample index [G] per group, probability proportional to weight [N]; any sample where all weights
     are 0.
 
-    The largest weight/exponential wins, which draws all groups at once; float64, so that no key is lost or
+    The largest weight/exponential wins, which draws for all groups at once; float64, so that no key is lost or
     tied.
     """
     race = torch.empty(len(weight), dtype=torch.float64, device=weight.device).exponential_(generator=generator)

@@ -1,4 +1,4 @@
-"""The regulariser of Eq 8: conditional entropy as released (scalar) or as Eq 5-8 read (diagonal, full)."""
+"""The regulariser of Eq 8: conditional entropy as released (scalar) or as in Eq 5-8 (diagonal, full)."""
 
 import math
 
@@ -15,38 +15,37 @@ SCOPES = ("class", "all")
 
 # Cap on the weight of a batch against the epoch's covariances, so that these never vanish.
 _MAX_BLEND = 0.99
-# Distance that an empty cluster competes with: only a class without any features falls back to one.
+# Distance assigned to an empty cluster: only a class without any features falls back to one.
 _FAR = 1e30
 
 
 class ConditionalEntropy(nn.Module):
-    """L_C of a batch: the smaller, the less the noisy feature tells about the input.
+    """L_C of a batch: the smaller it is, the less the noisy feature tells about the input.
 
-    `fit` once an epoch clusters the clean training features; `forward` adds a batch to those statistics by Eq
-    5-6 and returns L_C with its gradient to the feature. Statistics of the epoch stay as fitted while its
-    batches pass: each batch is blended with them afresh, so that a step depends on nothing but its batch and
-    the last fit.
+    `fit` clusters the clean training features once an epoch; `forward` adds a batch to those statistics by Eq
+    5-6 and returns L_C with its gradient to the feature. The statistics stay as fitted throughout the epoch: each
+    batch is blended with them separately, so that a step depends only on its batch and the last fit.
 
     estimator "scalar": one variance a cluster and the released, thresholded term. "diagonal" and "full": Eq 7
     itself, with a variance per dimension or the exact covariance. scope "class": `components` clusters in
     each class (the class of a training sample is known); "all" (not for scalar): `components * classes` over
     everything, Algorithm 1. dims = D, elements of one feature map; noise_std = sigma >= 0 (0 turns the term
     off); threshold = t and epsilon belong to scalar. Quirks of the released code, for scalar alone:
-    first_class_lookup (Q1), batch_weight_x10 (Q2), and shifted_statistics: variances are kept in a list without the
-    empty clusters, weights in one without the one-member clusters as well, so that later clusters read another's,
-    and a batch's features may go to the centre of an empty cluster. Without it each cluster has its own, and one
-    without members attracts none.
+    first_class_lookup (Q1), batch_weight_x10 (Q2), and shifted_statistics: the list of variances omits empty clusters,
+    the list of weights also one-member clusters, so that later clusters read the values of others, and a batch's
+    features may go to the centre of an empty cluster. Without it each cluster has its own statistics, and one without
+    members attracts no features.
 
     The release stops with an error at a batch with a class it could not cluster (of `components` samples or fewer), and
-    at a class of which every cluster has one member. Here both are clustered like any other; a class that the fit never
+    at a class in which every cluster has one member. Here both are clustered like any other; a class that the fit never
     saw adds nothing to the scalar term.
 
     State: buffers of fixed shape, so a saved state_dict restores every later value bit for bit. K components
     take 4 K D bytes for centres, and "full" another 4 K D^2 for the inverses A^-1 (half of that in a
-    state_dict, which holds one triangle of each). `fit` borrows some 6 N D bytes and 1 GiB. Give `device` so
-    that the room is checked.
+    state_dict, which holds one triangle of each). `fit` temporarily takes some 6 N D bytes and 1 GiB. Give `device`
+    so that the free memory is checked.
 
-    Raises UserError for values out of range and where the inverses would take over 80 % of the free memory.
+    Raises UserError for values out of range, and if the inverses would take over 80 % of the free memory.
     """
 
     fitted: Tensor
@@ -98,7 +97,7 @@ class ConditionalEntropy(nn.Module):
         else:
             shape = (total,) if estimator == "scalar" else (total, dims)
             self.register_buffer("variance", torch.zeros(shape, device=device))
-        if estimator == "scalar":  # weights within a class, in the order in which the release holds them
+        if estimator == "scalar":  # weights within a class, in the release's order
             self.register_buffer("share", torch.zeros(total, device=device))
 
     @property
@@ -116,11 +115,10 @@ class ConditionalEntropy(nn.Module):
         return int((self.counts == 0).sum())
 
     def bound(self) -> Tensor:
-        """Eq 7 / S8 in nats from the statistics of the last fit alone: 0-dim float64; 0 before it or without
+        """Eq 7 / S8 in nats, only from the statistics of the last fit: 0-dim float64; 0 before it or without
         noise.
 
-        Also for scalar, whose clusters count as isotropic (which never gives less than the full covariance
-        does).
+        Also for scalar, whose clusters are taken as isotropic (which never gives less than the full covariance).
         """
         pi = self.counts.double() / self.counts.double().sum().clamp_min(1)
         return (torch.special.entr(pi) + pi * self.information.double()).sum()
@@ -130,10 +128,10 @@ class ConditionalEntropy(nn.Module):
         """Cluster the clean features [N, D] (or [N, C, h, w]) with labels [N] and take the clusters'
         statistics.
 
-        k-means++ on the first call, afterwards from the last centres. N / classes is what the scalar term takes for the
-        mean number of training samples a class. The noise enters as sigma^2 I added to
-        each covariance. Waits for the device. Raises UserError for shapes or labels that do not fit, Diverged
-        for features that are not finite.
+        k-means++ on the first call, afterwards from the last centres. The scalar term uses N / classes as the mean
+        number of training samples a class. The noise enters as sigma^2 I added to each covariance.
+        Waits for the device. Raises UserError for shapes or labels that do not fit, Diverged for features that are not
+        finite.
         """
         if self.noise_std == 0:
             return
@@ -182,7 +180,7 @@ class ConditionalEntropy(nn.Module):
         return torch.where(self.fitted, loss, 0.0) + zero
 
     def _nearest(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Index [B] of the nearest component, within the label's class for scope "class"; only of those that have
+        """Index [B] of the nearest component, within the label's class for scope "class"; only among those with
         members, unless statistics are shifted."""
         distance = torch.addmm(self.centers.square().sum(1).unsqueeze(0), z, self.centers.mT, alpha=-2)
         if not self.shifted_statistics:
@@ -226,7 +224,7 @@ class ConditionalEntropy(nn.Module):
             return torch.zeros(0)
         row, column = torch.tril_indices(self.dims, self.dims, device=self.inverse.device)
         triangles = torch.empty(len(self.inverse), len(row))
-        for triangle, inverse in zip(triangles, self.inverse, strict=True):  # the device may lack room for all twice
+        for triangle, inverse in zip(triangles, self.inverse, strict=True):  # one by one: memory is limited
             triangle.copy_(inverse[row, column])
         return triangles
 

@@ -25,8 +25,8 @@ def own(variance: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shifted(variance: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """The same as released: variances of the non-empty clusters alone, in order, filled up with the last of them;
-    weights of the clusters of two or more members alone, filled up with 0.01. After an empty or one-member cluster
+    """The same as released: variances of only the non-empty clusters, in order, padded with the last of them;
+    weights of only the clusters with two or more members, padded with 0.01. After an empty or one-member cluster
     both belong to other clusters. A group without samples keeps zeros."""
     share = own(variance, counts)[1]
     filled = counts > 0
@@ -40,7 +40,7 @@ def shifted(variance: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _packed(values: Tensor, chosen: Tensor) -> Tensor:
-    """values [G, k] with the chosen of each row first, the order otherwise kept."""
+    """values [G, k] with the chosen ones of each row first, otherwise in the same order."""
     return values.gather(1, (~chosen).to(torch.uint8).sort(dim=1, stable=True).indices)
 
 
@@ -91,7 +91,7 @@ def invert_(covariance: Tensor, noise_variance: float) -> Tensor:
     information = covariance.new_empty(len(covariance))
     for part in torch.arange(len(covariance), device=covariance.device).split(chunk_length(8 * dims * dims)):
         chunk = slice(int(part[0]), int(part[-1]) + 1)
-        # In units of the noise variance, so that the determinant's ratio comes out without a cancellation.
+        # In units of the noise variance, so that the ratio of determinants is computed without cancellation.
         scaled = covariance[chunk].double().div_(noise_variance)
         scaled.diagonal(dim1=1, dim2=2).add_(1)
         factor = torch.linalg.cholesky(scaled)
@@ -102,5 +102,5 @@ def invert_(covariance: Tensor, noise_variance: float) -> Tensor:
 
 
 def chunk_length(elements: int) -> int:
-    """How many float32 items of that many elements make one chunk."""
+    """How many float32 items with that many elements fit into one chunk."""
     return max(1, _CHUNK_BYTES // (4 * elements))

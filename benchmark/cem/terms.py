@@ -1,8 +1,8 @@
-"""What a batch contributes to the objective, estimator by estimator: fixed shapes, no wait for the device.
+"""A batch's contribution to the objective, for each estimator: fixed shapes, no wait for the device.
 
-A component is never looped over. Every quantity of a component is held once per member of the batch, the
-members of the same component found by comparing indices [B, B]; a component's n members then carry 1/n of its
-term each.
+There is no loop over components. Every quantity of a component is held once per member of the batch; comparing
+indices [B, B] finds the members of the same component. Each of a component's n members then carries 1/n of its
+term.
 """
 
 import torch
@@ -16,7 +16,7 @@ def same(index: Tensor) -> Tensor:
 
 
 def lookup_class(labels: Tensor, classes: int) -> Tensor:
-    """Quirk Q1: whose row of the epoch's tables each member's class reads as released, [B].
+    """Quirk Q1: the row of the epoch's tables that each member's class reads in the released code, [B].
 
     The c-th class present, in ascending order, reads the row of the c-th SAMPLE of the batch sorted by label.
     """
@@ -78,13 +78,13 @@ def full_change(offset: Tensor, component: Tensor, inverse: Tensor, blend: Tenso
     members = together.sum(1)
     u = offset / members.sqrt().unsqueeze(1)
     w = _times_inverse(u.detach(), component, inverse)
-    # float64: products of nearly equal members stay positive definite whatever the settings of the float32
+    # float64: products of nearly equal members stay positive definite, whatever the settings of the float32
     # kernels.
     scale = (blend.double() / (1 - blend.double())).sqrt()
     u, w, together = u.double() * scale.unsqueeze(1), w.double() * scale.unsqueeze(1), together.double()
     cross = u @ w.mT
-    # Value U^T A^-1 U; the two terms carry the gradient of the left and of the right factor, so that A^-1 is
-    # read once.
+    # Value U^T A^-1 U; the two terms carry the gradients of the left and the right factor, so that A^-1 is read
+    # only once.
     quadratic = cross + cross.mT - cross.detach()
     matrix = torch.eye(len(u), dtype=u.dtype, device=u.device) + together * quadratic
     factor = torch.linalg.cholesky_ex(matrix).L

@@ -9,11 +9,11 @@ from benchmark.errors import UserError
 from benchmark.output import ReaderGone, standing_streams, tell
 from benchmark.text import told
 
-LONGEST = 100_000  # characters of an error's sentence, which may name many files
+LONGEST = 100_000  # characters of an error message, which may name many files
 
 
 def main() -> None:
-    """Entry point: a UserError, or what the system refuses (a folder that may not be read), is one sentence and exit
+    """Entry point: a UserError, or an error of the system (an unreadable folder), gives one sentence and exit
     status 2."""
     with standing_streams():
         try:
@@ -22,4 +22,4 @@ def main() -> None:
             tell(f"error: {told(error, LONGEST)}")
             sys.exit(2)
         except ReaderGone:
-            sys.exit(128 + signal.SIGPIPE)  # as programs end that do not ask
+            sys.exit(128 + signal.SIGPIPE)  # like programs that do not handle the signal

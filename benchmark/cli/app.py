@@ -1,4 +1,4 @@
-"""The application that the commands register with, and what holds for all of them."""
+"""The application that the commands register with, and the parts common to all of them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +14,9 @@ from benchmark.text import named
 
 
 class Commands(TyperGroup):
-    """The commands; Ctrl-C in one of them is told here, before typer makes a silent exit of it.
+    """The commands; Ctrl-C in one of them is reported here, before typer turns it into a silent exit.
 
-    No command ends by SystemExit: where one comes, it is a plug-in's, and no success.
+    No command ends by SystemExit: if one is raised, it comes from a plug-in and is not a success.
     """
 
     def invoke(self, ctx):

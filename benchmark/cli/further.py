@@ -47,7 +47,7 @@ def recognise(
     """How many rebuilt images an undefended classifier recognises."""
     from benchmark.jobs.recognise import recognise
 
-    # the row `none`, which is asked, may be none of those that --where chooses
+    # --where may leave out the row `none`, whose classifier is needed
     known = [] if classifier else selection.whole().cells
     _say_found(recognise(selection.cells, known, _machine(selection, device), classifier))
 
@@ -83,7 +83,7 @@ def speed(
 
 
 def _machine(selection: Selection, device: str) -> "Machine":
-    """What rebuilds the images of attacks, and keeps what is found of them."""
+    """The machine that rebuilds the images of attacks and stores the measurements."""
     from benchmark.jobs.run_job import Machine
     from benchmark.training.device import pick
 

@@ -14,14 +14,14 @@ import typer
 from benchmark.errors import UserError
 from benchmark.output import tell
 
-if TYPE_CHECKING:  # the commands load what they need, so that --help is quick
+if TYPE_CHECKING:  # commands load modules only when needed, so that --help is quick
     from benchmark.matrix.expand import Cell, Job
     from benchmark.matrix.load import MatrixFile
     from benchmark.store.store import Store
 
 
 def path(text: str) -> Path:
-    """The value of a path option or its environment variable: no shell writes out the ~ in --results=~/x for us."""
+    """The value of a path option or its environment variable: shells do not expand the ~ in --results=~/x."""
     return Path(os.path.expanduser(text))
 
 
@@ -67,7 +67,7 @@ class Selection:
     )
 
     def of(self, suite: str) -> "Selection":
-        """The same options for a suite that is named in another way."""
+        """The same options for another suite."""
         return replace(self, suite=suite)
 
     def whole(self) -> "Selection":
@@ -82,7 +82,7 @@ class Selection:
 
     @functools.cached_property
     def cells(self) -> "list[Cell]":
-        """UserError where none is left."""
+        """UserError if none is left."""
         from benchmark.matrix.expand import expand, parse_where
         from benchmark.matrix.load import parse_set
 
@@ -94,14 +94,14 @@ class Selection:
 
     @functools.cached_property
     def jobs(self) -> "list[Job]":
-        """Those of the cells, parents first."""
+        """The jobs of the cells, parents first."""
         from benchmark.matrix.expand import jobs
 
         return jobs(self.cells)
 
     @functools.cached_property
     def store(self) -> "Store":
-        """The results; those that come with the project are in it."""
+        """The results, including those that come with the project."""
         from benchmark.store import shipped
         from benchmark.store.store import Store
 
@@ -109,20 +109,20 @@ class Selection:
         return Store(self.results)
 
     def out(self, tables: Path) -> Path:
-        """The folder of the suite's tables. Those of a part of it (--where) have one of their own beside the whole."""
+        """The folder of the suite's tables. A part of the suite (--where) has a folder of its own beside it."""
         if not self.where:
             return tables / self.suite
         chosen = "_".join(sorted(part.strip() for text in self.where for part in text.split(",")))
         return tables / f"{self.suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
 
     def datasets(self) -> list[str]:
-        """The data sets that the cells are trained on, and those whose images their attackers have."""
+        """The data sets that the cells are trained on, and those that their attackers use."""
         cells = [cell for cell in self.cells if cell.job.kind != "efficiency"]
         others = [cell.job.config.get("knowledge", {}).get("dataset") for cell in cells]
         return list(dict.fromkeys([*(cell.dataset for cell in cells), *filter(None, others)]))
 
     def require_data(self) -> list[str]:
-        """`datasets`, ready before anything runs: the embedded one is made now. UserError for one that is not."""
+        """`datasets`, checked before anything runs: the embedded one is prepared now. UserError for a missing one."""
         from benchmark import data
 
         names = self.datasets()
@@ -131,10 +131,10 @@ class Selection:
         return names
 
     def _require_axes(self) -> None:
-        """UserError for a suite that can have no cell, whatever --where says."""
+        """UserError for a suite that has no cell for any --where."""
         suite = self.file.matrix.suites.get(self.suite)
         if suite is None or suite.include or suite.efficiency:
-            return  # `expand` tells of a suite that is not there
+            return  # `expand` reports an unknown suite
         lacking = [axis for axis in ("dataset", "defense", "cem", "protocol", "seed") if not getattr(suite, axis)]
         if lacking:
             where = self.file.where(("suites", self.suite))
@@ -151,7 +151,7 @@ class Without:
 
 
 def selecting(command: Callable) -> Callable:
-    """A command for typer: a parameter that is a Selection becomes the options of its fields, in its place."""
+    """A command for typer: a parameter of type Selection is replaced by the options of its fields."""
     signature = inspect.signature(command)
     ((name, left_out),) = [
         (parameter.name, left_out)
@@ -174,7 +174,7 @@ def selecting(command: Callable) -> Callable:
 
 
 def _left_out(annotation) -> tuple[str, ...] | None:
-    """The fields that an annotation leaves out of a Selection; None for one of something else."""
+    """The fields that an annotation leaves out of a Selection; None if it is not a Selection."""
     if annotation is Selection:
         return ()
     if get_origin(annotation) is Annotated and get_args(annotation)[0] is Selection:
@@ -185,5 +185,5 @@ def _left_out(annotation) -> tuple[str, ...] | None:
 def _parameter(item: Field) -> inspect.Parameter:
     default = item.default if item.default_factory is MISSING else item.default_factory()
     if any(isinstance(info, typer.models.ArgumentInfo) for info in get_args(item.type)):
-        default = inspect.Parameter.empty  # where a command has the argument, it is needed
+        default = inspect.Parameter.empty  # a command that has the argument requires it
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=item.type)

@@ -1,4 +1,4 @@
-"""The commands before a run: list the suites; plan, what one holds, what is done, how long the rest may take."""
+"""The commands before a run: list the suites; plan one: what it holds, what is done, how long the rest may take."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
     from benchmark.matrix.expand import Job
 
-# a kind of job -> what one of them is called, and several
+# a kind of job -> its name in the singular and in the plural
 KINDS = {"train": ("training", "trainings"), "attack": ("attack", "attacks")}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A job, its state in the store, whether it is finished, and how long all of it may take."""
+    """A job, its state in the store, whether it is finished, and how long the whole job may take."""
 
     job: "Job"
     state: str
@@ -67,11 +67,11 @@ def plan(
 
 
 def _planned(selection: Selection, device: "torch.device") -> tuple[list[Planned], str]:
-    """The jobs, and what the seconds of those that are left rest on."""
+    """The jobs, and the basis of the time estimate for the remaining ones."""
     from benchmark.jobs import estimate, pace
     from benchmark.training.device import describe, settle
 
-    settle(device)  # it shall count, and be named, as in a run
+    settle(device)  # so that the device counts, and is named, as in a run
     store = selection.store
     learned = pace.learn(store, describe(device), device.type)
     states = [(job, store.status(job)[0], store.done(job)) for job in selection.jobs]
@@ -86,7 +86,7 @@ def _planned(selection: Selection, device: "torch.device") -> tuple[list[Planned
 
 
 def _at_once(device: "torch.device") -> int:
-    """How many jobs a run would begin with; a GPU's finished jobs tell of their share of it."""
+    """How many jobs a run would begin with; on a GPU, finished jobs record their share of it."""
     from benchmark.engines.concurrency import on_cpu
     from benchmark.training.device import cores, threads
 

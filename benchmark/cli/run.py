@@ -1,4 +1,4 @@
-"""The commands that run a suite and look at how far it is: run, status."""
+"""The commands that run a suite and show its progress: run, status."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,7 +40,7 @@ def run(
     from benchmark.training.device import pick
 
     at_once = concurrency.parse(cells)
-    if engine == "local":  # elsewhere it is the nodes' device
+    if engine == "local":  # other engines use the nodes' devices
         pick(device)
     names, jobs = selection.require_data(), selection.jobs
     selection.store.check_writable()
@@ -74,7 +74,7 @@ def status(
         Watcher(jobs, {job.key: learned.seconds(job) for job in jobs}, store).run()
     try:
         queued = slurm_queue.queued(store)
-    except UserError as error:  # a copy of the store, elsewhere
+    except UserError as error:  # a copy of the store on another machine
         queued = {}
         tell(error)
     states = [(job, *slurm_queue.status(job, store, queued)) for job in jobs]

@@ -49,7 +49,7 @@ def verify(
 
 
 def _rescore(selection: Selection, most: int, device: str) -> bool:
-    """Whether there was something to score again, and all of it agrees."""
+    """Whether something could be scored again, and all of it agrees."""
     from benchmark.jobs.rescore import candidates, rescore
     from benchmark.jobs.run_job import Machine
     from benchmark.store.known import finished_jobs

@@ -1,7 +1,7 @@
 """torchvision without its compiled operators.
 
-`import torchvision` fails where its compiled library does not match the installed torch (a build for another
-device, say), although the parts used here (downloads, per-image transforms) are plain Python.
+`import torchvision` fails if its compiled library does not match the installed torch (for example a build for another
+device), although the parts used here (downloads, per-image transforms) are plain Python.
 """
 
 import importlib

@@ -1,7 +1,7 @@
-"""Archives from elsewhere, unpacked without trust: what an honest one does not do is refused before it costs anything.
+"""Unpacks untrusted archives: what an honest archive would not contain is refused before it costs anything.
 
-Everything that an archive may let grow has a bound: the bytes that come out of it, the bytes of one header, the number
-of its members, and how deep they lie.
+Everything that can grow has a limit: the unpacked bytes, the bytes of one header, the number of members, and the depth
+of folders.
 """
 
 import errno
@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from benchmark.errors import UserError
 
-_BLOCK = 1 << 16  # bytes read at a time; a header or name that wants more is none
+_BLOCK = 1 << 16  # bytes read at a time; a header or name that needs more is refused
 _MOST_UNPACKED, _LEAST_UNPACKED = 100, 100 << 20  # times the archive's size in bytes, and at least so many
 _BYTES_A_MEMBER, _LEAST_MEMBERS, _MOST_MEMBERS = 64, 10_000, 250_000  # the largest official archive has 120,609
 _DEEPEST = 16  # folders
-_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others ask for memory as they like
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may take any amount of memory
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
@@ -71,7 +71,7 @@ def require_modest_zip(file: Path) -> None:
 
 
 def _most_bytes(archive: Path) -> int:
-    """Bytes that an archive of honest contents will not unpack to more than."""
+    """The most bytes that an honest archive unpacks to."""
     return max(_LEAST_UNPACKED, _MOST_UNPACKED * archive.stat().st_size)
 
 
@@ -92,7 +92,7 @@ def _zip_members(archive: Path) -> Iterator[tuple]:
                 continue
             if member.compress_type not in _PACKED:
                 raise ValueError(f"'{member.filename[:80]}' is packed in a way that is not read here")
-            kind = stat.S_IFMT(member.external_attr >> 16)  # 0: made where files have no kind
+            kind = stat.S_IFMT(member.external_attr >> 16)  # 0: made on a system without file kinds
             yield member.filename, kind in (0, stat.S_IFREG), lambda member=member: content.open(member)
 
 
@@ -103,15 +103,15 @@ def _tar_members(archive: Path) -> Iterator[tuple]:
         stream = _Bounded(gzip.GzipFile(fileobj=raw) if packed else raw, _most_bytes(archive))
         with tarfile.open(fileobj=stream, mode="r:") as content:
             while (member := content.next()) is not None:
-                # or it keeps every header until the end
+                # otherwise it keeps every header until the end
                 content.members.clear()  # pyright: ignore[reportAttributeAccessIssue]
                 plain = member.isreg() and not member.issparse() and member.size >= 0
                 yield member.name, plain, None if member.isdir() else lambda member=member: content.extractfile(member)
 
 
 class _Bounded(io.RawIOBase):
-    """What tarfile reads from. It takes each header, and the names in it, in one read of the size that the header says:
-    no read, and no place in the stream, may be larger than an honest archive needs."""
+    """The stream that tarfile reads from. tarfile takes each header and its names in one read of the size that the
+    header states: no read, and no position in the stream, may be larger than an honest archive needs."""
 
     def __init__(self, file, most: int):
         self.file, self.most = file, most

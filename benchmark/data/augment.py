@@ -1,14 +1,13 @@
 """Batched augmentation: padded crop, flip and rotation of a whole batch as ONE gather.
 
-Every image has its own draws. The three steps (in the order crop, flip, rotate) are composed into one map
-that tells, for each output pixel, which source pixel it shows, so that an image is resampled once and stays
-uint8 until the end.
+Every image has its own draws. The three steps (in the order crop, flip, rotate) are combined into one map
+from each output pixel to its source pixel, so that an image is resampled once and stays uint8 until the end.
 
 Convention: the rotation is the one of torchvision's transforms on PIL images (nearest neighbour, black fill,
 positive angles counter-clockwise, about the point (W/2, H/2), pixel centres at half-integers), computed as
 PIL computes it: in 16.16 fixed-point integers. So the result equals torchvision's for each image exactly, on
-every device, with no tolerance for pixels whose source lies on the border between two. (torchvision's own
-tensor version rounds such pixels by floating point and differs from its PIL version there.)
+every device, even for pixels whose source lies on the border between two. (torchvision's own tensor version
+rounds such pixels by floating point and differs from its PIL version there.)
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ def augment(images: Tensor, generator: torch.Generator, crop: bool) -> Tensor:
 
     Per image and independently: with `crop`, a random H x W window of the image padded by 4 black pixels; a
     horizontal flip with probability 1/2; a rotation uniform in [-15, 15] degrees (as the released training).
-    `generator` must be one of the images' device; nothing here waits for the device.
+    `generator` must be on the images' device; nothing here waits for the device.
     """
     return apply(images, *draw(len(images), generator, crop), crop)
 
@@ -71,8 +70,8 @@ def _source_pixels(height: int, width: int, angle: Tensor, flip: Tensor, top: Te
     """For each output pixel: the source pixel's flat index, int64 [B, H, W] (0 if outside), and whether it is
     inside.
 
-    All coordinates are 16.16 fixed point in int32, columns and rows in one tensor [2, ...], so that few kernels do it.
-    The window's offset and the flip are folded into the few numbers per image, so that the work per pixel is two
+    All coordinates are 16.16 fixed point in int32, columns and rows in one tensor [2, ...], to need few kernels.
+    The window's offset and the flip are folded into a few numbers per image, so that the work per pixel is two
     additions, two shifts and the comparisons.
     """
     grid = _grid(height, width, angle.device)
@@ -95,10 +94,10 @@ def _source_pixels(height: int, width: int, angle: Tensor, flip: Tensor, top: Te
 
 @dataclass(frozen=True)
 class _Grid:
-    """What the map of every image of a size has in common.
+    """The part of the map that all images of a size share.
 
-    constant + by_cos * cos + by_sin * sin, rounded down: two rows of the map output -> input position in PIL's fixed
-    point, that is what a column and what a row of the output add, and the first pixel's centre; float64 [2, 3, 1].
+    constant + by_cos * cos + by_sin * sin, rounded down, gives two rows of the map from output to input position in
+    PIL's fixed point: the step per column, the step per row, and the first pixel's centre; float64 [2, 3, 1].
     flipped [3, 1], size [2, 1, 1], x [W] and y [H]: int32.
     """
 

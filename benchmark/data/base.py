@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the project: one class per data set, registered under its name.
+"""The interface of data sets: one class per data set, registered under its name.
 
 A data set is one file in this folder (or in an installed package, entry-point group `benchmark.datasets`): a
 subclass of `Source` with its constants as class attributes and a `read` for the layout it is distributed in.
@@ -15,8 +15,8 @@ DATASETS: Registry["Source"] = Registry("data set", "benchmark.data", "benchmark
 
 
 class Parts(NamedTuple):
-    """What `Source.read` returns. note: one line about anything unusual in the source that
-    no count of images or classes tells, "" if nothing is."""
+    """The result of `Source.read`. note: one line about anything unusual in the source that
+    the counts of images and classes do not show, or ""."""
 
     train: ImageSet
     test: ImageSet
@@ -27,13 +27,12 @@ class Parts(NamedTuple):
 class Source:
     """Base of all data sets; `name` is set by `DATASETS.register`.
 
-    classes, image_size (pixels), nominal (training and test images of the whole set; other counts are told in every
-    caption), mean and std (per channel,
-    of images in [0, 1]), crop: as in the paper's experiments. publishable: False where pictures must never leave
-    the machine. embedded: no source is needed, `load` prepares it. url, url_md5: the official archive. archives: md5
-    sums of all official archives, whatever their layout; where there are any, a file given as the source must be one
-    of them, and is unpacked before `read`. official: the fingerprint of the whole set, where `read` takes no other; its
-    results are then found where it is not prepared.
+    classes, image_size (pixels), nominal (training and test images of the full set; every caption lists other counts),
+    mean and std (per channel, of images in [0, 1]), crop: as in the paper's experiments. publishable: False if pictures
+    must never leave the machine. embedded: no source is needed, `load` prepares it. url, url_md5: the official archive.
+    archives: md5 sums of all official archives, whatever their layout; if there are any, a file given as the source
+    must be one of them, and is unpacked before `read`. official: the fingerprint of the full set, if `read` accepts no
+    other; its results are then found even if it is not prepared.
     """
 
     name: ClassVar[str]
@@ -58,7 +57,7 @@ class Source:
         return f"python -m benchmark data prepare {self.name}{option}"
 
     def download(self, root: Path) -> Path:
-        """The official archive, downloaded below `root` unless it is there; UserError where that is
+        """The official archive, downloaded below `root` unless it is there; UserError if that is
         impossible.
         """
         return files.download(self.url, self.url_md5, root / "downloads", self.command)

@@ -20,11 +20,11 @@ _PIXELS = 3 * 32 * 32
 
 
 class Cifar(Source):
-    """What both have in common; images stay in the order of the official files, class names are theirs.
+    """The common base; images stay in the order of the official files, with the official class names.
 
     python_files: file -> official md5 (batches in order, the test file, the names). The official binary files
-    have no published sums of their own, so `contents` (see `_contents`), which does not depend on the layout,
-    checks those.
+    have no published checksums. They are checked by `contents` (see `_contents`), which does not depend on the
+    layout.
     """
 
     image_size = 32
@@ -143,7 +143,7 @@ class Cifar100(Cifar):
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Loads numpy arrays and plain containers; a pickle that names anything else could run any program."""
+    """Loads only numpy arrays and plain containers; a pickle that names anything else could run any program."""
 
     _ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype")} | {
         (f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")

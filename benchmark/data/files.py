@@ -1,4 +1,4 @@
-"""Files from elsewhere, none of them trusted: checksums, downloads, pictures (archives.py: archives)."""
+"""Untrusted files: checksums, downloads, pictures (for archives see archives.py)."""
 
 import hashlib
 import http.client
@@ -21,10 +21,10 @@ from benchmark.errors import UserError
 
 _BLOCK = 1 << 20
 PICTURES = (".jpg", ".jpeg", ".png")
-# what such a file may hold, whatever it is called: Pillow would otherwise choose among all its formats by the content,
-# and run Ghostscript on one
+# the formats that such a file may have, whatever its name: otherwise Pillow would choose among all its formats by the
+# content, and run Ghostscript for one
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-_MOST_PIXELS = 64 << 20  # of one picture; more is a bomb
+_MOST_PIXELS = 64 << 20  # of one picture; larger ones are refused
 _MOST_TOLD = 200  # bad pictures in one message
 
 
@@ -87,8 +87,8 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def spelt(path: Path) -> str:
-    """The file's or folder's name in the one spelling (NFC) that counts, whichever of several the disk has it in: some
-    systems make an accent a character of its own. UserError for a name that is no UTF-8."""
+    """The file's or folder's name in Unicode's NFC form, whatever form the disk uses: some systems store an accent as a
+    separate character. UserError for a name that is not UTF-8."""
     try:
         path.name.encode()
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ def spelt(path: Path) -> str:
 def _visible(folder: Path) -> list[Path]:
     by_name: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if not path.name.startswith("."):  # macOS leaves a ._NAME beside each file on foreign disks
+        if not path.name.startswith("."):  # macOS leaves a ._NAME beside each file on other systems' disks
             name = spelt(path)
             if name in by_name:
                 raise UserError(f"{path} and {by_name[name]} are two spellings of one name; keep one of them")
@@ -129,7 +129,7 @@ def read_pictures(paths: Sequence[Path], size: int, resize: bool) -> Tensor:
 
 
 def told_all(problems: Sequence[str], of: str) -> str:
-    """All problems in one sentence, with their number, so that they can be mended in one go; `of`: of how many."""
+    """All problems in one sentence, with their number, so that they can be fixed together; `of`: of how many."""
     if len(problems) == 1:
         return problems[0]
     shown = problems[:_MOST_TOLD]
@@ -166,15 +166,15 @@ def resized(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _lost_in_rgb(path: Path, opened: Image.Image) -> str:
-    """What of a picture 8-bit RGB cannot hold, as the words behind "the picture"; "" where nothing is."""
+    """Why 8-bit RGB cannot represent a picture, in words that follow "the picture"; "" if it can."""
     if opened.format == "PNG":
         with open(path, "rb") as file:
             header = file.read(25)
-        if header[24:] > b"\x08":  # in its first chunk: what Pillow's modes tell of it differs between versions
+        if header[24:] > b"\x08":  # in its first chunk: Pillow's modes for it differ between versions
             return f"has {header[24]} bits a channel"
     if (
         getattr(opened, "is_animated", False) and opened.format != "MPO"
-    ):  # a camera's, with a preview beside the picture
+    ):  # from a camera, with a preview beside the picture
         return f"has {opened.n_frames} frames"  # pyright: ignore[reportAttributeAccessIssue]
     if opened.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in opened.info:
         opaque = opened.convert("RGBA").getchannel("A").getextrema() == (255, 255)

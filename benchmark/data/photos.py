@@ -18,7 +18,7 @@ from benchmark.data.files import channels_first
 from benchmark.data.tensors import ImageSet
 from benchmark.errors import UserError
 
-# class name: (file in skimage/data, side of the test part: the one that shows more)
+# class name: (file in skimage/data, side of the test part: the side that shows more)
 PHOTOGRAPHS = {
     "astronaut": ("astronaut.png", "right"),
     "cat": ("chelsea.png", "left"),
@@ -48,14 +48,14 @@ class Photos(Source):
             patches = [
                 _patches(photograph(name)[:, region(name, test)], count, self.image_size) for name in PHOTOGRAPHS
             ]
-            # the classes take turns, so that any stretch of the stored order holds all of them
+            # the classes take turns, so that any part of the stored order holds all of them
             mixed = np.stack(patches, axis=1).reshape(-1, self.image_size, self.image_size, 3)
             parts.append(ImageSet(channels_first(mixed), torch.arange(self.classes).repeat(count)))
         return Parts(*parts, list(PHOTOGRAPHS))
 
 
 def photograph(name: str) -> np.ndarray:
-    """The reduced photograph of that class: uint8 [H, W, 3]; UserError if scikit-image does not bring it."""
+    """The reduced photograph of that class: uint8 [H, W, 3]; UserError if scikit-image does not include it."""
     file, _ = PHOTOGRAPHS[name]
     package = importlib.util.find_spec("skimage")
     folders = (package and package.submodule_search_locations) or []

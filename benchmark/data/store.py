@@ -1,6 +1,6 @@
 """The prepared data sets: ROOT/NAME.safetensors (pixels and labels) and ROOT/NAME.json (what they are).
 
-The JSON is written last and holds the sha256 of the other file, so that a half-written or damaged pair is
+The JSON is written last and holds the sha256 of the other file, so a half-written or damaged pair is
 noticed.
 """
 
@@ -78,8 +78,8 @@ def load(name: str, root: Path) -> DataSet:
 
 
 def fingerprint(name: str, root: Path) -> str | None:
-    """The prepared data set's fingerprint from its JSON alone. If it is not prepared, an embedded one is; else the
-    official one's, or None where that is not known."""
+    """The prepared data set's fingerprint, read from its JSON alone. If it is missing, an embedded set is prepared; for
+    others it is the official fingerprint, or None if that is unknown."""
     data_set, root = DATASETS.get(name)(), Path(root)
     try:
         meta = _read_meta(data_set, root)
@@ -91,20 +91,20 @@ def fingerprint(name: str, root: Path) -> str | None:
 
 
 def paths(name: str, root: Path) -> list[Path]:
-    """The files of a prepared data set, whether they are there or not."""
+    """The files of a prepared data set, whether they exist or not."""
     data_set = DATASETS.get(name)()
     return [_tensor_path(data_set, Path(root)), _meta_path(data_set, Path(root))]
 
 
 def departures(name: str, root: Path) -> list[Departure]:
-    """How the prepared data set departs from the whole one; none where it is not prepared."""
+    """How the prepared data set departs from the full one; empty if it is not prepared."""
     data_set = DATASETS.get(name)()
     meta = _read_meta(data_set, Path(root))
     return _departures(data_set, meta) if meta else []
 
 
 def _departures(data_set: Source, meta: dict) -> list[Departure]:
-    """What the source itself noted, then every count that is not the nominal one."""
+    """The source's own note, then every count that is not the nominal one."""
     noted = [Departure("data.source", meta["note"], "whole")] if meta["note"] else []
     counts = zip(("train", "test"), data_set.nominal, strict=True)
     counts = [("classes", data_set.classes), *counts]
@@ -112,7 +112,7 @@ def _departures(data_set: Source, meta: dict) -> list[Departure]:
 
 
 def _empty_classes(parts: Parts) -> str:
-    """The classes that a part has no image of, which no count of images tells."""
+    """The classes without images in a part, which the counts of images do not show."""
     classes, found = len(parts.class_names), []
     for what, part in (("training", parts.train), ("test", parts.test)):
         empty = classes - len(part.labels.unique())
@@ -129,11 +129,11 @@ def describe(root: Path) -> list[dict]:
 
 
 def _load(data_set: Source, root: Path) -> DataSet | None:
-    """The prepared data set, or None where it is not prepared. Damaged where it is not what was written."""
+    """The prepared data set, or None if it is not prepared. Damaged if it is not what was written."""
     meta, path = _read_meta(data_set, root), _tensor_path(data_set, root)
     if meta is None:
         return None
-    with reading(path), open(path, "rb"):  # safetensors says of any file that it cannot open that there is none
+    with reading(path), open(path, "rb"):  # safetensors says of any file it cannot open that it does not exist
         pass
     try:
         tensors = load_file(path)
@@ -171,7 +171,7 @@ def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
     try:
         for path in (_tensor_path(data_set, root), _meta_path(data_set, root)):
             os.replace(path, path.with_name(path.name + ".damaged"))
-    except FileNotFoundError:  # another process was as quick
+    except FileNotFoundError:  # another process was faster
         pass
     except OSError:
         raise error from None
@@ -210,7 +210,7 @@ def _damaged(data_set: Source, path: Path) -> Damaged:
 
 
 def _read_meta(data_set: Source, root: Path) -> dict | None:
-    """The JSON, or None where either file is missing; Damaged where it is not what was written."""
+    """The JSON, or None if either file is missing; Damaged if it is not what was written."""
     path = _meta_path(data_set, root)
     if not path.is_file() or not _tensor_path(data_set, root).is_file():
         return None
@@ -234,7 +234,7 @@ def _is_intact(data_set: Source, root: Path) -> bool:
 
 @contextmanager
 def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Any]:
-    """The source itself, or the folder into which the archive (checked first) is unpacked meanwhile."""
+    """The source itself, or a temporary folder into which the archive (checked first) is unpacked."""
     if source is None or not data_set.archives or Path(source).is_dir():
         yield source and Path(source)
         return
@@ -245,7 +245,7 @@ def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Any
 
 
 def _check(data_set: Source, parts: Parts) -> None:
-    """A data set's `read` must keep its promises, an installed plug-in's too."""
+    """Check that a data set's `read` returned what it should, also for a plug-in."""
     size, classes = data_set.image_size, len(parts.class_names)
     for what, part in (("training", parts.train), ("test", parts.test)):
         images, labels = part.images, part.labels
@@ -284,7 +284,7 @@ def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> N
                 "class_names": parts.class_names,
             }
             new_meta.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            new_tensors.chmod(new_meta.stat().st_mode)  # safetensors lets nobody but the owner read
+            new_tensors.chmod(new_meta.stat().st_mode)  # safetensors lets only the owner read
             os.replace(new_tensors, path)
             os.replace(new_meta, _meta_path(data_set, root))
     except (OSError, SafetensorError) as error:

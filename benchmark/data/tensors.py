@@ -1,4 +1,4 @@
-"""Images and labels as tensors: a part of a data set, a data set, ways to pick from and to scale them."""
+"""Images and labels as tensors: a part of a data set, a data set, and functions to select and scale images."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -73,7 +73,7 @@ def subset(data: DataSet, train_images: int | None, test_images: int | None) -> 
 
 
 def balanced(part: ImageSet, count: int | None, what: str) -> ImageSet:
-    """As `subset`, of one part; `what` names its images."""
+    """Like `subset`, for one part; `what` names its images."""
     if count is None:
         return part
     if not 1 <= count <= len(part):
@@ -98,8 +98,8 @@ def fingerprint_of(train: ImageSet, test: ImageSet) -> str:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 0..1; floating-point images are taken to be in 0..1 already and returned as
-    they are.
+    """uint8 0..255 -> float32 0..1; floating-point images are assumed to be in 0..1 already and returned
+    unchanged.
     """
     return images if images.is_floating_point() else images.float().div_(255)
 

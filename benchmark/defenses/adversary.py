@@ -1,4 +1,4 @@
-"""What the defences share that train a decoder along, and charge the encoder by how well it rebuilds."""
+"""Base of defences that train a decoder together with the encoder, and penalise the encoder if it rebuilds well."""
 
 from typing import Annotated
 
@@ -15,8 +15,8 @@ from benchmark.training.graph import adam
 
 
 class Adversarial(Defense):
-    """Base: before each step of the encoder the adversary G takes its own, on the feature of the encoder in evaluation
-    mode. A subclass has `miss`, which G lowers, and a `loss` that rests on `judged`."""
+    """Base: before each step of the encoder, the adversary G takes a step on the feature of the encoder in evaluation
+    mode. A subclass has `miss`, which G minimises, and a `loss` that uses `judged`."""
 
     class Params(Defense.Params):
         adversary_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of the adversary's Adam")
@@ -24,12 +24,12 @@ class Adversarial(Defense):
         adversary_blocks: Count = Field(description="residual blocks of the adversary")
 
     seen: Tensor
-    adversary: Decoder  # G, made by `build`: the attacker never needs it
+    adversary: Decoder  # G, made by `build`; the attacker never needs it
     optimizer: torch.optim.Adam
 
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)
-        # of this epoch: steps, `miss` before each step of the adversary's, what the encoder was judged by
+        # sums over this epoch: steps, `miss` before each step of the adversary, the encoder's adversarial value
         self.register_buffer("seen", torch.zeros(3, dtype=torch.float64))
 
     @classmethod
@@ -48,7 +48,7 @@ class Adversarial(Defense):
         return {"adversary": self.optimizer}
 
     def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        """Of what G made of features, and the images in [0, 1], [B, 3, H, W] twice; 0-dim."""
+        """The loss of G's output against the images in [0, 1], [B, 3, H, W] twice; 0-dim."""
         raise NotImplementedError
 
     def shown(self, z_clean: Tensor) -> Tensor:
@@ -68,14 +68,14 @@ class Adversarial(Defense):
         self.seen[0] += 1
 
     def judged(self, z: Tensor) -> Tensor:
-        """What G in evaluation mode, whose weights get no gradient, makes of features [B, C, h, w]."""
+        """The output of G for features [B, C, h, w]; G is in evaluation mode, and its weights get no gradient."""
         self.adversary.eval().requires_grad_(False)
         rebuilt = cast_once(self.adversary, z)
         self.adversary.train().requires_grad_(True)
         return rebuilt
 
     def means(self) -> tuple[float, float]:
-        """Of the epoch, which then is over: `miss` of G, and what the encoder was judged by."""
+        """Means over the epoch, which this ends: `miss` of G, and the encoder's adversarial value."""
         steps, adversary, encoder = self.seen.tolist()
         self.seen.zero_()
         return adversary / steps, encoder / steps

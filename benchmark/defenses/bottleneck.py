@@ -8,6 +8,6 @@ from benchmark.defenses import DEFENSES, Defense
 
 @DEFENSES.register("bottleneck")
 class Bottleneck(Defense):
-    """The 8-channel bottleneck, which every other defence has as well, and noise: nothing to add to the base."""
+    """The 8-channel bottleneck, which every other defence also has, and noise: the base class does it all."""
 
     title = "Bottleneck"

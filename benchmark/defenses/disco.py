@@ -2,10 +2,10 @@
 
 Source: Singh, Chopra, Garza, Zhang, Vepakomma, Sharma & Raskar, "DISCO: Dynamic and Invariant Sensitive Channel
 Obfuscation for Deep Neural Networks", CVPR 2021: the pruning network lowers the task's loss and raises that of a
-decoder trained along; encoder and server lower the task's alone. Scores become a mask by a sigmoid of temperature 1/30
-about the score at the threshold (the authors' code). Simplified: there the scores come from the rest of a ResNet-18,
-here from one hidden layer on each channel's mean and standard deviation, of which little has to run on the device; the
-mask is 0 or 1, and its gradient that of the sigmoid.
+jointly trained decoder; encoder and server lower only the task's loss. Scores become a mask by a sigmoid of temperature
+1/30 about the score at the threshold (the authors' code). Simplified: there the scores come from the rest of a
+ResNet-18, here from one hidden layer on each channel's mean and standard deviation, which is cheap to run on the
+device; the mask is 0 or 1, with the gradient of the sigmoid.
 """
 
 import math

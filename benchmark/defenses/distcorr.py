@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmark.config import Number
 from benchmark.defenses import DEFENSES, Batch, Defense
 
-EPSILON = 1e-7  # floor of squared distances, and what keeps roots and quotients from 0 (released code)
+EPSILON = 1e-7  # floor of squared distances, and added in roots and denominators to keep them from 0 (released code)
 
 
 @DEFENSES.register("distcorr")
@@ -49,7 +49,7 @@ def distance_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _covariance(a: Tensor, b: Tensor) -> Tensor:
-    """dCov of two centred distance matrices; its square is not negative but for rounding."""
+    """dCov of two centred distance matrices; its square is negative only by rounding."""
     return ((a * b).mean().clamp_min(0) + EPSILON).sqrt()
 
 
@@ -59,7 +59,7 @@ def _centred_distances(a: Tensor) -> Tensor:
     a = a - a.mean(0)  # distances are the same, and the differences below lose fewer digits
     squares = a.square().sum(1)
     squared = (squares[:, None] + squares[None, :] - 2 * a @ a.T).clamp_min(EPSILON)
-    # what rounding leaves of a sample's distance from itself would be the largest error of all
+    # the rounding error in a sample's distance from itself would be the largest error of all
     own = torch.eye(len(a), dtype=torch.bool, device=a.device)
     distance = torch.where(own, EPSILON, squared).sqrt()
     return distance - distance.mean(0) - distance.mean(1, keepdim=True) + distance.mean()

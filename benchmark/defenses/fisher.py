@@ -1,10 +1,10 @@
-"""Fisher: as much Gaussian noise as keeps the diagonal Fisher information leakage (dFIL) at a stated value.
+"""Fisher: enough Gaussian noise to keep the diagonal Fisher information leakage (dFIL) at a given value.
 
 Source: Maeng, Guo, Kariyappa & Suh, "Bounding the Invertibility of Privacy-preserving Instance Encoding using Fisher
 Information", NeurIPS 2023: z = F(x) + N(0, s^2 I) has dFIL = tr(J^T J) / (s^2 d), J = dF/dx, and no unbiased attacker
-has a mean squared error below 1 / dFIL. Simplified: one s for all images, so that the leakage is met on average over
-them and not for each; a running estimate of tr(J^T J) in place of the trace itself; and the encoder is not trained
-towards a smaller J, which the noise follows instead.
+has a mean squared error below 1 / dFIL. Simplified: one s for all images, so that the leakage is met on average and not
+for each image; a running estimate of tr(J^T J) instead of the trace itself; and the encoder is not trained towards a
+smaller J; the noise adapts to J instead.
 """
 
 from typing import Annotated
@@ -22,8 +22,8 @@ class Fisher(Defense):
     """z = z_clean + s N(0, I), s = max(noise_std, sqrt(E tr(J^T J) / (leakage d))); x in [0, 1]^d, d = 3 H W.
 
     In every step, for some of the batch's images, tr(J^T J) is estimated by |J^T v|^2 with v ~ N(0, I) in the feature's
-    space (Hutchinson's estimate, unbiased), the encoder in evaluation mode. The mean of the last `window` steps or so
-    counts; s is a constant to the gradient. As E 1 / dFIL(x) >= 1 / E dFIL(x), the error of unbiased attackers,
+    space (Hutchinson's estimate, unbiased), the encoder in evaluation mode. The mean of about the last `window` steps
+    is used; s is a constant to the gradient. As E 1 / dFIL(x) >= 1 / E dFIL(x), the error of unbiased attackers,
     averaged over images, is at least 1 / leakage, in squared units of a pixel.
     """
 
@@ -80,6 +80,6 @@ class Fisher(Defense):
 
 
 def slope(x01: Tensor, x: Tensor) -> Tensor:
-    """dx/dx01 [1, 3, 1, 1] of the normalisation, which is affine in each channel: the ratio of both sides' spreads."""
+    """dx/dx01 [1, 3, 1, 1] of the normalisation, which is affine in each channel: the ratio of the two spreads."""
     spread01, spread = (side.std((0, 2, 3), keepdim=True) for side in (x01, x))
     return spread / spread01.clamp_min(1e-6)

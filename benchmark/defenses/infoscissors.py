@@ -1,10 +1,10 @@
-"""InfoScissors: the encoder is charged an upper bound on what its feature tells of the image.
+"""InfoScissors: the encoder's loss includes an upper bound on the information of its feature about the image.
 
 Sources: Duan, Sun, Jia, Chen & Gorlatova, "Reimagining Mutual Information for Enhanced Defense against Data Leakage in
 Collaborative Inference", NeurIPS 2024; the bound is CLUB of Cheng et al., ICML 2020. Simplified: the paper's second
-bound, on what is told of the prediction, is not included, because here the server makes the prediction; the
-decoder is ResSFL's, the density about its output is Gaussian of one fixed variance, which `weight` takes in, and the
-bound counts where it is positive, as mutual information is.
+bound, on information about the prediction, is not included, because here the server makes the prediction; the decoder
+is ResSFL's; the density about its output is Gaussian with one fixed variance, absorbed in `weight`; and the bound only
+counts when positive, as mutual information is.
 """
 
 from typing import Annotated

@@ -1,16 +1,16 @@
-"""How likely a Gaussian is to lie between two values: what is known of an element that was rounded or cut off."""
+"""The probability that a Gaussian lies between two values: the likelihood of an element that was rounded or cut off."""
 
 import torch
 from torch import Tensor
 
-OPEN = 1e4  # an interval without an end on one side ends this far from 0, where the density is 0 for any feature
+OPEN = 1e4  # a half-open interval ends this far from 0, where the density is 0 for any feature
 
 
 def log_between(low: Tensor, high: Tensor, mean: Tensor, std: float) -> Tensor:
     """log P(low < mean + std N(0, 1) < high), element by element, float32; low < high, and finite (`OPEN`).
 
-    Differentiable in `mean`, and exact in both tails: of the two ways to write the interval the one is taken where
-    both ends are left of the mean or around it, and the difference of probabilities is formed of their logarithms.
+    Differentiable in `mean`, and exact in both tails: the interval is mirrored if needed, so that it lies left of the
+    mean or around it, and the difference of probabilities is computed from their logarithms.
     """
     with torch.autocast(mean.device.type, enabled=False):
         mean = mean.double()

@@ -38,7 +38,7 @@ class Laplace(Defense):
 
         @property
         def noise_std(self) -> float:
-            """The noise's standard deviation, which CEM reckons with."""
+            """The noise's standard deviation, which CEM assumes."""
             return math.sqrt(2) * self.scale
 
     def clipped(self, z: Tensor) -> Tensor:

@@ -10,6 +10,6 @@ from benchmark.defenses.ressfl import ResSFL
 
 @DEFENSES.register("noise_arl")
 class NoiseARL(ResSFL):
-    """ResSFL's game under another name; the rows differ by their strengths."""
+    """ResSFL's training under another name; the rows differ by their strengths."""
 
     title = "Noise_ARL"

@@ -5,7 +5,7 @@ from benchmark.defenses import DEFENSES, Defense
 
 @DEFENSES.register("none")
 class NoDefense(Defense):
-    """The cut network as it is; the feature is the cut's own activation map, [128, 8, 8] for VGG11 at 32 px."""
+    """The unchanged cut network; the feature is the activation map at the cut, [128, 8, 8] for VGG11 at 32 px."""
 
     title = "No defence"
 

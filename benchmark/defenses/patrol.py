@@ -2,8 +2,8 @@
 
 Sources: Ding et al., WACV 2024; released code of the CEM paper: one more conv of 16 channels, structured Taylor
 pruning by 5 % in one shot at the start of an epoch (180 of 240 in its README), layers of at most 32 channels spared,
-three steps of the adversary for each of the encoder's (its option for the number is not understood, which leaves the
-default). The original's Lipschitz term is in neither code nor formula and is not included.
+three steps of the adversary for each of the encoder's (its script's option for the number is not recognised, so the
+default holds). The original's Lipschitz term is in neither code nor formula and is not included.
 """
 
 import math
@@ -18,9 +18,9 @@ from benchmark.models import prune
 
 @DEFENSES.register("patrol")
 class Patrol(ResSFL):
-    """ResSFL's game on a pruned encoder: 64 and 128 channels become 60 and 121, 83,723 parameters (printed 0.083M).
+    """ResSFL's training on a pruned encoder: 64 and 128 channels become 60 and 121, 83,723 parameters (printed 0.083M).
 
-    With quirk q9 what pruning replaced is not trained any more: the released code does not tell its optimiser.
+    With quirk q9 the replaced parameters are not trained any more: the released code does not tell its optimiser.
     """
 
     title = "PATROL"

@@ -1,7 +1,7 @@
 """Quantise: each element of the noisy feature is sent in a few bits.
 
 Sources: the rounding and its gradient are the k-bit quantiser of Zhou et al., DoReFa-Net, arXiv 1606.06160 (2016);
-straight-through gradients: Bengio et al., arXiv 1308.3432 (2013). Quantised features in split learning, there against
+straight-through gradients: Bengio et al., arXiv 1308.3432 (2013). Quantised features in split learning, there to save
 traffic: Zheng et al., IJCAI 2023.
 """
 
@@ -19,7 +19,7 @@ class Quantise(Defense):
     """z = Q(z_clean + noise), Q(r) = round((2^b - 1) clip(r, 0, 1)) / (2^b - 1); the gradient of Q is taken as 1.
 
     The range [0, 1] is fixed: the bottleneck ends in a Sigmoid, so training, evaluation and attack agree without any
-    state. The noise comes first, so that what is sent has b bits, and so that rounding can only take from it.
+    state. The noise comes first, so that what is sent has b bits, and so that rounding can only lose information.
     """
 
     title = "Quantised"
@@ -41,7 +41,7 @@ class Quantise(Defense):
         return "processed"
 
     def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
-        """-log of the probability that z_clean + noise is rounded to z; the ends of the range take what is beyond."""
+        """-log of the probability that z_clean + noise is rounded to z; values outside the range count at its ends."""
         level = (z * self.steps).round()
         low = ((level - 0.5) / self.steps).masked_fill(level == 0, -OPEN)
         high = ((level + 0.5) / self.steps).masked_fill(level == self.steps, OPEN)

@@ -1,9 +1,9 @@
-"""ResSFL: an inversion adversary is trained along, and the encoder is penalised where it succeeds.
+"""ResSFL: an inversion adversary is trained together with the encoder, which is penalised if the adversary succeeds.
 
 Source: Li et al., CVPR 2022, as released with the CEM paper: CE + weight * relu(SSIM(AE(z_clean), x) - target). AE is
-the decoder family with 4 blocks. In every step it first takes a step of its own towards a higher SSIM, on the feature
-of the encoder in evaluation mode; then the encoder is penalised by the AE in evaluation mode. Before, it is fitted by
-MSE on the initial encoder. The two-stage transfer of the original is not included.
+the decoder family with 4 blocks. In every step the AE first takes a step of its own towards a higher SSIM, on the
+feature of the encoder in evaluation mode; then the encoder is penalised by the AE in evaluation mode. Before training,
+the AE is fitted by MSE on the initial encoder. The two-stage transfer of the original is not included.
 """
 
 from functools import partial
@@ -27,7 +27,7 @@ PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
 
 @DEFENSES.register("ressfl")
 class ResSFL(Adversarial):
-    """The adversary sees the clean feature; noise is on the path to the server alone (released code)."""
+    """The adversary sees the clean feature; only the path to the server has noise (released code)."""
 
     title = "ResSFL"
     version = 2
@@ -52,7 +52,7 @@ class ResSFL(Adversarial):
         return super().extra_flop(params, scale) * (1 + params.pretrain_epochs / scale.epochs)
 
     def prepare(self, model: SplitModel, batches, generator) -> None:
-        """Fits the adversary, by an Adam of its own, on the feature as sent; the encoder is in evaluation mode."""
+        """Fits the adversary, with a separate Adam, on the feature as sent; the encoder is in evaluation mode."""
         params = self.params
         fitting = adam(self.adversary.parameters(), params.adversary_lr, self.setting.device)
         captured = Captured(self.setting.device, [generator], "" if self.capturable else "the defence forbids it")

@@ -1,11 +1,10 @@
-"""Shredder: learned noise tensors, as large as accuracy lets them grow; one of them is drawn for each feature sent.
+"""Shredder: learned noise tensors, as large as accuracy allows; one of them is drawn for each feature sent.
 
 Source: Mireshghallah, Taram, Ramrakhyani, Jalali, Tullsen & Esmaeilzadeh, "Shredder: Learning Noise Distributions to
 Protect Inference Privacy", ASPLOS 2020: additive noise tensors, started from a Laplace distribution, minimise
-cross-entropy less a multiple of their size, until the inverse of the signal-to-noise ratio is what was asked for.
-Simplified: there a trained network is left as it is, the tensors are learned one after the other, and further ones are
-drawn from distributions fitted to them; here network and tensors are trained together, and the tensors themselves are
-drawn from.
+cross-entropy minus a multiple of their size, until the inverse signal-to-noise ratio reaches the target. Simplified:
+there the trained network stays fixed, the tensors are learned one after the other, and further ones are drawn from
+distributions fitted to them; here network and tensors are trained together, and one of the tensors itself is drawn.
 """
 
 from typing import Annotated
@@ -57,7 +56,7 @@ class Shredder(Defense):
     def transform(self, z: Tensor, generator, phase) -> Tensor:
         drawn = torch.randint(len(self.tensors), (len(z),), generator=generator, device=z.device)
         which = torch.arange(len(self.tensors), device=z.device) == drawn[:, None]
-        with torch.autocast(z.device.type, enabled=False):  # a product: its gradient adds up in the same order always
+        with torch.autocast(z.device.type, enabled=False):  # a product: its gradient is always summed in the same order
             noise = (which.float() @ self.tensors.flatten(1)).view(z.shape)
         return super().transform(z + noise, generator, phase)
 

@@ -1,7 +1,7 @@
 """Top-k: of each feature only the largest elements are sent, the others are zero.
 
 Source: top-k sparsification of the cut layer, Zheng, Chen, Lyu & Yao, "Reducing Communication for Split Learning by
-Randomized Top-k Sparsification", IJCAI 2023, there against traffic; that paper's randomised choice is not included.
+Randomized Top-k Sparsification", IJCAI 2023, there to save traffic; that paper's randomised choice is not included.
 """
 
 from typing import Annotated
@@ -42,8 +42,8 @@ class TopK(Defense):
         return z != 0
 
     def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
-        """-log p(z | z_clean) up to a constant: Gaussian over the elements kept; each of the others, its noise
-        included, was of smaller magnitude than the smallest kept."""
+        """-log p(z | z_clean) up to a constant: Gaussian over the elements kept; each other element, with its noise,
+        had a smaller magnitude than the smallest kept."""
         kept = self.kept(z)
         least = z.abs().masked_fill(~kept, torch.inf).flatten(1).amin(1).clamp(1e-6, 1e6)
         least = least.view(-1, *[1] * (z.dim() - 1)).expand_as(z)

@@ -1,10 +1,9 @@
-"""VIB: the variational information bottleneck. The noise's strength is learned, under a price on what is told.
+"""VIB: the variational information bottleneck. The noise's strength is learned, with a penalty on information.
 
 Source: Alemi, Fischer, Dillon & Murphy, "Deep Variational Information Bottleneck", ICLR 2017: minimise
 CE + beta KL(p(z | x) || r(z)), the expectation over z taken by a reparameterised draw, r the standard normal.
 Simplified: there the encoder computes mean and variance from the image; here the feature is the mean, and each of its
-elements has one learned variance for all images. As the feature is in (0, 1), its mean cannot be 0 for all, as r would
-have it.
+elements has one learned variance for all images. The feature is in (0, 1), so its mean cannot be 0, as in r.
 """
 
 import math
@@ -18,7 +17,7 @@ from benchmark.config import Number
 from benchmark.defenses import DEFENSES, SHARPEST, Batch, Defense
 from benchmark.training.graph import adam
 
-LEAST = 1e-3  # standard deviation to start from, at least: its logarithm is learned
+LEAST = 1e-3  # smallest initial standard deviation: its logarithm is learned
 
 
 @DEFENSES.register("vib")
@@ -26,7 +25,7 @@ class VIB(Defense):
     """z = z_clean + s N(0, I), s learned for each element; CE + beta KL(N(z_clean, s^2) || N(0, I)).
 
     KL = 1/2 sum over elements of (z_clean^2 + s^2 - 1 - log s^2), in nats an image, averaged over the batch: an upper
-    bound on the mutual information of image and z. log s is what an Adam of its own moves, from log(noise_std) on.
+    bound on the mutual information of image and z. A separate Adam updates log s, starting from log(noise_std).
     """
 
     title = "VIB"

@@ -1,4 +1,4 @@
-"""Engines bring jobs to machines: this one (local), a Ray cluster, a Slurm cluster. The results are the same."""
+"""Engines run jobs on this machine (local), a Ray cluster or a Slurm cluster. The results are the same."""
 
 import importlib
 from pathlib import Path
@@ -20,8 +20,8 @@ def run(
 ) -> list[tuple[Job, str, str]]:
     """Run the jobs that the store lacks; returns (job, reason, log path) of each that failed.
 
-    device: a name as device.pick takes it; cells: how many jobs share a GPU, None: as the engine finds; options: the
-    engines' own, by the names in OPTIONS. UserError for an option of another engine, or an engine not installed.
+    device: a name for device.pick; cells: how many jobs share a GPU, None: the engine decides; options: the engines'
+    own, by the names in OPTIONS. UserError for an option of another engine, or an engine that is not installed.
     """
     for name, value in options.items():
         if value and name not in OPTIONS[engine]:

@@ -1,4 +1,4 @@
-"""How many jobs run at once on one device. Nothing here changes a number: only how soon it is there."""
+"""How many jobs run at once on one device. This never changes a result, only how soon it is ready."""
 
 import os
 import time
@@ -10,8 +10,8 @@ from benchmark.training.device import cores, threads
 
 CONTEXT = 600.0  # MiB that a process takes on a GPU besides its tensors: CUDA's context and the loaded kernels
 WARM = 2.0  # epochs of a job before its speed is measured: CEM starts in the second
-WINDOW = 5.0  # seconds, and at least one epoch, that a speed is measured over
-MORE = 1.15  # twice the jobs must do this many times the work, or they are not worth their memory
+WINDOW = 5.0  # seconds, and at least one epoch, over which a speed is measured
+MORE = 1.15  # twice the jobs must do at least this many times the work to be worth their memory
 
 
 class Share:
@@ -21,7 +21,7 @@ class Share:
         self.limit = limit
 
     def seen(self, key: str, epochs: float, memory: tuple[float, float] | None) -> None:
-        """A running job has done `epochs`; memory: MiB free on the GPU, and the job's peak, where it has one."""
+        """A running job has done `epochs`; memory: MiB free on the GPU, and the job's peak, if it has one."""
 
     def ended(self, key: str) -> None:
         """A running job is over."""
@@ -34,9 +34,9 @@ class Share:
 class Growing(Share):
     """1, 2, 4, ... jobs as long as doubling pays, measured on the jobs themselves.
 
-    The speed of one job (the reference) in epochs/s is taken alone and then beside others. Doubled from K to 2K jobs,
-    the device does 2 r(2K) / r(K) times the work; below MORE it goes back to K for good. So whatever the limit is,
-    kernels, memory bandwidth or the CPU cores that launch them, it is noticed, and the measuring is work done.
+    The speed of one job (the reference) in epochs/s is measured alone and then beside others. From K to 2K jobs the
+    device does 2 r(2K) / r(K) times the work; below MORE it goes back to K for good. So any limit is noticed, be it
+    kernels, memory bandwidth or the CPU cores that launch them, and no work is wasted on measuring.
     """
 
     def __init__(self, ceiling: int, clock=time.monotonic):
@@ -86,7 +86,7 @@ class Growing(Share):
 
 
 def room(free: float, peak: float) -> int:
-    """How many more jobs of `peak` MiB fit into the `free` MiB of a GPU; a tenth is left alone."""
+    """How many more jobs of `peak` MiB fit into the `free` MiB of a GPU; a tenth is kept free."""
     return max(0, int(0.9 * free / (peak + CONTEXT)))
 
 
@@ -100,7 +100,7 @@ def parse(text: str) -> int | None:
 
 
 def share(cells: int | None, device: torch.device, jobs: int) -> Share:
-    """How many of `jobs` jobs to run at once, as asked for (None: found here)."""
+    """How many of `jobs` jobs to run at once, as asked for (None: decided here)."""
     if cells is not None:
         return Share(max(1, min(cells, jobs)))
     if device.type == "cpu":

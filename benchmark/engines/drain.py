@@ -1,12 +1,12 @@
-"""A suite from its first open job to its last, at a place that runs jobs: the part that engines have in common.
+"""Runs all open jobs of a suite at a place that runs jobs: the part that engines have in common.
 
 A place is a context manager with
 
     free()          whether one more job may start now
     start(job)      begin the job
     wait(seconds)   [(job, Outcome)] of those that ended, as soon as one has; nothing after `seconds`
-    relieve(job)    what changes for a job that ran out of memory when it is tried again; "" where nothing can
-    ahead           whether it takes a job whose parents still run there (and sees to it that it begins after them)
+    relieve(job)    what changes when a job that ran out of memory is tried again; "" if nothing can
+    ahead           whether it takes a job whose parents still run there (and begins it after them)
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from benchmark.monitor.progress import Display
 from benchmark.store.repair import mend
 from benchmark.store.store import Store
 
-SPAWN = multiprocessing.get_context("spawn")  # a fork would inherit CUDA's state, which it cannot use
+SPAWN = multiprocessing.get_context("spawn")  # a forked process would inherit CUDA's state and could not use it
 WAIT = 2.0  # seconds between looks at a job that another runner holds
 ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -29,7 +29,7 @@ ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=ASK) -> list[tuple[Job, str, str]]:
     """Run what is not in the store yet, parents first; returns (job, reason, log path) of each that failed.
 
-    opened(count, display, stop): the place for `count` jobs; it shall save what it runs once the byte `stop` is set.
+    opened(count, display, stop): the place for `count` jobs; it must save what it runs once the byte `stop` is set.
     A failed job does not stop the others, except those that need its result. UserError and a full disk stop the run;
     what is finished stays. KeyboardInterrupt(number) after one of `signals`, once the jobs under way are saved.
     """
@@ -49,7 +49,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
 
 
 def drain(schedule: Schedule, place, display: Display, stop) -> None:
-    """Give out jobs and take in outcomes until none is left. KeyboardInterrupt when `stop` is set."""
+    """Start jobs and collect outcomes until none is left. KeyboardInterrupt when `stop` is set."""
     while schedule.waiting or schedule.running:
         while not stop.value and place.free() and (job := schedule.next()):
             if schedule.orphaned(job):
@@ -63,7 +63,7 @@ def drain(schedule: Schedule, place, display: Display, stop) -> None:
 
 
 def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Display) -> None:
-    """What an outcome means for the schedule and the display. UserError where no job can go on."""
+    """Pass an outcome on to the schedule and the display. UserError if no job can go on."""
     if outcome.kind == "fatal":
         raise UserError(outcome.text)
     if outcome.kind == "memory" and (change := place.relieve(job)):
@@ -86,9 +86,10 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
 
 @contextlib.contextmanager
 def _graceful_stop(display: Display, signals):
-    """While the block runs, the first signal (Ctrl-C, say) puts its number into the byte that this yields; the second
-    one breaks in. A terminal that goes may send several SIGHUPs: they ask, and under nohup they do not."""
-    stop = SPAWN.RawValue("b", 0)  # without a lock, which a worker might die with
+    """While the block runs, the first signal (such as Ctrl-C) puts its number into the byte that this yields; the
+    second one interrupts at once. A closing terminal may send several SIGHUPs: they only ask to stop, and under nohup
+    they are ignored."""
+    stop = SPAWN.RawValue("b", 0)  # without a lock, because a worker might die while holding it
 
     def ask(number, frame) -> None:
         if stop.value and number == signal.SIGHUP:
@@ -102,7 +103,7 @@ def _graceful_stop(display: Display, signals):
         signals = [number for number in signals if number != signal.SIGHUP]
     try:
         before = {number: signal.signal(number, ask) for number in signals}
-    except ValueError:  # not in the main thread: signals are its affair
+    except ValueError:  # not in the main thread, which alone handles signals
         before = {}
     try:
         yield stop

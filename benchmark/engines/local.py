@@ -20,7 +20,7 @@ def run(
     cells: int | None = 1,
     signals=drain.ASK,
 ) -> list[tuple[Job, str, str]]:
-    """As drain.run. cells: how many jobs at once; None: found here."""
+    """As drain.run. cells: how many jobs at once; None: decided here."""
     machine = Machine(store, data_root, pick(device))
 
     def opened(count: int, display, stop):

@@ -1,8 +1,8 @@
 """The Ray engine: each job a Ray task with its share of a GPU and its memory, on this machine or on a cluster.
 
-A task takes its parents' outcomes as object references, so Ray begins it after them, wherever there is room. A node
-that sees the results folder works in it as the local engine does. One that does not gets what it needs (the parents'
-results, the data set) as bytes from the hub, an actor beside the driver, and sends its result back there.
+A task takes its parents' outcomes as object references, so Ray starts it after them, wherever there is room. A node
+that sees the results folder works in it like the local engine. Any other node gets what it needs (the parents' results,
+the data set) as bytes from the hub, an actor beside the driver, and sends its result back there.
 """
 
 import functools
@@ -36,10 +36,10 @@ from benchmark.text import told
 from benchmark.training import device
 
 TELL = 0.5  # seconds between a task's messages of progress, and between the driver's looks at them
-SOON = 0.2  # seconds between its looks while what could run has not begun
+SOON = 0.2  # seconds between the driver's looks while a job that could run has not begun
 GRACE = 60.0  # seconds that tasks get to save their jobs when the run ends in an error
-RETRIES = 3  # times that a task is begun again after its worker or its node was lost
-SMALLEST = 1e-4  # part of a GPU that Ray counts in
+RETRIES = 3  # times that a task is restarted after its worker or its node was lost
+SMALLEST = 1e-4  # the smallest share of a GPU in Ray
 GIB = 2**30
 
 
@@ -52,8 +52,8 @@ def run(
     cells: int | None = None,
     address: str | None = None,
 ) -> list[tuple[Job, str, str]]:
-    """As drain.run. device: auto, cpu or cuda, as each node is asked for it; cells: how many jobs share a GPU (None: as
-    the matrix says); address: of a running cluster (None: one is made on this machine, for this run)."""
+    """As drain.run. device: auto, cpu or cuda, requested from each node; cells: how many jobs share a GPU (None: as the
+    matrix says); address: of a running cluster (None: one is started on this machine, for this run)."""
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: with --engine ray give auto, cpu or cuda; Ray chooses the GPU")
 
@@ -65,7 +65,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Spec:
-    """What every task of a run is told. mark: a file in the store of the driver, by which a node knows it."""
+    """What every task of a run is told. mark: a file in the driver's store, by which a node recognises the store."""
 
     results: Path
     data_root: Path
@@ -85,7 +85,7 @@ class Cluster:
         self.jobs: dict[ray.ObjectRef, Job] = {}  # under way
         self.outcomes: dict[str, ray.ObjectRef] = {}  # by job key, of the jobs under way
         self.begun: set[str] = set()
-        self.shares: dict[str, float] = {}  # where memory ran out with less
+        self.shares: dict[str, float] = {}  # for jobs that ran out of memory with less
         self.lost: set[str] = set()  # the jobs whose task Ray gave up
         self.checked: list[dict] = []  # requests that no node could fulfil
         self.held: dict[str, Job] = {}  # jobs that have not begun, although a node could fulfil their requests
@@ -97,13 +97,14 @@ class Cluster:
         options = {"num_cpus": 0, "max_concurrency": 8, "scheduling_strategy": here}
         self.hub = ray.remote(_Hub).options(**options).remote(self.spec)
         self.gpus = self.device != "cpu" and (self.device == "cuda" or ray.cluster_resources().get("GPU", 0) > 0)
-        # a process that has used a GPU keeps it, and part of its memory: with GPUs each job has its own, as Ray advises
+        # a process that has used a GPU keeps it, and part of its memory: with GPUs each job has its own process, as Ray
+        # advises
         self.task = ray.remote(max_calls=1)(_work) if self.gpus else ray.remote(_work)
         (self.store.work / self.spec.mark).touch()
         return self
 
     def __exit__(self, kind, *_) -> None:
-        """Nothing stays running: the busy save their jobs (or not, where Ctrl-C came twice)."""
+        """Nothing stays running: busy tasks save their jobs (unless Ctrl-C came twice)."""
         try:
             if kind is not None and kind is not KeyboardInterrupt and self.jobs:
                 self._ask()
@@ -113,8 +114,8 @@ class Cluster:
             ray.shutdown()
 
     def free(self) -> bool:
-        """Whether all that could run has begun. Of what waits for room Ray takes trainings first (a worker that has
-        done one takes the next), so that a training is given out only where no attack of an earlier row waits."""
+        """Whether all jobs that could run have begun. Among waiting jobs Ray takes trainings first (a worker that has
+        done one takes the next), so a training is submitted only if no attack of an earlier row waits."""
         return all(any(parent.key in self.outcomes for parent in job.parents.values()) for job in self.held.values())
 
     def start(self, job: Job) -> None:
@@ -128,11 +129,11 @@ class Cluster:
         self.jobs[outcome], self.outcomes[job.key] = job, outcome
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        """The jobs that ended, as soon as one has; nothing after `seconds`, or once the next may start. UserError where
+        """The jobs that ended, as soon as one has; nothing after `seconds`, or once the next may start. UserError if
         the cluster is gone."""
         try:
             return self._wait(seconds)
-        except RayError as error:  # of the hub: tasks' own are outcomes
+        except RayError as error:  # from the hub: errors of tasks are outcomes
             raise UserError(f"the Ray cluster is gone ({' '.join(str(error).split())[:300]}); run again") from None
 
     def _wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
@@ -154,7 +155,7 @@ class Cluster:
                 return []
 
     def relieve(self, job: Job) -> str:
-        """Twice the share of a GPU; "" where it had a whole one, or none."""
+        """Double the share of a GPU; "" if it had a whole one, or none."""
         _, share = self._request(job)
         if share in (0, 1):
             return ""
@@ -168,12 +169,12 @@ class Cluster:
             return request, 0.0
         share = job.resources.gpu
         if self.cells and share < 1:
-            share = SMALLEST * int(1 / SMALLEST / self.cells + 1e-9)  # rounded up, one job fewer would have room
+            share = SMALLEST * int(1 / SMALLEST / self.cells + 1e-9)  # if it were rounded up, one job fewer would fit
         share = self.shares.get(job.key, share)
         return request | {"num_gpus": share}, share
 
     def _possible(self, request: dict) -> bool:
-        """Whether some node could ever fulfil a request; told, once, where none. UserError where none can join."""
+        """Whether some node could ever fulfil a request; if not, says so once. UserError if no node can join."""
         wanted = {"CPU": request["num_cpus"], "memory": request["memory"], "GPU": request.get("num_gpus", 0)}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
@@ -188,7 +189,7 @@ class Cluster:
         return False
 
     def _listen(self) -> None:
-        """Pass on what the tasks have told since."""
+        """Pass on what the tasks have reported since the last call."""
         running = {job.key: job for job in self.jobs.values()}
         for key, beat in ray.get(self.hub.take.remote()):
             job = running.get(key)
@@ -205,7 +206,7 @@ class Cluster:
                 self.display.begin(job)
 
     def _ask(self) -> None:
-        """Ask the running tasks to save and end; what has not begun is taken back."""
+        """Ask the running tasks to save and end; cancel those that have not begun."""
         self.asked = True
         ray.get(self.hub.stop.remote())
         for outcome, job in self.jobs.items():
@@ -231,9 +232,9 @@ class Cluster:
 
 
 def _connect(address: str | None) -> None:
-    """Join the cluster, or make one of this machine. UserError where there is none."""
+    """Join the cluster, or start one on this machine. UserError if there is none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 as delivered; on this machine jobs are as the local engine's
+    os.environ.setdefault("RAY_worker_niceness", "0")  # default 15; here jobs have the local engine's priority
     if address and "://" in address:
         raise UserError(f"--address {address}: run this on a machine of the cluster, with --address HOST:PORT or auto")
     if address and address != "auto":
@@ -243,7 +244,7 @@ def _connect(address: str | None) -> None:
     environment["env_vars"] |= {name: value for name, value in os.environ.items() if name.startswith("BENCHMARK_")}
     options: dict = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
-        environment["py_modules"] = [str(Path(benchmark.__file__).parent)]  # all nodes run this very code
+        environment["py_modules"] = [str(Path(benchmark.__file__).parent)]  # all nodes run exactly this code
     else:
         options |= {"include_dashboard": False, "object_store_memory": GIB // 4}
     try:
@@ -254,7 +255,7 @@ def _connect(address: str | None) -> None:
 
 
 def _reach(address: str) -> None:
-    """UserError where nobody listens at HOST:PORT: Ray itself would wait for minutes."""
+    """UserError if nothing listens at HOST:PORT: Ray itself would wait for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"--address {address}: write it as HOST:PORT, or give auto")
@@ -265,9 +266,9 @@ def _reach(address: str) -> None:
 
 
 class _Hub:
-    """An actor beside the driver: what tasks tell it, whether they shall stop, and the folders that some cannot see.
+    """An actor beside the driver: it takes reports from tasks, tells them to stop, and serves folders they cannot see.
 
-    Several threads answer, so that a long read keeps no task from telling.
+    Several threads answer, so that a long read does not block reports.
     """
 
     def __init__(self, spec: _Spec):
@@ -275,13 +276,13 @@ class _Hub:
         self.told, self.stopped, self.sets, self.reading = [], False, {}, threading.Lock()
 
     def tell(self, key: str, beat: Heartbeat | None) -> bool:
-        """A job has begun (None), or how far it is; answers whether it shall stop."""
+        """A job has begun (None), or its progress; returns whether it must stop."""
         self.told.append((key, beat))
         return self.stopped
 
     def take(self) -> list[tuple[str, Heartbeat | None]]:
         told = self.told[:]
-        del self.told[: len(told)]  # what another thread adds meanwhile stays
+        del self.told[: len(told)]  # keeps what another thread adds meanwhile
         return told
 
     def stop(self) -> None:
@@ -295,21 +296,21 @@ class _Hub:
         return _read(self.store.path(job))
 
     def land(self, job: Job, files: dict[str, bytes]) -> bool:
-        """Put a result from elsewhere into the store; whether the job is done there now."""
+        """Put a result from another node into the store; whether the job is done there now."""
         with self.store.claim(job) as folder:
             if folder is not None:
                 metrics, provenance = (json.loads(files.pop(f"{name}.json")) for name in ("metrics", "provenance"))
                 _write(folder, files)
-                with suppress(Lost):  # another's result, as good as this one
+                with suppress(Lost):  # another runner's result is just as good
                     self.store.finish(job, metrics, provenance)
         return self.store.done(job)
 
     def failed(self, job: Job, reason: str, log: bytes) -> str:
-        """Record a failure from elsewhere in the store; the path of its log there, "" where another has the job."""
+        """Record a failure from another node in the store; the path of its log, "" if another runner has the job."""
         return record_failure(self.store, job, reason, log).log
 
     def data(self, name: str) -> ray.ObjectRef:
-        """The files of a prepared data set, as one object for all who ask."""
+        """The files of a prepared data set, as one object for all tasks."""
         with self.reading:
             if name not in self.sets:
                 paths = prepared.paths(name, self.data_root)
@@ -335,11 +336,11 @@ def _work(spec: _Spec, job: Job, cells: int, hub, *parents: Outcome) -> Outcome:
     except KeyboardInterrupt:
         return Outcome("interrupted")
     except UserError as error:
-        return Outcome("failed", str(getattr(error, "cause", error)))  # the hub's comes wrapped, with a trace
+        return Outcome("failed", str(getattr(error, "cause", error)))  # an error of the hub comes wrapped, with a trace
 
 
 def _away(job: Job, machine: Machine, hub, teller: "_Teller") -> Outcome:
-    """The job on a node that does not see the store: in a store of its own, whose only result is sent to the hub."""
+    """Run the job on a node that does not see the store: in a temporary store, whose only result is sent to the hub."""
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         machine.store = store = Store(Path(folder))
         for parent in {parent.key: parent for parent in _ancestors(job)}.values():
@@ -354,7 +355,7 @@ def _away(job: Job, machine: Machine, hub, teller: "_Teller") -> Outcome:
 
 
 def _data_root(job: Job, spec: _Spec, hub) -> Path:
-    """The folder with the job's data set: the driver's, or where this node has no such, one filled by the hub."""
+    """The folder with the job's data set: the driver's, or if this node does not have it, one filled by the hub."""
     if job.kind == "efficiency":
         return spec.data_root
     name = job.cell["dataset"]
@@ -368,7 +369,7 @@ def _data_root(job: Job, spec: _Spec, hub) -> Path:
     return Path(_FETCHED[name].name)
 
 
-_FETCHED: dict[str, tempfile.TemporaryDirectory] = {}  # of this process, which works for one run alone
+_FETCHED: dict[str, tempfile.TemporaryDirectory] = {}  # of this process, which works only for one run
 
 
 def _ancestors(job: Job) -> list[Job]:
@@ -387,12 +388,12 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 
 @functools.cache
 def _machine(spec: _Spec) -> Machine:
-    """This process's, so that the data set stays loaded from job to job."""
+    """The machine of this process, kept so that the data set stays loaded from job to job."""
     return Machine(Store(spec.results), spec.data_root, device.pick(spec.device))
 
 
 class _Teller:
-    """A job's display in a task: passes on to the hub, now and then, and hears whether to stop."""
+    """A job's display in a task: reports to the hub from time to time, and learns whether to stop."""
 
     def __init__(self, hub):
         self.hub, self.stopping, self.answer, self.told = hub, False, None, 0.0

@@ -1,4 +1,4 @@
-"""Which job comes next, and what became of the others."""
+"""Which job comes next, and the state of the others."""
 
 from benchmark.matrix.expand import Job
 from benchmark.store.store import Store
@@ -7,11 +7,11 @@ from benchmark.store.store import Store
 class Schedule:
     """The jobs of a suite that are not in the store yet, row by row, parents first.
 
-    What is given out is the first that is ready: a free place takes what the rows begun have left before it begins
-    another one, so that a run which is stopped leaves as many whole rows as it can.
+    The first ready job starts next: remaining jobs of rows already begun come before a new row, so that a stopped run
+    leaves as many complete rows as possible.
 
-    failures: (job, reason, log path) of each that failed; `running`: those given out and not settled yet.
-    ahead: give out a job as soon as its parents are given out.
+    failures: (job, reason, log path) of each failed job; `running`: jobs started and not settled yet.
+    ahead: start a job as soon as its parents are started.
     """
 
     def __init__(self, jobs: list[Job], store: Store, ahead: bool = False):
@@ -21,9 +21,9 @@ class Schedule:
         self.failed: set[str] = set()
 
     def next(self) -> Job | None:
-        """Give out the first job that is ready and that no other runner holds; None: not now.
+        """The first job that is ready and that no other runner holds; None: not now.
 
-        A job that times the hardware (Table S6) is alone on it: it waits for the others, and they for it.
+        A job that times the hardware (Table S6) runs alone: it waits for the others, and they wait for it.
         """
         if any(map(_timed, self.running)):
             return None
@@ -38,7 +38,7 @@ class Schedule:
         return None
 
     def _ready(self, job: Job, given: set[str]) -> bool:
-        """Whether each parent is done, or failed, or among those given out that count."""
+        """Whether each parent is done, failed, or in `given`."""
         return all(
             parent.key in self.failed or parent.key in given or self.store.done(parent)
             for parent in job.parents.values()
@@ -60,7 +60,7 @@ class Schedule:
         self.failures.append((job, reason, log))
 
     def put_back(self, job: Job) -> None:
-        """To be given out again."""
+        """Let the job be started again."""
         self.settle(job)
         self.waiting.insert(0, job)
 
@@ -70,7 +70,7 @@ def _timed(job: Job) -> bool:
 
 
 def by_rows(jobs: list[Job]) -> list[Job]:
-    """The jobs with each training's own (attacks, bounds) right behind it; otherwise in the order given."""
+    """The jobs with those of each training (attacks, bounds) right after it; otherwise in the order given."""
     rows: dict[str, list[Job]] = {}
     for job in jobs:
         rows.setdefault(job.parents.get("train", job).key, []).append(job)

@@ -1,8 +1,8 @@
-"""The Slurm engine: job arrays that depend on each other, each of their tasks several jobs in one allocation.
+"""The Slurm engine: job arrays that depend on each other; each task of an array runs several jobs in one allocation.
 
-An allocation runs the local engine on its part of the suite, against the shared store. Shortly before its time limit,
-or when it is preempted, Slurm signals it: it saves its jobs' states and puts itself back into the queue. Nothing else
-has to stay alive: the process that submits may end.
+An allocation runs the local engine on its part of the suite, with the shared store. Shortly before its time limit,
+or when it is preempted, Slurm signals it: it saves its jobs' states and puts itself back into the queue. The process
+that submits may end.
 """
 
 import os
@@ -33,9 +33,9 @@ from benchmark.store.repair import mend
 from benchmark.store.store import Store
 from benchmark.training.device import threads
 
-MINUTES = 240  # of an allocation, where --time says nothing; what takes longer goes on in another
+MINUTES = 240  # of an allocation, without --time; longer jobs continue in another one
 WARNING = 120  # seconds before the limit at which Slurm signals, or up to a minute earlier
-REQUEUES = 1000  # times that an allocation may come back after its limit: each has got on by a step at least
+REQUEUES = 1000  # times that an allocation may be requeued after its limit: each makes at least one step of progress
 LOOK = 5.0  # seconds between looks at the queue with --wait
 
 
@@ -43,9 +43,9 @@ LOOK = 5.0  # seconds between looks at the queue with --wait
 class Array:
     """A job array before it is submitted.
 
-    parts: the jobs of each task; after: number of the array whose task of the same index comes first; at_once: how
-    many jobs of a task run at once; alone: on a node with nobody else, to time it; later: the number of arrays that
-    come after it, each after the one before.
+    parts: the jobs of each task; after: number of the array whose task of the same index must end first; at_once: how
+    many jobs of a task run at once; alone: on a node without other jobs, for timing; later: the number of arrays that
+    follow it, each after the one before.
     """
 
     parts: list[list[Job]]
@@ -71,7 +71,7 @@ def run(
     """Submit what is neither in the store nor in the queue; with `wait` stay, and return the failures as drain.run.
 
     cells: how many jobs run at once in an allocation, on its GPU (None: as the matrix says; on a CPU one). time:
-    minutes of an allocation; max_jobs: of this store in the queue at once; sbatch: KEY=VALUE, more of its options.
+    minutes of an allocation; max_jobs: of this store in the queue at once; sbatch: KEY=VALUE, further options.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: with --engine slurm give auto, cpu or cuda; Slurm chooses the GPU")
@@ -101,11 +101,11 @@ def run(
 
 
 def pack(jobs: list[Job], at_once, room: int | None = None) -> list[Array]:
-    """The arrays for jobs that miss, parents first; of `room` tasks in all at most.
+    """The arrays for missing jobs, parents first, with at most `room` tasks in total.
 
-    A task takes as many trainings, each with its attacks, as `at_once(job)` may run at once; more where the room is
-    small. Trainings and what follows them are arrays of their own, or, in a very small room, one. UserError where not
-    even that fits.
+    A task takes as many trainings, each with its attacks, as `at_once(job)` may run at once; more if `room` is small.
+    Trainings and what follows them are separate arrays, or one array if `room` is very small. UserError if not even
+    that fits.
     """
     needed = 0
     for merged in (False, True):
@@ -131,7 +131,7 @@ def _arrays(jobs: list[Job], at_once, factor: int, merged: bool) -> list[Array]:
     families: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         families[job.parents.get("train", job).key].append(job)
-    # what has the same levels goes into the same arrays: there, tasks of one index belong to each other
+    # jobs with the same levels go into the same arrays: there, tasks of one index belong together
     groups: dict[tuple, list[list[Job]]] = defaultdict(list)
     for family in families.values():
         levels = tuple(sorted({level(job) for job in family}))
@@ -160,7 +160,7 @@ class Allocation:
     cells: int
 
     def __call__(self) -> int:
-        """Returns how many jobs failed: that is no failure of the allocation, on whose end others wait."""
+        """Returns how many jobs failed: the allocation itself does not fail, since others wait for its end."""
         requeue = signal.getsignal(signal.SIGUSR2)  # submitit's, which runs the rest of this method's process
         store = Store(self.results)
         jobs = self._possible(store)
@@ -170,17 +170,17 @@ class Allocation:
             failures = local.run(jobs, work, *folders, signals=(signal.SIGTERM, signal.SIGUSR2))
         except KeyboardInterrupt as end:
             if end.args == (signal.SIGUSR2,):
-                with suppress(CalledProcessError):  # Slurm may be so quick as to end the command that asks it
+                with suppress(CalledProcessError):  # Slurm may end the command that asks it
                     requeue(signal.SIGUSR2, None)
             raise SystemExit("stopped; what was done is saved") from None
         return len(failures) + len(self.jobs) - sum(job in jobs for job in self.jobs)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What the next allocation does: the same, and each job goes on where it is."""
+        """What the next allocation does: the same; each job resumes."""
         return DelayedSubmission(self)
 
     def _possible(self, store: Store) -> list[Job]:
-        """The jobs, and the parents that no earlier allocation has finished; not what a failed parent stops."""
+        """The jobs, and unfinished parents of earlier allocations; without jobs that a failed parent stops."""
         jobs: dict[str, Job] = {}
         own = {job.key for job in self.jobs}
         for job in self.jobs:
@@ -207,7 +207,7 @@ class _Submitter:
     def __call__(self, array: Array, work: dict[str, float], after: str | None) -> str:
         """Submit an array, after the one of Slurm id `after`; returns its id. UserError where Slurm refuses."""
         folders = (self.store.root.resolve(), self.data_root.resolve())
-        name = f"benchmark-{uuid.uuid4().hex[:16]}"  # of its own, and its folder: ids, which name files, may begin anew
+        name = f"benchmark-{uuid.uuid4().hex[:16]}"  # unique, also for its folder: Slurm may reuse ids
         executor = SlurmExecutor(slurm_queue.folder(self.store, name).resolve(), max_num_timeout=REQUEUES)
         executor.update_parameters(**self._parameters(array, after, name))
         try:
@@ -228,10 +228,10 @@ class _Submitter:
     def _parameters(self, array: Array, after: str | None, name: str) -> dict:
         cpus = array.at_once * (threads() if self.device == "cpu" else 1)
         memory = array.at_once * max(job.resources.memory for part in array.parts for job in part)
-        # of tasks that could begin, those that finish a row come first, as far as Slurm goes by their order alone
+        # among tasks that could begin, those that finish a row come first, if Slurm goes only by their order
         more = {"requeue": True, "kill-on-invalid-dep": "yes", "nice": 2 * array.later} | self.extra
         more |= {"clusters": self.clusters} if self.clusters else {}
-        if after:  # each task after the one of the same index; a lone one is no array
+        if after:  # each task after the one of the same index; a single task is not an array
             more["dependency"] = f"{'aftercorr' if len(array.parts) > 1 else 'afterok'}:{after}"
         package = Path(benchmark.__file__).resolve().parents[1]
         parameters = {
@@ -260,7 +260,7 @@ class _Submitter:
 
 @contextmanager
 def _no_clusters_of_the_environment():
-    """sbatch would follow it rather than the script, in which the clusters stand."""
+    """sbatch would follow the environment rather than the script, which names the clusters."""
     before = {name: os.environ.pop(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if name in os.environ}
     try:
         yield
@@ -269,7 +269,7 @@ def _no_clusters_of_the_environment():
 
 
 def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple[Job, str, str]]:
-    """Show the jobs' progress until each is done, or in the queue no more; returns those that failed."""
+    """Show the jobs' progress until each is done or no longer in the queue; returns those that failed."""
     failures, left, begun = [], [], set()
     with Display(work, len(jobs)) as display:
         for job in jobs:
@@ -278,7 +278,7 @@ def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple
             else:
                 left.append(job)
         while left:
-            queued = slurm_queue.queued(store)  # before the store: what is not in it by then has ended
+            queued = slurm_queue.queued(store)  # read before the store: a job not in the queue by then has ended
             for job in list(left):
                 state, reason = store.status(job)
                 if state == "running":
@@ -325,7 +325,7 @@ def _option(text: str) -> tuple[str, str | bool]:
 
 
 def _require_plain(option: str, text: str) -> None:
-    """UserError for what a line of a batch script cannot hold as it is."""
+    """UserError for text that a line of a batch script cannot hold unchanged."""
     if not text.isprintable():
         raise UserError(f"{option} {text}: with --engine slurm it must be plain text on one line; choose another")
 

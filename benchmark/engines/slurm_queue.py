@@ -1,7 +1,7 @@
 """Which of a store's jobs are in the Slurm queue: records of what was submitted, joined with `squeue`.
 
-Slurm's ids begin anew, after a reinstallation or at their highest, and each cluster has its own. So every array has a
-name that no other ever has, which the queue is asked for as well: a job of the same id is ours only with that name.
+Slurm reuses job ids after a reinstallation or after the highest id, and each cluster has its own. So every array has a
+unique name, and the queue is asked for it as well: a job with the same id is ours only if it has that name.
 """
 
 import json
@@ -22,7 +22,7 @@ _RECORD = re.compile(r"array-benchmark-[0-9a-f]{16}\.json")
 
 @dataclass(frozen=True)
 class Entry:
-    """A Slurm job that still is in the queue. task: its id, 12_3 for one of an array."""
+    """A Slurm job that is still in the queue. task: its id, 12_3 for one of an array."""
 
     task: str
     state: str
@@ -34,7 +34,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A task of an array as it was submitted. name: the array's and its folder's; clusters: where, "" for the usual."""
+    """A task of an array as submitted. name: of the array and its folder; clusters: where, "" for the default."""
 
     task: str
     name: str
@@ -42,7 +42,7 @@ class Submitted:
 
 
 def folder(store: Store, name: str = "") -> Path:
-    """Where records of the Slurm jobs are, or the scripts and logs of those of an array."""
+    """The folder of the records of Slurm jobs, or of the scripts and logs of an array."""
     found = store.work / "slurm" / name
     solid.require(found, store.root)
     return found
@@ -56,10 +56,10 @@ def record(store: Store, name: str, tasks: dict[str, list[str]], clusters: str) 
 
 
 def submitted(store: Store) -> dict[str, Submitted]:
-    """Job key -> the last Slurm job it was submitted in, whether that is over or not."""
+    """Job key -> the last Slurm job it was submitted in, finished or not."""
     found: dict[str, Submitted] = {}
     paths = folder(store).glob("array-*.json")
-    records = [_read(path) for path in paths if _RECORD.fullmatch(path.name)]  # others are not ours
+    records = [_read(path) for path in paths if _RECORD.fullmatch(path.name)]  # other files are not ours
     for content in sorted(records, key=lambda content: content["submitted"]):
         for task, keys in content["tasks"].items():
             found |= {key: Submitted(task, content["name"], content["clusters"]) for key in keys}
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict:
 
 
 def queued(store: Store) -> dict[str, Entry]:
-    """Job key -> its entry in the queue, of the jobs that are in it. UserError where Slurm does not answer."""
+    """Job key -> its queue entry, for the jobs in the queue. UserError if Slurm does not answer."""
     ours = submitted(store)
     entries: dict[tuple, Entry] = {}
     for clusters in {one.clusters for one in ours.values()}:
@@ -92,13 +92,13 @@ def queued(store: Store) -> dict[str, Entry]:
 
 
 def status(job: Job, store: Store, queue: dict[str, Entry]) -> tuple[str, str]:
-    """As Store.status, and `queued` for what waits in the queue."""
+    """As Store.status, with `queued` for jobs that wait in the queue."""
     state, reason = store.status(job)
     return ("queued", str(queue[job.key])) if state in ("waiting", "failed") and job.key in queue else (state, reason)
 
 
 def log(store: Store, job: Submitted) -> Path:
-    """What a Slurm job has printed."""
+    """The file with a Slurm job's output."""
     return folder(store, job.name) / f"{job.task}_0_log.err"
 
 
@@ -106,7 +106,7 @@ def _squeue(clusters: str) -> list[tuple[str, Entry]]:
     """(name, entry) of each of the user's jobs in the queues of `clusters`."""
     words = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j"]
     words += [f"--clusters={clusters}"] if clusters else []
-    # the user's own wishes of squeue (SQUEUE_STATES, ...) would change the answer
+    # the user's own settings for squeue (SQUEUE_STATES, ...) would change the answer
     wishes = ("SQUEUE_", "SLURM_CLUSTERS")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(wishes)}
     try:
@@ -116,5 +116,5 @@ def _squeue(clusters: str) -> list[tuple[str, Entry]]:
     except (OSError, subprocess.SubprocessError) as error:
         text = getattr(error, "stderr", None) or error
         raise UserError(f"cannot read the Slurm queue: {' '.join(str(text).split())[:300]}") from None
-    lines = [line.split("|", 3) for line in answer.splitlines()]  # among them "CLUSTER: name" of several clusters
+    lines = [line.split("|", 3) for line in answer.splitlines()]  # with several clusters, also lines "CLUSTER: name"
     return [(line[3], Entry(*line[:3])) for line in lines if len(line) == 4]

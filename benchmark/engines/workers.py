@@ -68,9 +68,9 @@ class _Worker:
 
 
 class Workers:
-    """Up to `share.limit` jobs at once in processes of their own, made when there is a job for one.
+    """Up to `share.limit` jobs at once in processes of their own, started when there is a job for one.
 
-    display: told of the jobs' beginnings and progress; stop: a shared byte, set once the workers shall save and end.
+    display: gets the jobs' starts and progress; stop: a shared byte, set once the workers must save and end.
     """
 
     ahead = False
@@ -85,7 +85,7 @@ class Workers:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        """Nothing stays running: the idle end, the busy save their jobs (or not, where Ctrl-C came twice)."""
+        """Nothing stays running: idle workers end, busy ones save their jobs (unless Ctrl-C came twice)."""
         self.stop.value = self.stop.value or 1
         try:
             for worker in self.workers:
@@ -106,7 +106,7 @@ class Workers:
     def start(self, job: Job) -> None:
         worker = next((worker for worker in self.workers if worker.job is None), None) or self._spawn()
         worker.job = job
-        with suppress(OSError):  # died while idle: `wait` finds out and tells
+        with suppress(OSError):  # died while idle: `wait` notices and reports it
             worker.connection.send((job, self.share.limit))
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
@@ -127,7 +127,7 @@ class Workers:
                 return over
 
     def relieve(self, job: Job) -> str:
-        """Fewer at once, and the idle workers end so that their memory is free; "" where the job had it all."""
+        """Run fewer at once, and end idle workers to free their memory; "" if the job ran alone."""
         idle = [worker for worker in self.workers if worker.job is None]
         busy = len(self.workers) - len(idle)
         several = len(self.workers) > 1
@@ -156,7 +156,7 @@ class Workers:
         return self.workers[-1]
 
     def _hear(self, worker: _Worker) -> tuple[Job, Outcome] | None:
-        job: Any = worker.job  # None where the worker has none, of which it then says nothing
+        job: Any = worker.job  # None if the worker has none; it then reports nothing
         try:
             what, *rest = worker.connection.recv()
         except (EOFError, OSError):
@@ -175,7 +175,7 @@ class Workers:
         return None
 
     def _died(self, job: Job, code: int | None) -> Outcome:
-        """Record the end of a job whose worker is gone, unless the job was finished just before."""
+        """Record the end of a job whose worker has died, unless the job was finished just before."""
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             reason = f"its worker process was killed by {name}"
@@ -189,7 +189,7 @@ class Workers:
 @contextmanager
 def _held_back(number: int):
     """A process that starts in the block never gets this signal. Slurm sends its warning before a time limit to every
-    process; a worker would die of it, while the parent stops it in time."""
+    process; it would kill a worker, which the parent stops in time anyway."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -198,11 +198,11 @@ def _held_back(number: int):
 
 
 def work(link: connection.Connection, stop, results: Path, data_root: Path, device: torch.device) -> None:
-    """A worker's life: jobs as they come through `link`, until it is closed."""
+    """A worker's main loop: run jobs from `link` until it is closed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides, through `stop`
         signal.signal(number, signal.SIG_IGN)
     machine, teller = Machine(Store(results), data_root, device), _Teller(link, device)
-    with suppress(EOFError, OSError):  # the parent is gone, or needs no more
+    with suppress(EOFError, OSError):  # the parent is gone, or needs nothing more
         while True:
             job, machine.cells_at_once = link.recv()
             try:
@@ -215,7 +215,7 @@ def work(link: connection.Connection, stop, results: Path, data_root: Path, devi
 
 
 class _Teller:
-    """A job's display in a worker: passes on to the parent, now and then."""
+    """A job's display in a worker: reports to the parent from time to time."""
 
     def __init__(self, link: connection.Connection, device: torch.device):
         self.link, self.device = link, device

@@ -1,1 +1,1 @@
-"""What a job does, from its configuration to the files it leaves."""
+"""What a job does, from its configuration to the files it writes."""

@@ -1,4 +1,4 @@
-"""One job, tried in the process that calls: how it went, as a value that can be sent to another process."""
+"""Tries one job in the calling process; the outcome is a value that can be sent to another process."""
 
 import traceback
 from dataclasses import dataclass
@@ -20,8 +20,7 @@ class Outcome:
     """How an attempt ended.
 
     kind: `done`; `cached` (another runner finished it); `held` (another runner holds it, or took it over); `failed`;
-    `memory` (failed for want of memory: worth another try with fewer jobs beside it); `interrupted`; `fatal` (no job
-    can go on).
+    `memory` (out of memory: worth another try with fewer jobs beside it); `interrupted`; `fatal` (no job can go on).
     """
 
     kind: str
@@ -43,11 +42,11 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             try:
                 return Outcome("done", summary(execute(job, folder, machine, monitor)))
             except BaseException as error:
-                # whatever went wrong, it is another's affair now; the heartbeat's finding, which may have stopped the
-                # job, holds even where the other has ended since
+                # whatever went wrong, another runner has the job now; the heartbeat may have stopped the job for that
+                # reason, which holds even if the other runner has ended since
                 if isinstance(error, Lost) or store.lost(job, look=False) or store.lost(job):
                     return Outcome("held")
-                # what a plug-in raises (SystemExit, GeneratorExit, an OSError of its own) is this job's failure alone
+                # whatever a plug-in raises (SystemExit, GeneratorExit, an OSError) makes only this job fail
                 if isinstance(error, (KeyboardInterrupt, CannotWrite)):
                     raise
                 kind, reason = _failure(error, machine)
@@ -67,7 +66,7 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
 
 
 def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None) -> Outcome:
-    """Record a failure that happened elsewhere, unless the job was finished just before. log: as kept there."""
+    """Record a failure from another process, unless the job was finished just before. log: its log."""
     with store.claim(job) as folder:
         if folder is None:
             return Outcome("cached" if store.done(job) else "held")
@@ -78,7 +77,7 @@ def record_failure(store: Store, job: Job, reason: str, log: bytes | None = None
 
 
 def _failure(error: BaseException, machine: Machine) -> tuple[str, str]:
-    """(kind of outcome, reason): whatever a job dies of is that job's failure."""
+    """(kind of outcome, reason) for any error that ended a job."""
     if isinstance(error, UserError):
         return "memory" if out_of_memory(error) else "failed", told(error, 1000)
     reason = named(error)
@@ -88,8 +87,8 @@ def _failure(error: BaseException, machine: Machine) -> tuple[str, str]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; CUDA says it in several ways, the CPU in one of its own."""
-    # NOT_INITIALIZED: cuBLAS found no room for itself
+    """Whether an error says that memory ran out; CUDA has several such errors, the CPU another one."""
+    # NOT_INITIALIZED: no memory left for cuBLAS
     words = ("out of memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "can't allocate memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(word in told(error) for word in words)

@@ -18,8 +18,8 @@ from benchmark.training.device import precision, wait
 
 
 def work(job: Job) -> float:
-    """GFLOP of a job, roughly: multiply-accumulates of the networks times images, epochs and passes; 0 where that
-    cannot be told (a plug-in that fails, a network too large for the memory), which the job itself will then tell."""
+    """Rough GFLOP of a job: multiply-accumulates of the networks times images, epochs and passes; 0 if unknown (a
+    plug-in that fails, a network too large for the memory); the job itself will then report the error."""
     try:
         with foreign(job.title):
             found = _work(job)
@@ -47,7 +47,7 @@ def _work(job: Job) -> float:
         jacobians = images * (4 * encoder * features + 6 * features * pixels**2)
         return (2 * encoder * (train + test) + 2 * train * pixels**2 + jacobians) / 1e9
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
-    if "fit" in job.parents:  # it scores what another has fitted
+    if "fit" in job.parents:  # it scores what another job has fitted
         fitted = 0
     attack = ATTACKS.get(job.config["attack"])
     return max(1e6, attack.flop(attack.Params(**params), _scale(job, fitted, scored))) / 1e9
@@ -66,7 +66,7 @@ def gflops(device: torch.device) -> float:
         y.float().sum().backward()
         wait(device)
         best = min(best, time.perf_counter() - start)
-    # a whole step reaches about half of what its large convs do alone (BatchNorm, pooling, small layers)
+    # a whole step reaches about half the rate of its large convs alone (BatchNorm, pooling, small layers)
     return flop / best / 1e9 / 2
 
 
@@ -113,7 +113,7 @@ def _arguments(job: Job) -> tuple:
 
 @functools.cache
 def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
-    with torch.device("meta"), torch.no_grad():  # sizes alone: a network of any size costs nothing
+    with torch.device("meta"), torch.no_grad():  # only sizes: a network of any size costs nothing
         model = models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)).eval()
         encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
         server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]

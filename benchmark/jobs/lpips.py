@@ -1,6 +1,6 @@
-"""How alike the rebuilt images and the originals look to a network: LPIPS of every finished attack.
+"""How similar the rebuilt images and the originals are to a network: LPIPS of every finished attack.
 
-Measured after the attacks, from the state that each of them kept, and kept beside its result, as in `recognise`.
+Measured after the attacks, from the state that each attack kept, and stored beside its result, as in `recognise`.
 """
 
 from collections.abc import Iterator
@@ -19,16 +19,16 @@ from benchmark.store import checksums
 
 
 def measure(cells: list[Cell], machine: Machine, weights: Path | None) -> Iterator[tuple[Cell, str]]:
-    """LPIPS of every finished attack of `cells`; yields each with what was found, or why nothing was.
+    """LPIPS of every finished attack of `cells`; yields each cell with its result, or why there is none.
 
-    weights: file of AlexNet's; None looks where torch keeps them. UserError where LPIPS cannot be had at all.
+    weights: file of AlexNet's weights; None looks in torch's cache. UserError if LPIPS cannot be computed at all.
     """
     network = Lpips(weights_at_hand(weights), machine.device)
     return ask(cells, lambda cell: obstacle(cell, machine), lambda cell: _told(_measure(cell.job, network, machine)))
 
 
 def _measure(job: Job, network: Lpips, machine: Machine) -> dict:
-    """Read from an earlier call with the same weights where there was one."""
+    """Read from an earlier call with the same weights if there was one."""
     if (found := machine.store.lpips(job)).get("weights") == network.sha256:
         return found
     rebuilt = rebuild(job, machine)

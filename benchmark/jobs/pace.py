@@ -1,4 +1,4 @@
-"""How long jobs take: as long as finished ones like them, in proportion to their work."""
+"""How long jobs take, estimated from similar finished jobs in proportion to their work."""
 
 import json
 from collections import Counter, defaultdict
@@ -14,9 +14,9 @@ from benchmark.store.store import Store, is_number
 
 @dataclass(frozen=True)
 class Pace:
-    """What the finished jobs of a store say of one device, named as in provenance.
+    """Speed of one device, named as in provenance, from the finished jobs of a store.
 
-    count: how many of them ran there; rates: seconds a GFLOP, by likeness.
+    count: how many of them ran there; rates: seconds per GFLOP, by kind of similarity.
     """
 
     device: str
@@ -27,15 +27,15 @@ class Pace:
         return any(like in self.rates for like in _likenesses(job))
 
     def seconds(self, job: Job, otherwise: float = 1.0) -> float:
-        """As jobs of the nearest likeness took; otherwise: seconds a GFLOP where none like it has finished."""
+        """Estimate from the most similar finished jobs; otherwise: seconds per GFLOP if there is no similar one."""
         return work(job) * next((self.rates[like] for like in _likenesses(job) if like in self.rates), otherwise)
 
 
 def learn(store: Store, device: str = "", kind: str = "") -> Pace:
-    """The pace of `device`; where no job ran on that, of the one of its kind (cpu, cuda; "" for any) with the most.
+    """The pace of `device`; if no job ran on it, of the device of its kind (cpu, cuda; "" for any) with the most jobs.
 
-    The median over jobs, as one that was resumed tells only of its end. Jobs that shared a GPU count with their share
-    of the seconds; on a CPU each has cores of its own.
+    The median over jobs, as a resumed job only records its last part. Jobs that shared a GPU count with their share of
+    the seconds; on a CPU each has cores of its own.
     """
     found = [(job, record) for job, record in _records(store) if kind in ("", record["device_type"])]
     devices = Counter(record["device"] for _, record in found)
@@ -51,7 +51,7 @@ def learn(store: Store, device: str = "", kind: str = "") -> Pace:
 
 
 def _likenesses(job: Job) -> list[tuple[str, ...]]:
-    """What the job shares with others, the nearest first; the last of them with all that learn."""
+    """Groups of similar jobs that the job belongs to, the most similar first; the last holds all that learn."""
     if job.kind == "train":
         cem = job.config["cem"]
         return [("train", job.config["defense"]["name"], cem["estimator"] if cem else "off"), ("train",), ("learns",)]
@@ -62,7 +62,7 @@ def _likenesses(job: Job) -> list[tuple[str, ...]]:
 
 
 def _records(store: Store) -> list[tuple[Job, dict]]:
-    """The jobs that were done to their end and say on what, and in how many seconds; the unreadable are left out."""
+    """The finished jobs with their device and seconds; unreadable ones are left out."""
     found = []
     for job in finished_jobs(store, say=lambda text: None):
         try:

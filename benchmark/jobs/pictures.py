@@ -1,4 +1,4 @@
-"""The small pictures that an attack leaves: originals above their reconstructions, and the values of each."""
+"""The small pictures that an attack stores: originals above their reconstructions, and the values of each."""
 
 from pathlib import Path
 

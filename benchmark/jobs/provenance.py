@@ -38,10 +38,11 @@ def provenance(device: torch.device) -> dict:
 
 @functools.cache
 def _commit() -> str:
-    """The git commit of the code, with `+changes` where tracked files differ from it; empty unless this very file is
-    tracked: an installed copy may lie inside a checkout of something else. Then it is what `told_commit` says."""
+    """The git commit of the code, with `+changes` if tracked files differ from it. If this file itself is not tracked
+    (an installed copy may lie inside another project's checkout), the result of `told_commit`."""
     here = Path(__file__).resolve()
-    # GIT_DIR and its like speak of the user's own repository; a stranger's may name a program to be run as its monitor
+    # GIT_DIR and similar variables refer to the user's own repository; a stranger's repository may name a program to
+    # run as its monitor
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
@@ -59,8 +60,8 @@ def _commit() -> str:
 
 
 def told_commit() -> str:
-    """The commit that BENCHMARK_COMMIT says: of a copy of the code that was brought without its repository. "" where it
-    is not set; UserError where it is not 40 hexadecimal digits."""
+    """The commit in BENCHMARK_COMMIT, for a copy of the code without its repository. "" if it is not set; UserError if
+    it is not 40 hexadecimal digits."""
     value = os.environ.get("BENCHMARK_COMMIT", "")
     if value and not re.fullmatch("[0-9a-f]{40}", value):
         raise UserError(

@@ -1,7 +1,7 @@
-"""Are the rebuilt images recognised? A classifier that no defence has touched is asked for the class of each.
+"""Are the rebuilt images recognised? A classifier without a defence names the class of each.
 
 For FaceScrub a class is a person, so this is an identification rate. It is measured after the attacks, from the state
-that each of them kept, and lies beside its result: no job's key or number depends on it.
+that each attack kept, and stored beside its result: no job's key or number depends on it.
 """
 
 import json
@@ -25,10 +25,10 @@ from benchmark.store.store import CHECKPOINT
 def recognise(
     cells: list[Cell], suite: list[Cell], machine: Machine, classifier: Path | None
 ) -> Iterator[tuple[Cell, str]]:
-    """Measure every finished attack of `cells`; yields each with what was found, or why nothing was.
+    """Measure every finished attack of `cells`; yields each cell with its result, or why there is none.
 
-    suite: all cells of theirs. classifier: the folder of a finished training; None takes the row `none` of the suite,
-    of the same data set, protocol and seed.
+    suite: all cells of their suite. classifier: the folder of a finished training; None takes the row `none` of the
+    suite, with the same data set, protocol and seed.
     """
     given = _read_job(classifier) if classifier else None
 
@@ -52,7 +52,7 @@ def _undefended(cell: Cell, suite: list[Cell], machine: Machine) -> tuple[Job, P
 
 
 def _obstacle(cell: Cell, judge: tuple[Job, Path] | None, machine: Machine) -> str:
-    """Why the attack's images cannot be looked at; "" where they can."""
+    """Why the attack's images cannot be classified; "" if they can."""
     if reason := obstacle(cell, machine):
         return reason
     if judge is None:
@@ -63,7 +63,7 @@ def _obstacle(cell: Cell, judge: tuple[Job, Path] | None, machine: Machine) -> s
 
 
 def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
-    """The rates in percent, read from an earlier call with the same classifier where there was one."""
+    """The rates in percent, read from an earlier call with the same classifier if there was one."""
     if (found := machine.store.recognition(job)).get("classifier") == judge.key:
         return found
     rebuilt = rebuild(job, machine)
@@ -96,7 +96,7 @@ def _told(found: dict) -> str:
 
 
 def _read_job(folder: Path) -> Job:
-    """The training whose finished folder it is."""
+    """The training in this finished folder."""
     try:
         solid.require(folder.resolve(), folder.resolve())
         content = json.loads((folder / "job.json").read_text())

@@ -1,4 +1,4 @@
-"""The images that a finished attack rebuilt, made anew from the state that it kept, for what is asked of them later."""
+"""Rebuilds the images of a finished attack from the state that it kept, for later measurements."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from benchmark.jobs.run_job import Machine, rebuilt_attack, score_images
 from benchmark.matrix.expand import Cell, Job
 from benchmark.store.store import CHECKPOINT, ENCODER
 
-TOLERANCE, ROUNDING = 0.01, 2e-6  # of the MSE, and besides: some attacks keep their images in bytes
+TOLERANCE, ROUNDING = 0.01, 2e-6  # relative to the MSE, and absolute: some attacks keep their images in bytes
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Rebuilt:
 
 
 def obstacle(cell: Cell, machine: Machine) -> str:
-    """Why the attack's images cannot be rebuilt; "" where they can."""
+    """Why the attack's images cannot be rebuilt; "" if they can."""
     store, job = machine.store, cell.job
     if issubclass(ATTACKS.get(job.config["attack"]), Selection):
         return "it rebuilds no images of its own"
@@ -40,25 +40,25 @@ def obstacle(cell: Cell, machine: Machine) -> str:
 def ask(
     cells: list[Cell], obstacle: Callable[[Cell], str], measure: Callable[[Cell], str]
 ) -> Iterator[tuple[Cell, str]]:
-    """Each attack of `cells` with what `measure` tells of it, or why it was skipped: an `obstacle`, or a UserError."""
+    """Each attack of `cells` with the result of `measure`, or why it was skipped: an `obstacle`, or a UserError."""
     for cell in cells:
         if cell.job.kind == "attack":
             try:
-                with foreign(cell.job.title):  # a state that somebody else made may fit in all but what it holds
+                with foreign(cell.job.title):  # somebody else's state may have the right form but wrong contents
                     reason = obstacle(cell)
                     found = f"skipped: {reason}" if reason else measure(cell)
-            except UserError as error:  # of this result alone
+            except UserError as error:  # only this result is affected
                 found = f"skipped: {error}"
             yield cell, found
 
 
 def rebuild(job: Job, machine: Machine) -> Rebuilt:
-    """UserError where the images are not those of the result, by their MSE."""
+    """UserError if the MSE shows that the images are not those of the result."""
     scene = rebuilt_attack(job, machine)
     x01 = torch.cat(list(scene.task.reconstructions()))
     mse = float(score_images(x01.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
     values = machine.store.metrics(job)["values"]
-    stored = values.get("mse_of_test_images", values["mse"])  # with quirk q14, `mse` of a GAN's `train` is not of them
+    stored = values.get("mse_of_test_images", values["mse"])  # with quirk q14, `mse` of a GAN's `train` is for others
     if stored is None or not abs(mse - stored) <= TOLERANCE * stored + ROUNDING:
         raise UserError(
             f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored}, so its "

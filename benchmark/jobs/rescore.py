@@ -1,8 +1,8 @@
-"""Finished results scored again, for who did not compute them: do their numbers follow from what they hold?
+"""Scores finished results of others again: do their numbers follow from what is stored?
 
-An attack that kept its state rebuilds its images from it. A closed form that did not is computed again from the encoder
-alone, which takes no training. Other attacks cannot be scored again without running them anew. The images are made and
-scored on this machine, from its own copy of the data set.
+An attack that kept its state rebuilds its images from it. A closed form without a state is computed again from the
+encoder alone, without training. Other attacks would have to be run again. The images are rebuilt and scored on this
+machine, from its own copy of the data set.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +25,7 @@ REBUILT, ANEW = "from the state that it kept", "computed again from the encoder"
 
 @dataclass(frozen=True)
 class Rescored:
-    """How a result fared. agrees: whether all numbers do; text: what was compared, or why it could not be."""
+    """The check of a result. agrees: whether all numbers agree; text: what was compared, or why it could not be."""
 
     job: Job
     agrees: bool
@@ -42,11 +42,11 @@ def candidates(jobs: Iterable[Job], store: Store) -> list[Job]:
 
 
 def rescore(job: Job, machine: Machine, say: Callable[[str], None]) -> Rescored:
-    """One of the `candidates`, scored again; `say` is told before what takes long."""
+    """One of the `candidates`, scored again; `say` gets a line before long computations."""
     way = _way(job, machine.store)
     say(f"{job.title}: {way}")
     try:
-        with foreign(job.title):  # a state that somebody else made may fit in all but what it holds
+        with foreign(job.title):  # somebody else's state may have the right form but wrong contents
             _require_same_data(job, machine)
             scene = rebuilt_attack(job, machine) if way == REBUILT else prepare_attack(job, machine)
             if way == ANEW:
@@ -57,7 +57,7 @@ def rescore(job: Job, machine: Machine, say: Callable[[str], None]) -> Rescored:
 
 
 def _way(job: Job, store: Store) -> str:
-    """How the attack can be scored again; "" for not at all."""
+    """How the attack can be scored again; "" if it cannot."""
     if job.config["attack"] not in ATTACKS.names() or not (store.path(job.parents["train"]) / ENCODER).is_file():
         return ""
     attack = ATTACKS.get(job.config["attack"])
@@ -82,7 +82,7 @@ def _scores(scene: Scene) -> dict[str, float]:
 
 
 def _compared(job: Job, way: str, stated: dict, found: dict[str, float]) -> Rescored:
-    # with quirk q14, `mse` and `ssim` of a GAN are not of the test images alone
+    # with quirk q14, `mse` and `ssim` of a GAN are not only for the test images
     stated = stated | ({"mse": stated["mse_of_test_images"], "ssim": None} if "mse_of_test_images" in stated else {})
     agrees, texts = True, []
     for name, value in found.items():

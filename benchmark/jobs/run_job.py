@@ -1,4 +1,4 @@
-"""What a job does: train a cell, attack a trained encoder, say what theory allows, or time encoder and server."""
+"""What a job does: train a cell, attack a trained encoder, compute bounds, or time encoder and server."""
 
 import csv
 import resource
@@ -36,22 +36,22 @@ from benchmark.training import checkpoint, device, graph, loop
 from benchmark.training.loop import seeded
 from benchmark.training.train import Recipe, Training, build_defense, build_model
 
-RELEASED = "released"  # in a training's configuration: checksums of the authors' files that it was read from
+RELEASED = "released"  # in a training's configuration: checksums of the authors' files it was read from
 ALL_OFF = NO_QUIRKS.model_dump()
 
 
 @dataclass
 class Features:
-    """The clean features of the encoder last attacked, on the device: its attacks compute them once.
+    """The clean features of the encoder last attacked, on the device, so that its attacks compute them once.
 
-    Whoever takes one must not change it.
+    Callers must not change them.
     """
 
     encoder: tuple = ()
     parts: dict[tuple, Tensor] = field(default_factory=dict)
 
     def get(self, encoder: tuple, part: tuple, compute: Callable[[], Tensor]) -> Tensor:
-        """The features of `part` (of the data) by `encoder` (a training and its arithmetic); compute() where new."""
+        """The features of `part` (of the data) by `encoder` (a training and its arithmetic); compute() if new."""
         if encoder != self.encoder:
             self.encoder, self.parts = encoder, {}
         if part not in self.parts:
@@ -76,7 +76,7 @@ class Machine:
 
     def __post_init__(self):
         device.settle(self.device)
-        told_commit()  # a bad value is told before any job
+        told_commit()  # a bad value is reported before any job
         if self.device.type == "cuda":
             graph.allowed()
 
@@ -90,7 +90,7 @@ class Machine:
         return self.loaded[key]
 
     def others(self, knowledge: dict) -> DataSet | None:
-        """The data set whose images an attacker has by its job's configuration, on the device; None for the cell's."""
+        """The other data set in an attack job's configuration, on the device; None if it is the cell's own."""
         name = knowledge["dataset"]
         return None if name is None else data.load(name, self.data_root).to(self.device)
 
@@ -106,7 +106,7 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
     with Stages(machine.device) as stages:
         try:
             values, extra = _KINDS[job.kind](job, folder, machine, monitor, stages)
-            # a reason says why values that a job of its kind could have are not there
+            # a reason says why values that this kind of job could have are missing
             metrics = {"status": "done", "reason": extra.pop("reason", ""), "values": values}
         except Diverged as error:
             metrics, extra = {"status": "diverged", "reason": told(error), "values": {}}, {}
@@ -203,7 +203,7 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 
 def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
-    """What the strongest of the other attackers' finished results are, image by image; diverged ones rebuilt none."""
+    """The best of the other attackers' finished results, image by image; diverged attackers have no images."""
     selection, store = ATTACKS.get(job.config["attack"])(), machine.store
     done = {
         role: parent
@@ -222,7 +222,7 @@ def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
 
 @dataclass(frozen=True)
 class Scene:
-    """An attack ready to be fitted: the images it is fitted and scored on, the split network it is aimed at."""
+    """An attack ready to be fitted: the images it is fitted and scored on, and the attacked split network."""
 
     task: Attack
     fit: ImageSet
@@ -245,7 +245,7 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     if knowledge:
         other = machine.others(knowledge)
         fit, passes = known(fit, _knowledge(knowledge), other)
-        # rebuilt images of a closed form are mixtures of those that the attacker has
+        # images rebuilt by a closed form are mixtures of the attacker's images
         images = replace(images, publishable=images.publishable and (other is None or other.publishable))
 
     def features_of(role: str, part: ImageSet) -> Tensor:
@@ -276,12 +276,12 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
 
 
 def _knowledge(said: dict) -> Knowledge:
-    """What an attack's configuration says, less the data set's fingerprint."""
+    """The knowledge in an attack's configuration, without the data set's fingerprint."""
     return Knowledge(**{name: said[name] for name in Knowledge.model_fields})
 
 
 def rebuilt_attack(job: Job, machine: Machine) -> Scene:
-    """A finished attack as it was when it was scored. UserError where the state that it kept is not there."""
+    """A finished attack as it was when it was scored. UserError if its state is missing."""
     scene = prepare_attack(job, machine)
     scene.task.start(checkpoint.load(machine.store.checkpoint(job)))
     return scene
@@ -327,15 +327,15 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 
 def encoder_of(best: dict) -> dict:
-    """Of a training's checkpoint what an attacker needs, as small as it is: the encoder's weights, its widths, and what
-    the defence learned, where it learned anything."""
+    """The small part of a training's checkpoint that an attacker needs: the encoder's weights, its widths, and what the
+    defence learned, if anything."""
     prefix = "encoder."
     weights = {name.removeprefix(prefix): value for name, value in best["weights"].items() if name.startswith(prefix)}
     return best | {"weights": weights}
 
 
 def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
-    """(network in evaluation mode, defence) of a finished training; of the network, the encoder alone is there."""
+    """(network in evaluation mode, defence) of a finished training; only the encoder of the network is loaded."""
     best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
     model = build_model(recipe, images, machine.device, best["widths"])
     model.encoder.load_state_dict(best["weights"])
@@ -359,7 +359,7 @@ _KINDS = {"train": _train, "attack": _attack, "bounds": _bounds, "efficiency": _
 
 
 def _precision_of(parent: Job, machine: Machine) -> str:
-    """An attack computes as its training did, where that was on the same kind of device."""
+    """An attack uses its training's precision, if that ran on the same kind of device."""
     record = machine.store.provenance(parent)
     if record.get("device_type") == machine.device.type and "precision" in record:
         return record["precision"]
@@ -367,7 +367,7 @@ def _precision_of(parent: Job, machine: Machine) -> str:
 
 
 def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
-    """The recipe that a training job's configuration declares; `quirks` are those of an attack on it."""
+    """The recipe in a training job's configuration; `quirks` are those of an attack on it."""
     config = job.config
     defense = DEFENSES.get(config["defense"]["name"])
     return Recipe(
@@ -393,7 +393,7 @@ def encode(model, images: DataSet, part: ImageSet, autocast: dict[str, Any]) -> 
 
 
 def score_images(rebuilt: Iterable[Tensor], score: ImageSet) -> tuple[dict[str, Tensor], Tensor]:
-    """Per-image MSE and SSIM of reconstructions (fp32 [N]), and these as bytes (uint8 [N, 3, H, W]); on the CPU.
+    """Per-image MSE and SSIM of reconstructions (fp32 [N]), and the images as bytes (uint8 [N, 3, H, W]); on the CPU.
 
     rebuilt: consecutive batches [B, 3, H, W] in [0, 1], of all the images of `score`.
     """
@@ -408,7 +408,7 @@ def score_images(rebuilt: Iterable[Tensor], score: ImageSet) -> tuple[dict[str, 
 
 
 def mean_image_mse(fit: ImageSet, score: ImageSet) -> float:
-    """The MSE of answering every feature with the mean of the attacker's images: what no feature tells anything."""
+    """The MSE of the mean-image baseline: answering every feature with the mean of the attacker's images."""
     parts = fit.images.split(SCORE_BATCH)
     mean = sum(data.to_unit(part).double().sum(0) for part in parts) / len(fit)
     squares = [(data.to_unit(part).double() - mean).square().sum() for part in score.images.split(SCORE_BATCH)]
@@ -416,7 +416,7 @@ def mean_image_mse(fit: ImageSet, score: ImageSet) -> float:
 
 
 def peak_memory(where: torch.device) -> float:
-    """MiB: the job's peak on a GPU; on a CPU the process's so far, which is all the system tells."""
+    """MiB: the job's peak on a GPU; on a CPU the process's peak so far, which is all the system reports."""
     if where.type == "cuda":
         return round(torch.cuda.max_memory_allocated(where) / 2**20, 1)
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux

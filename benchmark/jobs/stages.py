@@ -1,4 +1,4 @@
-"""Where a job's time went: seconds in each of its stages, and how busy the GPU was meanwhile."""
+"""Where a job's time went: seconds in each of its stages, and how busy the GPU was."""
 
 import contextlib
 import threading
@@ -12,13 +12,13 @@ EVERY = 1.0  # seconds between looks at the GPU
 class Stages:
     """Use it as a context manager around the job, and `with stages("fit"):` around each stage.
 
-    utilisation: percent of time in which the GPU ran a kernel of anyone's (its own count), or None where unknown.
+    utilisation: percent of time in which the GPU ran any kernel (by its own count), or None if unknown.
     """
 
     def __init__(self, device: torch.device, read=torch.cuda.utilization):
         self.device, self.read = device, read
         self.seconds: dict[str, float] = {}
-        self.earlier = 0.0  # of all these, the seconds in runs that were interrupted
+        self.earlier = 0.0  # part of these seconds: in runs that were interrupted
         self.samples: list[float] = []
         self.over = threading.Event()
 
@@ -39,13 +39,13 @@ class Stages:
         start = time.perf_counter()
         try:
             yield
-            if self.device.type == "cuda":  # what a stage has queued is its own time
+            if self.device.type == "cuda":  # kernels that a stage has queued count as its time
                 torch.cuda.synchronize(self.device)
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def add(self, name: str, seconds: float) -> None:
-        """Count the seconds that a stage took in earlier runs of this job, which were interrupted."""
+        """Count the seconds that a stage took in earlier, interrupted runs of this job."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         self.earlier += seconds
 
@@ -59,5 +59,5 @@ class Stages:
         while not self.over.wait(EVERY):
             try:
                 self.samples.append(float(self.read(self.device)))
-            except Exception:  # no NVML, no right to ask it, another vendor: the record says null
+            except Exception:  # no NVML, no permission, another vendor: the record says null
                 return
