@@ -1,6 +1,6 @@
-"""The one way in which text reaches the standard streams: no file name, result or plug-in can steer the terminal.
+"""The only way in which text reaches the standard streams: no file name, result or plug-in can control the terminal.
 
-Nothing else in this project prints (a test looks).
+Nothing else in this project prints (a test checks this).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from benchmark.text import plain
 
 
 class ReaderGone(Exception):
-    """Nobody reads stdout any more, as behind `| head -1`: no reason to say anything."""
+    """Nobody reads stdout any more, as after `| head -1`: no message is needed."""
 
 
 def say(text: object) -> None:
@@ -27,7 +27,7 @@ def say(text: object) -> None:
 
 
 def say_lines(text: str) -> None:
-    """Several lines on stdout, such as a table. ReaderGone; OSError where they cannot be written (a full disk)."""
+    """Several lines on stdout, such as a table. ReaderGone; OSError if they cannot be written (a full disk)."""
     try:
         print("\n".join(map(plain, text.split("\n"))), flush=True)
     except BrokenPipeError:
@@ -35,22 +35,22 @@ def say_lines(text: str) -> None:
 
 
 def say_folded(text: object, indent: str = "  ") -> None:
-    """A line on stdout; on a terminal that is too narrow for it several, the further ones indented."""
+    """A line on stdout; on a narrow terminal it is folded into several, the further ones indented."""
     line = plain(text)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(line)
     say_lines(textwrap.fill(line, max(width, 20), subsequent_indent=indent, replace_whitespace=False) if line else "")
 
 
 def tell(text: object) -> None:
-    """A line on stderr, as far as that goes."""
+    """A line on stderr, if possible."""
     print(plain(text), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def standing_streams():
-    """While the block runs, there are standard streams, whatever was closed before, that take every character; and
-    stderr never fails: what a run tells there is not its work, which a lost terminal or a full disk shall not end."""
-    for number in range(3):  # a closed one would be the number of the next file opened: of a result
+    """While the block runs, the standard streams exist, even if they were closed before, and accept every character.
+    stderr never fails: messages are not results, so a lost terminal or a full disk must not end a run."""
+    for number in range(3):  # the next opened file, such as a result, would get a closed one's number
         try:
             os.fstat(number)
         except OSError:
@@ -58,7 +58,7 @@ def standing_streams():
     before, sink = (sys.stdout, sys.stderr), open(os.devnull, "w")  # noqa: SIM115 (closed below)
     sys.stdout, sys.stderr = before[0] or sink, _Unfailing(before[1] or sink)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # an ASCII locale has no word for an en dash
+        if hasattr(stream, "reconfigure"):  # an ASCII locale cannot encode an en dash
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
@@ -89,7 +89,7 @@ class _Unfailing:
 
 
 def _drop_unwritten(stream: Any, number: int) -> None:
-    """What cannot be written now would fail once more when Python ends, with an exit status of its own."""
+    """Drop unwritten text: it would fail again when Python ends, with another exit status."""
     try:
         if stream is not None:
             stream.flush()
@@ -100,7 +100,7 @@ def _drop_unwritten(stream: Any, number: int) -> None:
 
 
 class Console(rich.console.Console):
-    """A rich console on which text is text: only rich itself may send control characters."""
+    """A rich console that prints text literally: only rich itself may send control characters."""
 
     def render(self, renderable, options=None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

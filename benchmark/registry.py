@@ -1,5 +1,5 @@
-"""Plug-ins by name: the files of one of our packages, the entry points of packages the user installed, and files that
-the user named on the command line. No other code is ever loaded, whatever a store or a data set says.
+"""Plug-ins by name: the files of one of our packages, the entry points of installed packages, and files that the user
+names on the command line. No other code is ever loaded, whatever a store or a data set says.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from benchmark.errors import UserError, foreign
 from benchmark.text import NAME
 
-# the named files, with os.pathsep between them, or each on a line, as paths may hold that; worker processes inherit it
+# the named files, separated by os.pathsep, or one per line, as paths may contain it; worker processes inherit it
 FILES = "BENCHMARK_PLUGINS"
 HINT = "; what a plug-in brings needs --plugin FILE before the command"  # for a name that is not known
 _LOADING = threading.RLock()  # one for all registries: a named file may register classes of several kinds
@@ -43,7 +43,7 @@ class Registry(Generic[Kind]):
     def register(self, name: str) -> Callable[[type], type]:
         """Class decorator: `@DEFENSES.register("dropout")`. Sets the class attribute `name`.
 
-        Raises UserError where another class already has the name, and for one that cannot name a folder.
+        Raises UserError if another class already has the name, or if it cannot name a folder.
         """
 
         def add(cls: type) -> type:
@@ -59,7 +59,7 @@ class Registry(Generic[Kind]):
         return add
 
     def get(self, name: str) -> type[Kind]:
-        """The class registered as `name`; UserError listing the known names where there is none."""
+        """The class registered as `name`; UserError listing the known names if there is none."""
         self._discover()
         if name not in self._classes:
             raise UserError(f"unknown {self.kind} '{name}'; known: {', '.join(self.names())}{HINT}")
@@ -70,15 +70,15 @@ class Registry(Generic[Kind]):
         return sorted(self._classes)
 
     def _discover(self) -> None:
-        """Import everything once. A thread that comes meanwhile waits: it must not take a half-filled list for all."""
+        """Import everything once. Other threads wait meanwhile, so that they do not see a partial list."""
         with _LOADING:
             if self._discovered:
                 return
-            self._discovered = True  # before it is: what is imported here may look itself up
+            self._discovered = True  # set early: an imported file may look itself up
             try:
                 self._import()
             except BaseException:
-                self._discovered = False  # the next look-up says again what does not load
+                self._discovered = False  # the next look-up reports again what does not load
                 raise
 
     def _import(self) -> None:
@@ -106,7 +106,7 @@ def remember(paths: list[Path]) -> None:
 
 
 def load_file(path: Path) -> None:
-    """Run a Python file, once, so that its classes register. UserError where it is none or does not load."""
+    """Run a Python file once, so that its classes register. UserError if it is not one or does not load."""
     path = path.resolve()
     name = f"benchmark_plugin_{path.stem}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
     if name in sys.modules:
@@ -127,7 +127,7 @@ def load_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def _loading(plugin: str):
-    """UserError naming the plug-in for whatever the code in the block does, our own refusals included."""
+    """UserError naming the plug-in for any error in the block, including our own."""
     with foreign(f"{plugin} does not load"):
         try:
             yield

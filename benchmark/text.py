@@ -1,13 +1,13 @@
-"""Text from who knows where (file names, errors of plug-ins, results of strangers), made fit to be shown and stored."""
+"""Makes untrusted text (file names, errors of plug-ins, results of strangers) safe to show and store."""
 
 NAME = "^[A-Za-z0-9_][A-Za-z0-9_.+-]*$"  # a word that may name a file or folder: of a suite, a defence, a protocol
 LONGEST_NAME = 80
 
 
 def plain(text: object) -> str:
-    """`text` on one line, without a character that a terminal would act on: those become spaces.
+    """`text` on one line; characters that a terminal would act on become spaces.
 
-    A byte of a file name that is no text (Python has it as a lone surrogate) is shown as \\xNN.
+    A byte of a file name that is not text (a lone surrogate in Python) is shown as \\xNN.
     """
     return "".join(char if char.isprintable() else _shown(char) for char in str(text))
 
@@ -17,10 +17,10 @@ def _shown(char: str) -> str:
 
 
 def told(error: BaseException, most: int = 300) -> str:
-    """What an error says, on one line of at most `most` characters, whatever its class does when it is asked."""
+    """An error's message, on one line of at most `most` characters, even if its class raises when asked for it."""
     try:
         text = str(error)
-    except BaseException as other:  # a plug-in's class may do anything here as well
+    except BaseException as other:  # a plug-in's class may raise anything here too
         if isinstance(other, KeyboardInterrupt):
             raise
         text = "its message cannot be had"

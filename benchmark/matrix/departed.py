@@ -19,13 +19,13 @@ def of_training(settings: Settings, published: Settings) -> list[Departure]:
 
 
 def of_attack(attacker: str, params: BaseModel, published: Settings) -> list[Departure]:
-    """How an attacker's values depart from those above the suites: the published ones where the paper has it."""
+    """How an attacker's values depart from those outside the suites: published ones for the paper's attackers."""
     word = "published" if ATTACKS.get(attacker).printed else "default"
     return changed(f"attacks.{attacker}", params, published.attacks[attacker], word)
 
 
 def changed(section: str, ours, theirs, word: str = "published") -> list[Departure]:
-    """A departure for each value of one section that is not the same in both; none where either has no such section."""
+    """A departure for each value of one section that differs between the two; none if either lacks the section."""
     if ours is None or theirs is None:
         return []
     new, old = ours.model_dump(mode="json"), theirs.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""From a suite to its cells and jobs. A job's key is a hash of all that its result depends on."""
+"""Expands a suite to its cells and jobs. A job's key is a hash of all that its result depends on."""
 
 import functools
 import hashlib
@@ -32,8 +32,8 @@ MOST_CELLS = 100_000  # of a suite; the largest of ours has some thousands
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work. `config` holds JSON values only; `parents` are the jobs whose results it reads; `resources`
-    are what it asks of a cluster, which its result and its key do not depend on."""
+    """One unit of work. `config` holds only JSON values; `parents` are the jobs whose results it reads; `resources` are
+    its requests to a cluster, which affect neither its result nor its key."""
 
     kind: str  # train, attack, bounds or efficiency
     config: dict
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def cell(self) -> dict:
-        """The configuration of the training this job is or belongs to."""
+        """The configuration of this training, or of the training that the job belongs to."""
         return self.parents["train"].config if "train" in self.parents else self.config
 
     @property
@@ -92,7 +92,7 @@ class Point:
 class Cell:
     """One entry of a table before it is measured; `departures` are from the published setting.
 
-    strength: the point of the suite's sweep, where it has one; points are told apart by `suite`, which then ends in it.
+    strength: the point of the suite's sweep, if it has one; `suite` then ends in it, which distinguishes the points.
     """
 
     suite: str
@@ -117,8 +117,8 @@ def expand(
 ) -> list[Cell]:
     """All cells of a suite that match `where`, in the order of the matrix. UserError for an unknown name or path.
 
-    A data set's fingerprint, found below `data_root`, is part of the keys. Where it is not prepared, that of the
-    official one is, or `None` where that is not known.
+    A data set's fingerprint, found below `data_root`, is part of the keys. If the data set is not prepared, its
+    official fingerprint is used, or `None` if that is unknown.
     """
     if suite not in file.matrix.suites:
         raise UserError(f"unknown suite '{suite}'; {suggest(suite, file.matrix.suites)}")
@@ -183,7 +183,7 @@ def _identity(cell: Cell) -> tuple:
 
 def _included(file: MatrixFile, suite: str) -> list[str]:
     """The suites whose cells `suite` holds, once each: the included ones, then itself."""
-    found: dict[str, bool] = {}  # in order; False while its own inclusions are looked at
+    found: dict[str, bool] = {}  # in order; False while its own inclusions are being read
 
     def add(name: str) -> None:
         if found.get(name) is False:
@@ -192,7 +192,7 @@ def _included(file: MatrixFile, suite: str) -> list[str]:
             found[name] = False
             for inner in file.matrix.suites[name].include:
                 add(inner)
-            del found[name]  # to stand behind what it includes
+            del found[name]  # so that it comes after what it includes
             found[name] = True
 
     try:
@@ -203,7 +203,7 @@ def _included(file: MatrixFile, suite: str) -> list[str]:
 
 
 def _require_few(file: MatrixFile, name: str) -> None:
-    """UserError for a suite whose axes multiply to more cells than anybody could run."""
+    """UserError for a suite whose axes multiply to too many cells."""
     suite = file.matrix.suites[name]
     axes = [file.members(name, axis) for axis in ("dataset", "protocol", "defense", "cem")]
     cells = math.prod(map(len, (*axes, suite.seed))) * (2 + len(file.members(name, "attacker")) * len(suite.split))
@@ -214,8 +214,8 @@ def _require_few(file: MatrixFile, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Expansion:
-    """One expansion: the file, the name that the cells carry, the command line's changes, facts of the data sets
-    (fingerprint, and how they depart from the whole ones)."""
+    """One expansion: the file, the suite's name in the cells, the command line's changes, facts about the data sets
+    (fingerprint, and how they depart from the full ones)."""
 
     file: MatrixFile
     name: str
@@ -250,7 +250,7 @@ class _Expansion:
         return replace(self, name=f"{self.name} {Point(path, value)}", point=point)
 
     def _concerns(self, defense: str) -> bool:
-        """Whether the sweep's point changes anything of that defence's rows."""
+        """Whether the sweep's point changes that defence's rows."""
         kind, _, rest = self.point.path.partition(".") if self.point else ("", "", "")
         return kind != "defenses" or rest.split(".")[0] in ("*", defense)
 
@@ -281,15 +281,15 @@ class _Expansion:
         return cells
 
     def _known(self, knowledge: Knowledge) -> dict:
-        """What an attack's configuration says of the images that the attacker has: nothing where they are the default,
-        so that no key depends on it."""
+        """The attacker's images in an attack's configuration: empty for the default, so that keys do not depend on
+        it."""
         if knowledge == Knowledge():
             return {}
         other = {} if knowledge.dataset is None else {"fingerprint": self.fingerprint(knowledge.dataset)}
         return {"knowledge": knowledge.model_dump() | other}
 
     def _of_quirks(self, protocol: str) -> list[Departure]:
-        """How a protocol departs from that of its name in the file that this one extends."""
+        """How a protocol departs from the one with the same name in the file that this one extends."""
         ours, theirs = (file.matrix.protocols[protocol] for file in (self.file, self.file.published))
         return changed(f"protocols.{protocol}", ours, theirs)
 
@@ -360,8 +360,8 @@ def _attack_job(
     attackers: list[str],
     known: dict,
 ) -> Job:
-    """by_split: split -> the settings of attacks with it; attackers: those of the row; a `Selection` selects among
-    their results; known: of `_known`."""
+    """by_split: split -> the settings of attacks with it; attackers: those of the row; a `Selection` chooses among
+    their results; known: from `_known`."""
     attack, settings = ATTACKS.get(attacker), by_split[split]
     parents = {"train": parent}
     warm = attack.warm_start if quirks.q4_gan_warm_start else None
@@ -390,11 +390,11 @@ def _attack_job(
 
 
 def _attack_quirks(attack, cell: dict, split: str) -> list[str]:
-    """The quirks that bear on an attack, with the images of `split`, on a training of configuration `cell`."""
+    """The quirks that affect an attack, with the images of `split`, on a training of configuration `cell`."""
     source = data.DATASETS.get(cell["dataset"])
     idle = {
         "q12": not source.by_class,
-        "q13": source.image_size <= 32,  # the critic's map has one place
+        "q13": source.image_size <= 32,  # the critic's map has one position
         "q15": split != "infer",  # no other attack starts from it
     }
     own = [name for name in attack.quirks if not idle.get(name)]
@@ -402,7 +402,7 @@ def _attack_quirks(attack, cell: dict, split: str) -> list[str]:
 
 
 def _bounds_job(parent: Job, settings: Settings, quirks: Quirks) -> Job:
-    """Theory's view of what an attacker of the cell is sent; the quirks are those of an attack."""
+    """The job that computes theoretical bounds for what an attacker of the cell receives; with an attack's quirks."""
     config = {
         "version": BOUNDS_VERSION,
         "params": settings.bounds.model_dump(),
@@ -412,12 +412,12 @@ def _bounds_job(parent: Job, settings: Settings, quirks: Quirks) -> Job:
 
 
 def _others(attackers: list[str]) -> list[str]:
-    """Those of a row's attackers that a `Selection` selects among."""
+    """The attackers of a row among which a `Selection` chooses."""
     return [name for name in attackers if not issubclass(ATTACKS.get(name), Selection)]
 
 
 def _quirks(quirks: Quirks, *names: str) -> dict[str, bool]:
-    """The quirks that bear on a job, so that the others do not change its key."""
+    """The quirks that affect a job, so that the others do not change its key."""
     return {key: value for key, value in quirks.model_dump().items() if key.partition("_")[0] in names}
 
 

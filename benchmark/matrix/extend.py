@@ -1,4 +1,4 @@
-"""Matrix files that extend one another: from a file to all that it stands for, with the place of each value."""
+"""Matrix files that extend one another: merges a file with all that it extends, and keeps the place of each value."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ MOST_FILES = 10  # that extend one another, one after the other
 
 
 def read_matrix(path: Path) -> tuple[Source, Source]:
-    """(the file over all that it extends, the last of these alone, which extends nothing).
+    """(the file merged over all that it extends, the last of these alone, which extends nothing).
 
     `paper.yaml` of this package stands for the shipped matrix, its experiments included. UserError, naming file and
     line, for what cannot be read, for a file that extends itself, and for too many that extend one another.
@@ -24,7 +24,7 @@ def read_matrix(path: Path) -> tuple[Source, Source]:
 
 
 def shipped() -> Source:
-    """`paper.yaml` and every file of `experiments/`. UserError where two of them give the same suite or value."""
+    """`paper.yaml` and every file of `experiments/`. UserError if two of them give the same suite or value."""
     whole, _ = _read(PAPER)
     for path in sorted((FOLDER / "experiments").glob("*.yaml")):
         source, _ = _read(path)
@@ -72,5 +72,5 @@ def _read(path: Path, what: str = "matrix") -> tuple[Source, object]:
 def _same(path: Path, other: Path) -> bool:
     try:
         return os.path.samefile(path, other)
-    except OSError:  # one is not there, or may not be looked at: then they are two
+    except OSError:  # one is missing or unreadable: then they differ
         return False

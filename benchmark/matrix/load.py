@@ -1,4 +1,4 @@
-"""From the matrix file to checked values: defaults, then a data set's, a suite's and the command line's changes."""
+"""Checked values from the matrix file: defaults, then changes by a data set, a suite and the command line."""
 
 import os
 import re
@@ -30,7 +30,7 @@ DECLARED = {
     "attacker": "attacks",
     "protocol": "protocols",
 }
-PLUGGED = ("datasets", "defenses", "attacks")  # sections whose names a plug-in may bring
+PLUGGED = ("datasets", "defenses", "attacks")  # sections whose names a plug-in may add
 
 # what `exclude` and `overrides` may look at: the axes of a table's row (overrides at the split as well)
 ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
@@ -99,12 +99,12 @@ class MatrixValues:
         )
 
     def members(self, suite: str, axis: str) -> list[str]:
-        """The values of a suite's axis; `*` stands for everything the matrix declares of it, in its order."""
+        """The values of a suite's axis; `*` stands for everything the matrix declares for it, in its order."""
         names = getattr(self.matrix.suites[suite], axis)
         return list(getattr(self.matrix, DECLARED[axis])) if "*" in names else names
 
     def changes(self, path: tuple, entries: dict[str, object]) -> list[Change]:
-        """The entries of a `set` mapping that stands at `path` of the file."""
+        """The entries of a `set` mapping at `path` of the file."""
         return [Change(key, value, self.where((*path, key))) for key, value in entries.items()]
 
     def where(self, path: tuple) -> str:
@@ -129,7 +129,7 @@ class MatrixValues:
 
     def _apply(self, sections: dict[str, Any], change: Change, cem: str) -> None:
         """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key, `cem.NAME.key`
-        a cell of that variant of CEM alone.
+        only cells with that variant of CEM.
         """
         section, _, key = change.path.rpartition(".")
         kinds = section.split(".")
@@ -145,12 +145,12 @@ class MatrixValues:
             raise UserError(f"{change.where}: cannot set '{change.path}'; {suggest(section, _settable(sections))}")
         for member in members:
             old = sections[member]
-            if old is not None:  # `cem.*` says nothing to a cell without CEM
+            if old is not None:  # `cem.*` does not affect a cell without CEM
                 sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
 
     @staticmethod
     def _check_knowledge(knowledge: Knowledge, dataset: str) -> None:
-        """UserError unless the attacker's images are of a data set that there is, and fit the encoder."""
+        """UserError unless the attacker's data set exists and its images fit the encoder."""
         if knowledge.dataset is None:
             return
         if knowledge.dataset not in DATASETS.names():
@@ -166,7 +166,7 @@ class MatrixValues:
             )
 
     def _checked(self, model: type[Checked], value, path: tuple = ()) -> Checked:
-        with foreign(self.where(path)):  # a plug-in's Params may check its values as it likes
+        with foreign(self.where(path)):  # a plug-in's Params may have any validators
             try:
                 return model.model_validate(value)
             except ValidationError as error:
@@ -174,7 +174,7 @@ class MatrixValues:
                 raise UserError(explain(error, model, where)) from None
 
     def _check_names(self) -> None:
-        """Names that the file uses must exist, and each plug-in's parameters must be its own."""
+        """Names that the file uses must exist, and each plug-in's parameters must be ones that it has."""
         matrix = self.matrix
         for section in ("cem", "protocols", "suites"):  # parts of the names of folders and files
             for name in getattr(matrix, section):
@@ -196,7 +196,7 @@ class MatrixValues:
             self._check_suite(suite, ("suites", name))
 
     def _check_suite(self, suite: Suite, path: tuple) -> None:
-        """A suite, or the defaults, that stands at `path`."""
+        """Check a suite, or the defaults, at `path`."""
         for axis in (*DECLARED, "split", "seed", "efficiency"):
             self._once(getattr(suite, axis), (*path, axis))
         for swept, values in suite.sweep.items():
@@ -227,7 +227,7 @@ class MatrixValues:
         return params
 
     def _once(self, values: list, path: tuple) -> None:
-        """UserError for a value that a list has twice: its cells would be there twice as well."""
+        """UserError for a value that a list has twice: its cells would also occur twice."""
         seen = []
         for index, value in enumerate(values):
             if (type(value), value) in seen:
@@ -241,10 +241,10 @@ class MatrixValues:
 
 
 class MatrixFile(MatrixValues):
-    """A matrix file over all that it extends.
+    """A matrix file merged with all that it extends.
 
-    published: the same with the values of the last of these, from which departures are told; a file that extends none
-    is its own.
+    published: the same with the values of the last extended file, the reference for departures; a file that extends
+    none is its own reference.
     """
 
     def __init__(self, path: Path = DEFAULT):
@@ -286,7 +286,7 @@ def read_strengths(path: Path) -> list[Change]:
 
 
 def _published(whole: Source, root: Source) -> Source:
-    """Of `whole` without its suites, each data set, defence, attacker and so on as the root has it, where it has it."""
+    """`whole` without its suites; each data set, defence, attacker and so on takes the root's values if it is there."""
     value = {}
     for section, members in whole.value.items():
         of_root = root.value.get(section, {})

@@ -16,7 +16,7 @@ MOST_TEXT, MOST_VALUES = 1 << 20, 100_000  # characters and values of a file; th
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML in which only true and false are booleans, so `on` and `off` stay the words they are here."""
+    """Safe YAML in which only true and false are booleans, so `on` and `off` stay words."""
 
 
 Loader.yaml_implicit_resolvers = {
@@ -28,19 +28,19 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|fal
 
 @dataclass(frozen=True)
 class Source:
-    """Plain data of YAML files. places: path of keys -> `FILE, line N`, where that value stands."""
+    """Plain data of YAML files. places: path of keys -> `FILE, line N` of that value."""
 
     value: dict
     places: dict[tuple, str]
 
     def where(self, path: tuple) -> str:
-        """The place of the deepest part of `path` that there is."""
+        """The place of the deepest existing part of `path`."""
         while path not in self.places:
             path = path[:-1]
         return self.places[path]
 
     def over(self, below: "Source") -> "Source":
-        """This over another: mappings merge key by key; of everything else this one's value replaces the other's."""
+        """This merged over another: mappings merge key by key; any other value of this one replaces the other's."""
         gone = set(_clashes(self.value, below.value))
         kept = {
             path: place
@@ -50,14 +50,14 @@ class Source:
         return Source(_merged(self.value, below.value), kept | self.places)
 
     def clashes(self, below: "Source") -> list[tuple]:
-        """The paths that both give: of values, and of suites as a whole."""
+        """The paths that both define: of values, and of whole suites."""
         ours, theirs = self.value.get("suites"), below.value.get("suites")
         both = [name for name in ours if name in theirs] if isinstance(ours, dict) and isinstance(theirs, dict) else []
         return [("suites", name) for name in both] or _clashes(self.value, below.value)
 
 
 def read_source(path: Path, what: str = "matrix") -> Source:
-    """The data of a YAML file, a mapping. UserError for a file that cannot be read, is no YAML or too large."""
+    """The data of a YAML file, a mapping. UserError for a file that cannot be read, is not YAML or is too large."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MOST_TEXT + 1)
@@ -76,7 +76,7 @@ def _merged(above: object, below: object) -> Any:
 
 
 def _clashes(above: object, below: object, path: tuple = ()) -> list[tuple]:
-    """The paths at which both have a value and not both a mapping."""
+    """The paths at which both have a value, and not both a mapping."""
     if not (isinstance(above, dict) and isinstance(below, dict)):
         return [path]
     both = [key for key in above if key in below]
@@ -86,8 +86,8 @@ def _clashes(above: object, below: object, path: tuple = ()) -> list[tuple]:
 def read_yaml(text: str, where: str) -> tuple[object, dict[tuple, int]]:
     """The plain data of a YAML text, and the line (from 1) of each path of keys in it; the only way that YAML is read.
 
-    UserError naming `where` for what is no YAML, and for what is larger than any matrix: text, or values once all
-    aliases are written out (a few nested ones are billions).
+    UserError naming `where` for text that is not YAML, or that is larger than any matrix: in characters, or in values
+    once all aliases are expanded (a few nested ones make billions).
     """
     if len(text) > MOST_TEXT:
         raise UserError(f"{where} is longer than {MOST_TEXT} characters, which no matrix is; give another file")
@@ -98,18 +98,18 @@ def read_yaml(text: str, where: str) -> tuple[object, dict[tuple, int]]:
         return (None if node is None else loader.construct_document(node)), lines
     except UserError:
         raise
-    except Exception as error:  # a value that does not fit its tag lets PyYAML fail in any way
+    except Exception as error:  # a value that does not fit its tag can make PyYAML fail in any way
         why = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{where} is not valid YAML: {why}") from error
 
 
 class _Lines:
-    """Walks over the nodes of a document, aliases written out, before any value is made of them."""
+    """Walks over the nodes of a document, with aliases expanded, before any value is built."""
 
     def __init__(self, where: str):
         self.where = where
         self.lines: dict[tuple, int] = {(): 1}
-        self.values, self.text = MOST_VALUES, MOST_TEXT  # that may still come
+        self.values, self.text = MOST_VALUES, MOST_TEXT  # remaining allowance
 
     def of(self, node) -> dict[tuple, int]:
         if node is not None:
@@ -163,7 +163,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 
 def shown(value) -> str:
-    """A value as a message shows it: as Python writes it, and not more of it than fits into a sentence."""
+    """A value for a message: its Python repr, shortened to fit into a sentence."""
     try:
         text = repr(value)
     except ValueError:  # an int of thousands of digits
@@ -172,7 +172,7 @@ def shown(value) -> str:
 
 
 def gravest(error: ValidationError) -> ErrorDetails:
-    """The error to tell of: an unknown key before a missing one, which is often the same key misspelt."""
+    """The error to report: an unknown key before a missing one, as the two are often one misspelt key."""
     return min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
 
 

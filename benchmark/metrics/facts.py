@@ -8,11 +8,11 @@ from dataclasses import dataclass
 class Metric:
     """How a metric is written, rounded and judged.
 
-    title: in the head of a table; short: in a narrow one; axis: at an axis, with the unit; unit: behind a number;
-    better: "higher" or "lower" for the defender, or ""; decimals: as printed. tolerance: how far from a reference
-    counts as the same, in its own unit or, where `kind` is "relative", as a fraction of the reference; None is not
-    judged. scale: from the least to the largest value. margin: the smallest change that matters to a verdict, in its
-    own unit, of log MSE for MSE.
+    title: in the head of a table; short: in a narrow one; axis: at an axis, with the unit; unit: after a number;
+    better: "higher" or "lower" for the defender, or ""; decimals: as printed. tolerance: the largest difference from a
+    reference that counts as the same, in its own unit or, if `kind` is "relative", as a fraction of the reference; None
+    is not judged. scale: from the smallest to the largest value. margin: the smallest change that matters to a verdict,
+    in its own unit, of log MSE for MSE.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Metric:
 
     @property
     def raises(self) -> bool:
-        """Whether a defence is better the higher it is."""
+        """Whether a higher value means a better defence."""
         return self.better == "higher"
 
 
@@ -57,6 +57,6 @@ def base_metric(name: str) -> str:
 
 
 def metric(name: str) -> Metric:
-    """What is known of a metric; a form of a printed one has its direction and decimals, its name for a title."""
+    """The facts about a metric; a form of a printed one has its direction and decimals, and its own name as title."""
     known = METRICS.get(base_metric(name), Metric(name, "", 4))
     return known if name in METRICS else Metric(name, known.better, known.decimals)

@@ -16,9 +16,9 @@ URL = f"https://download.pytorch.org/models/{FILE}"
 
 
 def weights_at_hand(given: Path | None) -> Path:
-    """The file of AlexNet's weights: the one given, or where torch keeps what it has downloaded. Nothing is fetched.
+    """The file of AlexNet's weights: the one given, or the one in torch's cache. Nothing is downloaded.
 
-    UserError where it is not there.
+    UserError if it is missing.
     """
     path = given or Path(torch.hub.get_dir()) / "checkpoints" / FILE
     if not path.is_file():
@@ -30,7 +30,7 @@ class Lpips:
     """Callable: two batches of images in [0, 1], [N, 3, H, W] with H, W >= 32 -> LPIPS [N], fp32, 0 for equal images.
 
     By the package `lpips` (version 0.1 of its linear weights, AlexNet), always in fp32. Lower means more alike, so a
-    defence wants it high. `sha256` tells the weights. UserError without the package, without torchvision, or for a
+    defence wants it high. `sha256` identifies the weights. UserError without the package, without torchvision, or for a
     file that does not hold AlexNet's weights.
     """
 
@@ -53,17 +53,17 @@ def _network() -> nn.Module:
         import lpips
     except ImportError as error:
         raise UserError(f"LPIPS needs the package lpips ({error}); install it: pip install lpips") from None
-    with warnings.catch_warnings():  # it asks torchvision by a deprecated name
+    with warnings.catch_warnings():  # it calls torchvision by a deprecated name
         warnings.simplefilter("ignore")
         return lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
 
 
 def _fill(trunk: nn.Module, weights: Path) -> None:
-    """Give the trunk the convolutions of a torchvision AlexNet: its `slice2.3.weight` is theirs `features.3.weight`."""
+    """Load the convolutions of a torchvision AlexNet: `slice2.3.weight` of the trunk is its `features.3.weight`."""
     names = {name: f"features.{name.split('.', 1)[1]}" for name in trunk.state_dict()}
     try:
         state = dict(torch.load(weights, map_location="cpu", weights_only=True))
         trunk.load_state_dict({own: state[theirs] for own, theirs in names.items()})
-    except Exception as error:  # whatever a file of another kind makes the reader or the network say
+    except Exception as error:  # a file of another kind can cause any error in the reader or the network
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{weights} does not hold torchvision's AlexNet ({reason}); download {URL}") from None

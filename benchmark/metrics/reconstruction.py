@@ -1,4 +1,4 @@
-"""MSE and PSNR of reconstructions, and the numbers that a table or an analysis wants of a set of them."""
+"""MSE and PSNR of reconstructions, and the summary numbers for tables and analyses."""
 
 import math
 
@@ -67,7 +67,7 @@ def psnr_of_mse(mse: Tensor) -> Tensor:
 
 
 def lowest_percent(values: Tensor) -> Tensor:
-    """Mean of the lowest 1 % (one at least) of the values [N], 0-dim; NaN where there is one among them."""
+    """Mean of the lowest 1 % (one at least) of the values [N], 0-dim; NaN if any value is NaN."""
     if values.isnan().any():  # sorting would put it last and drop it
         return torch.tensor(math.nan)
     return values.sort().values[: max(len(values) // 100, 1)].mean()

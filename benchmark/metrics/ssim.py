@@ -15,8 +15,8 @@ def ssim_per_image(a: Tensor, b: Tensor, padding: Literal["zero", "valid"] = "ze
 
     11x11 Gaussian window of sigma 1.5, population covariance, mean over the map and the channels. `zero` pads
     the images with zeros, as the paper does; `valid` takes only windows inside the image, as scikit-image
-    does with gaussian_weights. Always computed in fp32, in autocast too. Raises ValueError where the shapes
-    differ or an image is smaller than a `valid` window.
+    does with gaussian_weights. Always computed in fp32, even in autocast. Raises ValueError if the shapes differ
+    or an image is smaller than a `valid` window.
     """
     if a.shape != b.shape or a.dim() != 4:
         raise ValueError(f"SSIM compares two batches of images of one shape, not {a.shape} and {b.shape}")

@@ -30,8 +30,8 @@ def build(
     later is deeper (see vgg.py, resnet.py); bottleneck: channels of the feature, or None for the network
     without bottleneck conv and Sigmoid; front: channels of PATROL's extra conv (before a VGG's first one, after a
     ResNet's), or None; widths:
-    `encoder.widths` of a pruned model, to rebuild it. The weights depend on `seed` alone and the global
-    random state is left as it was. Raises UserError for an argument outside these.
+    `encoder.widths` of a pruned model, to rebuild it. The weights depend only on `seed`, and the global
+    random state is unchanged. Raises UserError for other arguments.
     """
     if arch not in ARCHITECTURES:
         raise UserError(f"unknown architecture '{arch}'; known: {', '.join(ARCHITECTURES)}")
@@ -51,7 +51,7 @@ def build(
 
 
 def _checked(widths: Sequence[int] | None, family: ModuleType, options: tuple, arch: str) -> tuple[int, ...]:
-    """`widths`, or those before pruning for None. UserError unless pruning could have made them of those."""
+    """`widths`, or for None those before pruning. UserError unless pruning could have produced them."""
     full = family.widths(*options)
     if widths is None:
         return full

@@ -1,8 +1,8 @@
-"""Convolutions on a CPU: as matrix products where oneDNN's are slow, and gradients of weights without its barrier.
+"""Convolutions on a CPU: matrix products where oneDNN is slow, and gradients of weights without oneDNN's barrier.
 
-The modules hold the same state as torch's own, and off the CPU they are torch's own. Which way a convolution goes is a
-function of the hardware and of shapes and arithmetic alone (`way`), so that results do not depend on a clock;
-docs/SPEED.md has the measurements. A job's provenance names it (`described`).
+The modules have the same state as torch's own, and elsewhere than on a CPU they are torch's own. The way a convolution
+is computed depends only on hardware, shapes and arithmetic (`way`), so results do not depend on a clock. docs/SPEED.md
+has the measurements. A job's provenance names the way (`described`).
 """
 
 import functools
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from benchmark.models.passes import OPS, passable, side_threads
 
-DENSE, PATCHES = 2, 4  # sides of the largest maps that go as one dense product, and as products of patches
-NARROW = 4  # outputs of the widest convolution that goes tap by tap
+DENSE, PATCHES = 2, 4  # sides of the largest maps computed as one dense product, and as products of patches
+NARROW = 4  # outputs of the widest convolution that is computed tap by tap
 WIDE = 32  # and inputs of the narrowest
-GATHERED, MANY = 8, 256  # side of the largest map, and outputs, from which weights have their gradient from patches
+GATHERED, MANY = 8, 256  # largest side of a map, and fewest outputs, for gradients of weights from patches
 
 
 class Conv(nn.Conv2d):
@@ -65,7 +65,7 @@ def amx() -> bool:
 
 
 def described(device: torch.device) -> str:
-    """How a job on `device` convolves, for its provenance."""
+    """How a job on `device` computes convolutions, for its provenance."""
     if device.type != "cpu":
         return "torch"
     return f"products of maps up to {PATCHES if amx() else DENSE}x{PATCHES if amx() else DENSE}, else oneDNN"
@@ -76,7 +76,7 @@ def _arithmetic(x: Tensor) -> torch.dtype:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution by one of the ways below, in the arithmetic of autocast; a gradient is in that of what it is of."""
+    """A convolution by one of the ways below, in autocast's arithmetic; a gradient has the dtype of its tensor."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, by) -> Tensor:
@@ -102,9 +102,9 @@ def _to(found: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 class OneDNN:
     """torch's own operator; the gradient of the weights from as many pieces of the batch as there are threads.
 
-    Given threads, oneDNN computes that gradient with barriers in which they spin: with another process on the same
-    cores most of the time goes into that. Here each piece is one thread's, which waits for nobody. The gradient of the
-    bias is summed by itself, because oneDNN is slow at it (docs/SPEED.md).
+    With several threads, oneDNN computes that gradient with barriers in which they spin; beside another process on the
+    same cores, most of the time is lost there. Here one thread computes each piece, without waiting. The gradient of
+    the bias is summed separately, because oneDNN is slow at it (docs/SPEED.md).
     """
 
     def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d):
@@ -143,8 +143,8 @@ class OneDNN:
 class Products:
     """Base of what computes with matrix products."""
 
-    to_input: Any  # the subclass's, (gradient, x, kernel) -> the gradient of x
-    to_weight: Any  # and that of the kernel
+    to_input: Any  # set by the subclass: (gradient, x, kernel) -> the gradient of x
+    to_weight: Any  # the same for the gradient of the kernel
 
     def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
         """The gradients of x, of the kernel and of the bias, those that are wanted."""
@@ -178,7 +178,7 @@ class Dense(Products):
         return found.permute(0, 3, 1, 2)
 
     def _matrix(self, kernel: Tensor, height: int, width: int) -> Tensor:
-        """[H W O, H W C]: weights from each place and input to each place and output."""
+        """[H W O, H W C]: weights from each position and input to each position and output."""
         (outputs, inputs), places = kernel.shape[:2], height * width
         matrix = kernel.new_empty(places, outputs, places, inputs)
         for place, row, source, column in _pairs(height, width):
@@ -187,7 +187,7 @@ class Dense(Products):
 
 
 def _pairs(height: int, width: int) -> list[tuple[int, int, int, int]]:
-    """(place of the output, kernel's row, place of the input, kernel's column) of all pairs of places."""
+    """(position of the output, kernel's row, position of the input, kernel's column) of all pairs of positions."""
     places = [divmod(place, width) for place in range(height * width)]
     return [
         (place, up - down + 1, source, left - right + 1)
@@ -197,7 +197,7 @@ def _pairs(height: int, width: int) -> list[tuple[int, int, int, int]]:
 
 
 class Patches(Products):
-    """3x3 as products with the 3x3 patches, gathered. Weights in channels_last are the product's matrix as they lie."""
+    """3x3 as products with gathered 3x3 patches. Weights in channels_last are the product's matrix without a copy."""
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         matrix = kernel.permute(0, 2, 3, 1).reshape(len(kernel), -1)
@@ -208,7 +208,7 @@ class Patches(Products):
         return _map(_patches(gradient) @ flipped, x)
 
     def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
-        # transposed first: half the time of a product that does it itself
+        # transposed first: takes half the time of a product that transposes
         found = _rows(gradient).flatten(0, 2).mT.contiguous() @ _patches(x)
         return found.view(len(kernel), 3, 3, -1).permute(0, 3, 1, 2)
 
@@ -235,7 +235,7 @@ def _patches(x: Tensor) -> Tensor:
 class Taps(Products):
     """k x k with few outputs: a product for all taps at once, whose results are then shifted and added.
 
-    Without AMX oneDNN computes a vector of outputs at a time, of which three would be used.
+    Without AMX oneDNN computes a vector of outputs at a time, of which only three would be used.
     """
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -273,7 +273,7 @@ class Taps(Products):
 
 
 def _shifts(side: int, height: int, width: int) -> list[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
-    """(row, column, places of inputs, places of the outputs that they reach) of all taps but the middle one."""
+    """(row, column, positions of inputs, positions of the outputs they reach) of all taps but the middle one."""
 
     def shift(tap: int, length: int) -> tuple[slice, slice]:
         by = tap - side // 2
@@ -285,7 +285,7 @@ def _shifts(side: int, height: int, width: int) -> list[tuple[int, int, tuple[sl
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H, W, C], contiguous; nothing is copied of channels_last."""
+    """[B, C, H, W] -> [B, H, W, C], contiguous; channels_last is not copied."""
     return x.permute(0, 2, 3, 1).contiguous()
 
 
@@ -296,12 +296,12 @@ def _map(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _summed(gradient: Tensor) -> Tensor:
-    """The gradient of a bias, kept wide: sums of pieces in bf16 would be rounded once more each."""
+    """The gradient of a bias, in at least fp32: in bf16 each partial sum would be rounded again."""
     if passable(gradient):
         return OPS.totals(gradient).float()
     return gradient.sum((0, 2, 3), dtype=_wide(gradient.dtype))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """In which sums are kept: fp32 at least."""
+    """The type for sums: at least fp32."""
     return torch.promote_types(dtype, torch.float32)

@@ -21,7 +21,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        # not in place: the first BN's input is also the shortcut's
+        # not in place: the first BN's input is also that of the shortcut
         self.body = Layers(
             BatchNorm2d(inputs), nn.ReLU(), conv3x3(inputs, outputs),
             BatchNorm2d(outputs), nn.ReLU(), conv3x3(outputs, outputs),
@@ -39,9 +39,8 @@ class Decoder(Layers):
 
     711,539 parameters for (8, 8, 8) -> 32 px (the supplement prints 711.54k). One transposed conv per
     doubling; a residual block stands in for each of the first two doublings that is not needed. blocks:
-    residual blocks before them (8; 4 in the ResSFL adversary). Initial weights are torch's, as released; the
-    adversary's are those of `xavier_`. Raises UserError where the image is not the feature doubled a whole number of
-    times.
+    residual blocks before them (8; 4 in the ResSFL adversary). Initial weights are torch's, as released; the adversary
+    uses `xavier_`. Raises UserError unless doubling the feature's size a whole number of times gives the image's.
     """
 
     def __init__(self, feature_shape: tuple[int, int, int], image_size: int, blocks: int = 8):
@@ -58,8 +57,8 @@ class Decoder(Layers):
 
 @torch.no_grad()
 def xavier_(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases for all convs of `module`, transposed ones too: how the release starts its
-    adversaries, and no other decoder."""
+    """Xavier-uniform weights and zero biases for all convs of `module`, including transposed ones: the release starts
+    only its adversaries in this way."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)
@@ -94,7 +93,7 @@ class LargeDecoder(nn.Module):
 
 
 def doublings_of(feature_shape: tuple[int, int, int], image_size: int) -> int:
-    """How often the feature's size has to be doubled to be the image's."""
+    """How often the feature's size has to be doubled to give the image's."""
     _, height, width = feature_shape
     doublings = round(math.log2(image_size / height))
     if height != width or doublings < 0 or height << doublings != image_size:

@@ -1,9 +1,9 @@
 """BatchNorm, ReLU and 2x2 pooling over bf16 maps on a CPU, compiled by numba: two passes over memory each way.
 
-Values in bf16 are held as uint16, the upper half of a float32. A map is [rows, channels] (channels_last), or
-more where it is pooled. Sums are of a block of rows each, so that they do not depend on the threads.
+Values in bf16 are held as uint16, the upper half of a float32. A map is [rows, channels] (channels_last), with more
+dimensions if it is pooled. Each sum is over a block of rows, so sums do not depend on the threads.
 
-The inner loops write one array each and read six at most: LLVM makes vectors of a loop only where few comparisons show
+The inner loops each write one array and read at most six: LLVM vectorises a loop only if a few comparisons can show
 that what is written is not read.
 """
 
@@ -68,7 +68,7 @@ def moments(x, middle, block, sums, first, last):
 
 @compiled
 def scaled(x, slope, offset, floor, y, first, last):
-    """y = max(slope x + offset, floor), of the rows first..last-1. What is not a number stays that."""
+    """y = max(slope x + offset, floor), of the rows first..last-1. NaN stays NaN."""
     for row in range(first, last):
         for c in range(x.shape[1]):
             value = _wide(x[row, c]) * slope[c] + offset[c]
@@ -101,8 +101,8 @@ def unscaled(gradient, x, slope, offset, floor, factor, constant, found, first, 
             found[row, c] = _narrow(slope[c] * passed + factor[c] * value + constant[c])
 
 
-# Where maps are pooled, x and found are [rows, 2, columns, 2, C], a row and column for each 2x2; gradient, y and chosen
-# are [rows, columns, C]. chosen: which of the four was taken, 0 to 3, or _NONE where the floor was.
+# If maps are pooled, x and found are [rows, 2, columns, 2, C], a row and column for each 2x2; gradient, y and chosen
+# are [rows, columns, C]. chosen: which of the four was taken, 0 to 3, or _NONE if it was the floor.
 
 
 @compiled
@@ -125,7 +125,7 @@ def pooled(x, slope, offset, floor, y, first, last):
 
 @compiled
 def choices(x, slope, offset, floor, chosen, first, last):
-    """Which of each 2x2 is the largest; of equals it is the first."""
+    """Which of each 2x2 is the largest; among equals the first."""
     for row in range(first, last):
         for column in range(chosen.shape[1]):
             a, b, c, d = x[row, 0, column, 0], x[row, 0, column, 1], x[row, 1, column, 0], x[row, 1, column, 1]

@@ -1,9 +1,9 @@
-"""BatchNorm with what follows it, ReLU and pooling, in as few passes over memory as there can be, on a CPU in bf16.
+"""BatchNorm with the ReLU and pooling after it, in as few passes over memory as possible, on a CPU in bf16.
 
-torch reads and writes the whole map for each of the three, twice for BatchNorm, and keeps each one's result for the
-backward pass. Here the input alone is kept, and all else computed from it again (`passes.py`). Elsewhere, and in fp32,
-the modules run one after the other as they are. Numbers are torch's but for rounding: what lies between the modules is
-not rounded to bf16. They do not depend on the threads. docs/SPEED.md has the measurements.
+torch reads and writes the whole map for each of the three, twice for BatchNorm, and keeps each result for the backward
+pass. Here only the input is kept, and the rest is computed from it again (`passes.py`). On other devices, and in fp32,
+the modules run one after the other. Numbers are torch's except for rounding: values between the modules are not rounded
+to bf16. They do not depend on the threads. docs/SPEED.md has the measurements.
 """
 
 import math
@@ -16,8 +16,8 @@ from benchmark.models.passes import OPS, kernels, passable
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's, with its state, but `num_batches_tracked` stays as it is: nothing reads it where there is a momentum,
-    and counting is a kernel for each layer and step."""
+    """torch's, with its state, but `num_batches_tracked` is not updated: with a momentum nothing reads it, and counting
+    takes a kernel for each layer and step."""
 
     momentum: float
     running_mean: Tensor
@@ -30,7 +30,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class Layers(nn.Sequential):
-    """nn.Sequential, in which a BatchNorm and the ReLU and 2x2 pooling after it may be one."""
+    """nn.Sequential that may fuse a BatchNorm with the ReLU and 2x2 pooling after it."""
 
     def forward(self, x: Tensor) -> Tensor:
         layers, place = list(self), 0
@@ -48,14 +48,14 @@ class Layers(nn.Sequential):
 
 
 def normed(norm: BatchNorm2d, x: Tensor, relu: bool = True) -> Tensor:
-    """`norm` of x [B, C, H, W], and its ReLU."""
+    """`norm` of x [B, C, H, W], and the ReLU after it."""
     if _fusible(norm, x):
         return _Normed.apply(x, norm.weight, norm.bias, norm, relu, False)
     return F.relu(norm(x)) if relu else norm(x)
 
 
 def _fusible(layer: nn.Module, x: Tensor) -> bool:
-    """Whether it and what follows it are computed here; torch's own BatchNorm2d is left to torch."""
+    """Whether `layer` and what follows it are fused here; torch's own BatchNorm2d is left to torch."""
     return isinstance(layer, BatchNorm2d) and passable(x)
 
 
@@ -65,7 +65,7 @@ def described(device: torch.device) -> str:
 
 
 def _halves(layer: nn.Module, x: Tensor) -> bool:
-    """Whether `layer` takes the largest of each 2x2 of x."""
+    """Whether `layer` is max pooling over each 2x2 of x."""
     sizes = (layer.kernel_size, layer.stride, layer.padding) if isinstance(layer, nn.MaxPool2d) else ()
     return sizes == (2, 2, 0) and x.shape[2] % 2 == x.shape[3] % 2 == 0
 
@@ -111,7 +111,7 @@ class _Normed(torch.autograd.Function):
 
 
 def _moments(x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, in float64. near: not far from the mean, so that squares do not cancel."""
+    """Mean and variance of each channel, in float64. near: a value close to the mean, to avoid cancellation."""
     total, square = OPS.moments(x, near)
     rows = x.numel() // x.shape[1]
     apart = total / rows

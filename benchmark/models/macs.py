@@ -31,7 +31,7 @@ class Scale:
 
 @functools.cache
 def forward(make: Callable[..., nn.Module], shape: tuple[int, int, int], *arguments: object) -> int:
-    """Multiply-accumulates of make(shape, *arguments) for one input of that shape, of which nothing is allocated."""
+    """Multiply-accumulates of make(shape, *arguments) for one input of that shape, without allocating anything."""
     with torch.device("meta"), torch.no_grad():
         return count(make(shape, *arguments).eval(), torch.zeros(1, *shape))["macs_conv"]
 
@@ -44,8 +44,7 @@ def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:
     resolution, which is where they are done.
     macs_all: the convention nearest the printed numbers: transposed convs at their output's resolution, one
     for each bias that is added, two for each element normalised, one for each activated, one for each element
-    pooled. Sums over shortcuts count in neither. The module's mode and its BatchNorm statistics stay as they
-    were.
+    pooled. Sums over shortcuts count in neither. The module's mode and its BatchNorm statistics are unchanged.
     """
     totals = {"macs_conv": 0, "macs_all": 0}
 

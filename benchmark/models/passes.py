@@ -1,4 +1,4 @@
-"""Passes over bf16 maps of a CPU, compiled (`kernels.py`), as operators of torch, which its profilers and modes see."""
+"""Compiled passes over bf16 maps on a CPU (`kernels.py`), as torch operators, visible to its profilers and modes."""
 
 import functools
 import math
@@ -18,7 +18,7 @@ BLOCK = 256  # such rows have their sums taken in fp32
 
 @functools.cache
 def kernels() -> Any:
-    """The compiled passes, or None where numba is missing."""
+    """The compiled passes, or None if numba is missing."""
     try:
         from benchmark.models import kernels
     except ImportError:
@@ -27,7 +27,7 @@ def kernels() -> Any:
 
 
 def passable(x: Tensor) -> bool:
-    """Whether x [B, C, H, W] is a map of this kind: in bf16 and channels_last, on a CPU."""
+    """Whether x [B, C, H, W] is such a map: in bf16 and channels_last, on a CPU."""
     layout = torch.channels_last
     here = x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.numel() and x.is_contiguous(memory_format=layout)
     return bool(here) and kernels() is not None
@@ -35,7 +35,7 @@ def passable(x: Tensor) -> bool:
 
 @functools.cache
 def side_threads(threads: int) -> ThreadPoolExecutor:
-    """Threads whose operators are theirs alone."""
+    """Threads whose operators each use only one thread."""
     return ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
 
 
@@ -112,9 +112,9 @@ def _unscaled_pooled_of(gradient, x, chosen, slope, factor, constant) -> Tensor:
 
 
 def _rows(x: Tensor, *channels: Tensor) -> list[np.ndarray]:
-    """The bits of x [B, C, H, W] as rows of channels, and what there is for each channel as often as a row has it.
+    """The bits of x [B, C, H, W] as rows of channels, and the per-channel values repeated as often as in a row.
 
-    Several rows are taken as one, where they can be.
+    Several rows are joined into one if possible.
     """
     width, rows = x.shape[1], x.numel() // x.shape[1]
     times = math.gcd(rows, 1 << max(0, (WIDTH // width).bit_length() - 1))

@@ -20,10 +20,10 @@ def taylor_scores(encoder: Encoder) -> list[Tensor | None]:
     """For each conv layer the importance of its channels, fp32 [width], or None where it is not to be pruned.
 
     The sum of |w * gradient| over a channel's filter and over the next layer's weights that read the channel, from the
-    gradients now in the parameters: what torch-pruning's group Taylor importance orders channels by (it takes the mean
-    of the two and divides by the layer's mean; BatchNorm and biases do not count). Two things differ, so that the
-    channels chosen may: a layer's score here is that before any other layer is pruned, and the gradients are the
-    caller's choice. Raises ValueError where a layer has no gradient, or where `encoder` is pruned already.
+    gradients now in the parameters. torch-pruning's group Taylor importance gives the same order of channels (it takes
+    the mean of the two and divides by the layer's mean; BatchNorm and biases do not count). The chosen channels may
+    still differ: here a layer is scored before any other is pruned, and the gradients are the caller's choice. Raises
+    ValueError if a layer has no gradient, or if `encoder` is already pruned.
     """
     convs = encoder.convs
     scores = []
@@ -33,7 +33,7 @@ def taylor_scores(encoder: Encoder) -> list[Tensor | None]:
 
 
 def target_widths(widths: Sequence[int], ratio: float = 0.05) -> tuple[int, ...]:
-    """The widths after pruning by `ratio`: prunable layers keep the whole part of (1 - ratio) of their channels.
+    """The widths after pruning by `ratio`: prunable layers keep (1 - ratio) of their channels, rounded down.
 
     widths: `encoder.widths` of any encoder that `models.build` makes, before pruning. At 5 % a VGG's 64 and 128 become
     60 and 121 (83,723 parameters with 16 channels in front); a ResNet's first conv of a 64-channel block 60 (111,312).
@@ -50,10 +50,11 @@ def shrink(model: SplitModel, keep: Sequence[Tensor | None], optimizer: torch.op
     """Remove all channels of `model.encoder` but `keep` (sorted int64 indices for each conv; None: all).
 
     The conv's outputs, its BatchNorm and the next conv's inputs are cut. The changed parameters are new objects without
-    gradients. With `optimizer` they go on training: it is told of them, and its per-element state (momentum) is cut
-    alike. Without, they are frozen, as in the released code, whose optimiser never hears of them (`freeze_replaced`);
-    BatchNorm statistics move on. Whatever else holds the old parameters (another optimiser, a captured CUDA graph) has
-    to be made again. Raises ValueError where a layer that is not to be pruned would lose channels.
+    gradients. With `optimizer` they continue to train: it gets the new parameters, and its per-element state (momentum)
+    is cut in the same way. Without, they are frozen, as in the released code, whose optimiser does not know them
+    (`freeze_replaced`); BatchNorm statistics are still updated. Anything else that holds the old parameters (another
+    optimiser, a captured CUDA graph) has to be made again. Raises ValueError if a layer that must not be pruned would
+    lose channels.
     """
     encoder, convs, full = model.encoder, model.encoder.convs, model.encoder.widths
     for index, (kept, prunable) in enumerate(zip(keep, _prunable(full), strict=True)):
@@ -74,8 +75,8 @@ def shrink(model: SplitModel, keep: Sequence[Tensor | None], optimizer: torch.op
 
 
 def freeze_replaced(encoder: Encoder, full: Sequence[int]) -> None:
-    """Let no parameter train that pruning from the widths `full` to those of `encoder` has replaced; for a rebuilt
-    encoder as well."""
+    """Freeze the parameters that pruning from the widths `full` to those of `encoder` has replaced, also in a rebuilt
+    encoder."""
     convs = encoder.convs
     for index, (width, before) in enumerate(zip(encoder.widths, full, strict=True)):
         if width != before:
@@ -111,7 +112,7 @@ def _norm_after(conv: nn.Conv2d, encoder: Encoder) -> nn.BatchNorm2d:
 
 
 def _replaced(conv: nn.Conv2d, norm: nn.BatchNorm2d, following: nn.Conv2d) -> list[tuple[nn.Module, str, int]]:
-    """(module, parameter, dimension) of all that goes with the outputs of `conv`."""
+    """(module, parameter, dimension) of everything tied to the outputs of `conv`."""
     own: list[tuple[nn.Module, str, int]] = [
         (module, name, 0) for module in (conv, norm) for name in ("weight", "bias")
     ]
@@ -121,7 +122,7 @@ def _replaced(conv: nn.Conv2d, norm: nn.BatchNorm2d, following: nn.Conv2d) -> li
 
 
 def _cut(module: nn.Module, name: str, dim: int, kept: Tensor, optimizer: torch.optim.Optimizer | None) -> None:
-    # a new Parameter, since autograd remembers the shape of an old one as long as some graph holds it
+    # a new Parameter, because autograd remembers the old one's shape as long as some graph holds it
     old = getattr(module, name)
     new = nn.Parameter(_select(old, dim, kept), requires_grad=old.requires_grad)
     setattr(module, name, new)

@@ -25,8 +25,8 @@ BLOCKS = [
     *[(128, 128, 1)] * 2,
 ]
 # cut -> blocks in the encoder. c1: stage 1 (four layers, the default of the released training script: a 32x32
-# map at 64 px); c2: one block more (the released GAN script, and the only one whose feature is the 8x16x16 of
-# the released configuration); c3: stages 1 and 2
+# map at 64 px); c2: one block more (the released GAN script; only this cut gives the 8x16x16 feature of the
+# released configuration); c3: stages 1 and 2
 CUTS = {"c1": 3, "c2": 4, "c3": 6}
 
 
@@ -61,7 +61,7 @@ def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ..
 
 
 def may_shrink(cut: str, bottleneck: int | None, front: int | None) -> tuple[bool, ...]:
-    """Which of them can be narrower: the first of a block. Sums over the shortcuts tie all others, or a feature."""
+    """Which convs pruning can narrow: the first of each block. The others are tied by shortcuts or make the feature."""
     stem, tail = 1 + (front is not None), bottleneck is not None
     return (False,) * stem + (True, False) * CUTS[cut] + (False,) * tail
 

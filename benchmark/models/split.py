@@ -11,7 +11,7 @@ class Encoder(Layers):
 
     @property
     def convs(self) -> list[nn.Conv2d]:
-        """The conv layers in the order of the data's way through them."""
+        """The conv layers in the order in which data passes through them."""
         return [module for module in self.modules() if isinstance(module, nn.Conv2d)]
 
     @property

@@ -12,9 +12,9 @@ from benchmark.models.split import conv3x3
 class UNet(nn.Module):
     """Feature [B, C, h, w] -> image in [0, 1], [B, 3, image_size, image_size].
 
-    The feature, enlarged to the image's size, goes down by halves to one half below its own size and up again, with a
-    skip at each size; `channels` at the image's size, twice as many after each halving. Raises UserError where the
-    image is not the feature doubled a whole number of times.
+    The feature is enlarged to the image's size, then halved step by step down to half of its own size, and enlarged
+    again, with a skip at each size; `channels` at the image's size, twice as many after each halving. Raises UserError
+    unless doubling the feature's size a whole number of times gives the image's.
     """
 
     def __init__(self, feature_shape: tuple[int, int, int], image_size: int, channels: int):

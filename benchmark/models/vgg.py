@@ -17,7 +17,7 @@ def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ..
 
 
 def may_shrink(cut: str, bottleneck: int | None, front: int | None) -> tuple[bool, ...]:
-    """Which of them can be narrower: all but the last, whose width is the feature's."""
+    """Which convs pruning can narrow: all but the last, whose width is that of the feature."""
     return (True,) * (len(widths(cut, bottleneck, front)) - 1) + (False,)
 
 

@@ -1,1 +1,1 @@
-"""How a run is followed: heartbeats, the display with its times left, and scalars for TensorBoard."""
+"""Monitoring of a run: heartbeats, the display with the time left, and scalars for TensorBoard."""

@@ -1,4 +1,4 @@
-"""What a running job tells: to the display, to its log, and to a small file that anyone may read from elsewhere."""
+"""Progress reports of a running job: to the display, to its log, and to a small file that other processes may read."""
 
 import json
 import math
@@ -13,16 +13,16 @@ from benchmark.matrix.expand import Job
 from benchmark.monitor.tensorboard import Scalars
 from benchmark.store.store import PROGRESS, write_json
 
-TELL = 0.2  # seconds between words to the display
+TELL = 0.2  # seconds between reports to the display
 WRITE = 2.0  # seconds between versions of the file
-WINDOW = 60.0  # seconds that a pace is taken over
+WINDOW = 60.0  # seconds over which a pace is averaged
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """How far a job is: `done` epochs (a fraction) of `epochs`; rates and times are None where not known yet.
+    """A job's progress: `done` epochs (a fraction) of `epochs`; rates and times are None if not known yet.
 
-    images_per_second: fitted on, evaluation and clustering between the epochs included; metrics: of the last epoch.
+    images_per_second: for fitting, including evaluation and clustering between epochs; metrics: of the last epoch.
     """
 
     stage: str = "starting"
@@ -38,7 +38,7 @@ class Heartbeat:
 
 
 def read(folder: Path) -> Heartbeat | None:
-    """The heartbeat in a job's working folder; None where there is none that can be read."""
+    """The heartbeat in a job's working folder; None if there is no readable one."""
     try:
         value = json.loads((folder / PROGRESS).read_text())
         beat = Heartbeat(**{name: value[name] for name in Heartbeat.__dataclass_fields__})
@@ -46,7 +46,7 @@ def read(folder: Path) -> Heartbeat | None:
             return None
         numbers = (beat.images_per_second, beat.seconds_left, *beat.metrics.values())
         return beat if all(item is None or math.isfinite(item) for item in numbers) else None
-    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # not there, or not this
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # missing, or not a heartbeat
         return None
 
 
@@ -57,7 +57,7 @@ class Pace:
         self.marks: deque[tuple[float, float]] = deque()
 
     def seen(self, done: float) -> float | None:
-        """`done` epochs are done now; the pace, or None before there is one."""
+        """Note that `done` epochs are done now; returns the pace, or None before there is one."""
         now = time.monotonic()
         if not self.marks or now - self.marks[-1][0] >= 1:
             self.marks.append((now, done))
@@ -73,7 +73,7 @@ class Monitor:
     def __init__(self, display, job: Job, folder: Path, stop):
         self.display, self.job, self.folder, self.stop = display, job, folder, stop
         self.log = folder / "log.txt"
-        self.images = 0  # that an epoch fits on; set by whoever knows
+        self.images = 0  # images per epoch; set by the job
         self.metrics: dict[str, float] = {}
         self.pace = Pace()
         self.scalars = Scalars(job)
@@ -115,5 +115,5 @@ class Monitor:
         self.display.progress(self.job, beat)
         if self.told - self.written >= WRITE:
             self.written = self.told
-            with suppress(OSError):  # what is only looked at is no reason to fail; the results' own writes tell
+            with suppress(OSError):  # a file only for display must not make a job fail; writing results will
                 write_json(self.folder / PROGRESS, asdict(beat))

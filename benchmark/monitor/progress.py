@@ -1,4 +1,4 @@
-"""The display of a run: the whole suite and the jobs under way, each with a time left."""
+"""The display of a run: the whole suite and the running jobs, each with a time left."""
 
 import sys
 import time
@@ -15,9 +15,9 @@ PLAIN_EVERY = 30.0  # seconds between lines about a long job where the output is
 
 
 class Display:
-    """Shows the suite on a terminal as a picture that is kept up to date, elsewhere as plain lines.
+    """Shows the suite on a terminal as a live picture, elsewhere as plain lines.
 
-    Use it as a context manager. work: {job key: estimated work}, by which the time left of the suite is reckoned;
+    Use it as a context manager. work: {job key: estimated work}, from which the suite's time left is computed;
     units do not matter.
     """
 
@@ -50,7 +50,7 @@ class Display:
         self.running[job.key] = _Running(job.title, now, now)
 
     def progress(self, job: Job, beat: Heartbeat) -> None:
-        """What the job says of itself now."""
+        """Take the job's current heartbeat."""
         running, now = self.running[job.key], time.monotonic()
         if running.first is None and beat.done:
             running.first = beat.fraction
@@ -62,7 +62,7 @@ class Display:
     def eta(self) -> float | None:
         """Seconds left for the suite, from the rate of all jobs run here so far."""
         seconds = self.spent + (time.monotonic() - self.since if self.running else 0.0)
-        running = list(self.running.items())  # the picture is drawn by a thread of its own
+        running = list(self.running.items())  # a separate thread draws the picture
         worked = self.worked + sum(self.work[key] * (job.beat.fraction - (job.first or 0.0)) for key, job in running)
         return (self.remaining - self._under_way()) * seconds / worked if worked > 0 and seconds >= 1 else None
 
@@ -82,7 +82,7 @@ class Display:
             self.spent += time.monotonic() - self.since
 
     def skip(self, job: Job, failed: str = "") -> None:
-        """A job that needs no run here (cached, another runner's); `failed`: why it never will have one."""
+        """A job that need not run here (cached, another runner's); `failed`: why it never will run."""
         self.finished += 1
         self.remaining -= self.work[job.key]
         if failed:

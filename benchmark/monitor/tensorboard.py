@@ -1,6 +1,6 @@
 """Each epoch's metrics as TensorBoard scalars: a folder for each job, named like the job's own.
 
-The folder stands in the environment variable VARIABLE, so that worker processes of this machine know it as well.
+The folder is in the environment variable VARIABLE, so that worker processes on this machine know it as well.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ VARIABLE = "BENCHMARK_TENSORBOARD"
 
 
 def write_to(folder: Path) -> None:
-    """Let the jobs of this process and of its workers write scalars below `folder`; a sentence where they cannot."""
+    """Let the jobs of this process and of its workers write scalars below `folder`; an error message if they cannot."""
     if importlib.util.find_spec("tensorboard") is None:
         os.environ.pop(VARIABLE, None)
         tell("TensorBoard is not installed: no scalars; pip install tensorboard brings it")
@@ -23,7 +23,7 @@ def write_to(folder: Path) -> None:
 
 
 class Scalars:
-    """The scalars of one job; nothing is written where the variable is not set. Close it when the job is over."""
+    """The scalars of one job; nothing is written if the variable is not set. Close it when the job is over."""
 
     def __init__(self, job: Job):
         self.writer = None

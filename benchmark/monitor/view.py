@@ -1,4 +1,4 @@
-"""How a running suite looks: one picture for a terminal, made of what its jobs tell; elsewhere the same as lines."""
+"""The view of a running suite: one picture for a terminal, from its jobs' reports; elsewhere the same as lines."""
 
 from dataclasses import dataclass, field
 
@@ -27,7 +27,7 @@ class Snapshot:
 
 
 def picture(snapshot: Snapshot, console: Console) -> Group:
-    """The suite, then each running job on three lines, or on one where the terminal is too low for that."""
+    """The suite, then each running job on three lines, or on one if the terminal has too few lines."""
     head = Text.assemble(("suite ", "bold"), _bar(snapshot.fraction), f"  {clock(snapshot.seconds_left)} left")
     counts = {state: snapshot.counts.get(state, 0) for state in STATES}
     seen = [

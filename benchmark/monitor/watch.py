@@ -1,4 +1,4 @@
-"""Looking at a suite from another terminal: from the store and the heartbeats of its running jobs alone."""
+"""Watches a suite from another terminal, using only the store and the heartbeats of its running jobs."""
 
 import math
 import time
@@ -20,10 +20,10 @@ class Watcher:
 
     def __init__(self, jobs: list[Job], work: dict[str, float], store: Store):
         self.jobs, self.work, self.store = jobs, work, store
-        self.settled: dict[str, str] = {}  # finished jobs stay so: their files are read once
+        self.settled: dict[str, str] = {}  # finished jobs do not change: their files are read once
 
     def look(self) -> Snapshot:
-        """The suite as it is now."""
+        """The current state of the suite."""
         counts: dict[str, int] = dict.fromkeys(("done", "running", "waiting", "diverged", "failed"), 0)
         running, failed, done, lost, speed = [], [], 0.0, 0.0, 0.0
         for job in self.jobs:

@@ -21,7 +21,7 @@ LARGEST = 1 << 28  # bytes of one file; the largest published network has a sixt
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """File -> sha256 of the encoder's and, where they are there, the server's files. UserError for half a server."""
+    """File -> sha256 of the encoder's files and, if present, the server's. UserError for half a server."""
     there = [name for name in SERVER if (folder / name).is_file()]
     if len(there) == 1:
         (lacking,) = set(SERVER) - set(there)
@@ -30,21 +30,21 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def read(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a released file, in the order of their layers. UserError for anything but such a file, and for one
-    that is not the one with that checksum."""
+    """The tensors of a released file, in the order of their layers. UserError for any other kind of file, and for a
+    wrong checksum."""
     content = _content(path)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} was changed while it was read; run the same command again")
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file lets the loader fail in any way
+    except Exception as error:  # a damaged file can make the loader fail in any way
         raise UserError(_refusal(path, error)) from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise UserError(f"{path} holds no state_dict (names and tensors); give the file as it was published")
     for name, tensor in found.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
             raise UserError(f"{path}: '{name}' is no plain tensor; give the file as it was published")
-    return dict(sorted(found.items(), key=lambda item: _layer(item[0])))  # stable: within a layer as they come
+    return dict(sorted(found.items(), key=lambda item: _layer(item[0])))  # stable: keeps the order within a layer
 
 
 def widths(tensors: dict[str, Tensor]) -> list[int]:

@@ -1,7 +1,7 @@
-"""From released folders to cells, finished trainings in the store, and a list of what the models are.
+"""Turns released folders into cells and finished trainings in the store, and lists the models.
 
-A released model is a job of kind `train` like any other, whose configuration has the files' checksums besides: its key
-is another than that of any training of ours, and attacks, report and diff need know nothing of where it is from.
+A released model is a job of kind `train` like any other, with the files' checksums in its configuration. So its key
+differs from that of any training of ours, and attacks, report and diff need not know where it comes from.
 """
 
 import time
@@ -24,7 +24,7 @@ from benchmark.training import checkpoint, device
 from benchmark.training.train import Recipe, Training, build_model
 
 SUITE = "released"
-# how a training of ours departs from the published one says nothing of a model that the authors trained
+# departures of our trainings from the published one do not apply to a model that the authors trained
 _NOT_OURS = ("model.", "train.", "defense.", "cem.")
 _ROWS = ("dataset", "defense", "cem")
 NO_SERVER = f"the folder has the encoder alone; the accuracy needs {' and '.join(files.SERVER)}"
@@ -48,10 +48,10 @@ def models(
     where: dict[str, list[str]],
     changes: list[Change],
 ) -> list[Model]:
-    """Each row as the suite has it (its attackers, splits, protocols), its training replaced by the released one.
+    """Each row as in the suite (its attackers, splits, protocols), with its training replaced by the released one.
 
-    where chooses attackers, splits, protocols and seeds; changes: the command line's. Folders of the same row are told
-    apart by the cells' `suite`. UserError where the suite has no such row.
+    where chooses attackers, splits, protocols and seeds; changes: the command line's. The cells' `suite` distinguishes
+    folders of the same row. UserError if the suite has no such row.
     """
     for axis in _ROWS:
         if axis in where:
@@ -75,9 +75,9 @@ def models(
 
 
 def adopt(model: Model, machine: Machine) -> bool:
-    """Make the released model a finished training of the store; False where it is one already.
+    """Make the released model a finished training of the store; False if it already is one.
 
-    Its accuracy is measured on the test images, by the defended pipeline, where the server's files are there.
+    Its accuracy is measured on the test images, by the defended pipeline, if the server's files are present.
     UserError for files that are not those of this row.
     """
     job, store, start = model.job, machine.store, time.perf_counter()
@@ -108,8 +108,8 @@ def adopt(model: Model, machine: Machine) -> bool:
 
 
 def described(found: list[Model], store: Store) -> list[list[str]]:
-    """Each model under the HEADINGS of report/released.py: what it is, its strengths, its accuracy beside the printed
-    one, and its files."""
+    """Each model under the HEADINGS of report/released.py: its row, its strengths, its accuracy beside the printed one,
+    and its files."""
     printed = published.reference().query("metric == 'accuracy_percent'")
     printed = {(cell.dataset, cell.defense, cell.cem): cell.value for cell in printed.itertuples()}
     lines = []
@@ -131,7 +131,7 @@ def described(found: list[Model], store: Store) -> list[list[str]]:
 
 
 def _read(model: Model, recipe: Recipe, images, machine: Machine) -> dict:
-    """{weights, widths} of the whole network, as a training's checkpoint; a server that is not there is a fresh one."""
+    """{weights, widths} of the whole network, as a training's checkpoint; a missing server is a fresh one."""
     folder, checksums = model.row.folder, model.job.config[RELEASED]
     encoder = files.read(folder / files.ENCODER, checksums[files.ENCODER])
     widths = files.widths(encoder)
@@ -149,7 +149,7 @@ def _read(model: Model, recipe: Recipe, images, machine: Machine) -> dict:
 
 
 def _with_files(job: Job, checksums: dict[str, str]) -> Job:
-    """The job with the released training in place of the one that it is or rests on."""
+    """The job with the released training in place of its own training."""
     if job.kind == "train":
         return replace(job, config=job.config | {RELEASED: checksums})
     return replace(job, parents={role: _with_files(parent, checksums) for role, parent in job.parents.items()})

@@ -1,8 +1,8 @@
-"""What the path of a released folder says of its row.
+"""The row of a released folder, from its path.
 
 The released scripts (run_exp.sh) save a row in DATASET/OPTION_infocons_.../pretrain_..._lambd_16_noise_0.025_epoch_240_
-bottleneck_noRELU_C8S1_..., so the path tells the defence's option, CEM's weight, the noise and more. Two pairs of rows
-share an option: gan_adv is ResSFL or Noise_ARL, nopeek is DistCorr or Noise_Nopeek; the user tells those apart.
+bottleneck_noRELU_C8S1_..., so the path gives the defence's option, CEM's weight, the noise and more. Two pairs of rows
+share an option: gan_adv is ResSFL or Noise_ARL, nopeek is DistCorr or Noise_Nopeek; the user has to say which.
 """
 
 import math
@@ -17,7 +17,7 @@ from benchmark.matrix.load import Change
 from benchmark.released.files import ENCODER
 from benchmark.text import plain
 
-# options of the released code, in the order in which they are looked for -> our row
+# options of the released code, in the order of the search -> our row
 OPTIONS = {
     r"gan_adv.*pruning\d+": "patrol",
     r"gan_adv(_step\d+)?": "ressfl",
@@ -33,7 +33,7 @@ _EXAMPLE = "--defense bottleneck --cem off --noise 0.025"
 
 @dataclass(frozen=True)
 class Row:
-    """One released folder. values: `--set` path -> value, as its path or the user says; doubt: what neither says."""
+    """One released folder. values: `--set` path -> value, from its path or the user; doubt: what neither says."""
 
     folder: Path
     defense: str
@@ -54,9 +54,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Told:
-    """What the user says of the rows, where their paths do not.
+    """What the user says about the rows if their paths do not.
 
-    defenses: part of a path ("" for any) -> the row of the folders that have it in their path; it goes before the path.
+    defenses: part of a path ("" for any) -> the row of the folders with it in their path; it overrides the path.
     """
 
     defenses: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Told:
 
 
 def told(defenses: Iterable[str], cem: str | None, noise: float | None) -> Told:
-    """defenses: texts `NAME`, or `PART=NAME`. UserError for a noise that is no standard deviation."""
+    """defenses: texts `NAME`, or `PART=NAME`. UserError for a noise that is not a standard deviation."""
     if noise is not None and not (math.isfinite(noise) and noise >= 0):
         raise UserError(f"--noise {noise}: give a standard deviation, 0 or more")
     # the longest part that fits counts
@@ -77,7 +77,7 @@ def told(defenses: Iterable[str], cem: str | None, noise: float | None) -> Told:
 def find(folder: Path, dataset: str, user: Told) -> list[Row]:
     """The rows in `folder`, which is a released folder or holds some, in the order of their paths.
 
-    UserError where there is none, where a path names another data set, and where neither path nor user say the row.
+    UserError if there is none, if a path names another data set, or if neither path nor user gives the row.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; give one that holds {ENCODER}, or folders that do")
@@ -120,7 +120,7 @@ def parse(folder: Path, dataset: str, user: Told) -> Row:
 
 
 def _twins(row: str) -> tuple[str, ...]:
-    """Rows that the released code trains by the same option."""
+    """Rows that the released code trains with the same option."""
     return {"ressfl": ("noise_arl",), "distcorr": ("noise_nopeek",)}.get(row, ())
 
 
@@ -162,7 +162,7 @@ def _require_dataset(folder: Path, dataset: str) -> None:
 
 
 def _one(option: str, folder: Path, given, named):
-    """What the user or the path says; UserError where they contradict each other."""
+    """The value from the user or the path; UserError if they contradict each other."""
     if given is not None and named is not None and given != named:
         raise UserError(f"{option} {given}: the path {folder} says {named}; leave the option out, or rename the folder")
     return named if given is None else given

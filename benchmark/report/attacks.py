@@ -30,7 +30,7 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
 
 
 def write_flags(frame: pd.DataFrame, swept: Mapping[str, Point], out: Path) -> list[Path]:
-    """flags.csv below `out`: what gives an attack away as weak (analysis/flags.py); nothing where nothing does."""
+    """flags.csv below `out`: signs of weak attacks (analysis/flags.py); nothing if there are none."""
     found = flags(frame, set(frame["defense"]) - {"none"}, swept)
     return [write_text(out / "flags.csv", csv_text(found))] if len(found) else []
 

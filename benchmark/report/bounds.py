@@ -1,4 +1,4 @@
-"""What theory says of every row, beside the strongest attacker: tables of the bounds and of how they rank the rows."""
+"""Tables of every row's theoretical bounds beside the strongest attacker, and of how the bounds rank the rows."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ _CAPTION = (
 
 
 def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
-    """bounds.md, .tex, .csv and bounds_ranks.csv below `out`; nothing where the frame has no bounds cell."""
+    """bounds.md, .tex, .csv and bounds_ranks.csv below `out`; nothing if the frame has no bounds cell."""
     rows = bounds_rows(frame)
     if rows.empty:
         return []

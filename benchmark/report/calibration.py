@@ -1,4 +1,4 @@
-"""What a calibration finds, as a file for --set, and every candidate that it tried, as CSV."""
+"""The result of a calibration as a file for --set, and all candidates tried as CSV."""
 
 from pathlib import Path
 

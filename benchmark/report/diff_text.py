@@ -27,8 +27,8 @@ ALIGN = ["left"] * 5 + ["right"] * 5 + ["left"]
 def compare(
     reference: pd.DataFrame, produced: pd.DataFrame, tolerances: dict[str, float], markdown: Path | None
 ) -> int:
-    """Print every cell of `produced` beside the same of `reference` (tidy), and write it as Markdown where a file is
-    given; the exit status of `diff`. tolerances: as in analysis/diff.py. UserError where no cell is in both."""
+    """Print every cell of `produced` beside that of `reference` (tidy), and write it as Markdown if a file is given;
+    returns the exit status of `diff`. tolerances: as in analysis/diff.py. UserError if no cell is in both."""
     result = diff(reference, produced, tolerances)
     show(result)
     if markdown:
@@ -64,7 +64,7 @@ def to_text(result: pd.DataFrame) -> str:
 
 
 def to_markdown(result: pd.DataFrame) -> str:
-    """The diff as a comment: the summary, what is beyond tolerance or lacks a value, and all cells to be opened.
+    """The diff as a comment: the summary, cells beyond tolerance or without a value, and all cells, folded.
 
     At most COMMENT characters; the lines that do not fit are left out, and counted.
     """
@@ -93,7 +93,7 @@ def to_markdown(result: pd.DataFrame) -> str:
 
 
 def _transfer(result: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]]]]:
-    """(title, headings, lines) of what a run off the published setting can be held against; [] of one on it."""
+    """(title, headings, lines) to compare a run that departs from the published setting; [] if it does not."""
     if not _reductions(result):
         return []
     gains, ranks = transfer.lines(result)
@@ -114,14 +114,14 @@ def _pipe(rows: pd.DataFrame, room: int) -> tuple[str, int]:
     shown = len(lines)
     while True:
         table = tabulate(lines[:shown], headers=HEADINGS, tablefmt="pipe", disable_numparse=True, colalign=ALIGN)
-        table = "\n".join(" ".join(line.split()) for line in table.splitlines())  # padding is nothing in Markdown
+        table = "\n".join(" ".join(line.split()) for line in table.splitlines())  # padding has no meaning in Markdown
         if len(table) <= room or not shown:
             return table, shown
         shown = min(shown - 1, shown * room // len(table))
 
 
 def _coloured(part: pd.DataFrame, title: Text) -> Table:
-    """One data set's cells; 80 columns suffice, on fewer the names fold and the numbers stay whole."""
+    """One data set's cells; 80 columns suffice, on fewer the names wrap and the numbers stay whole."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("method", "attack", "metric"):
         table.add_column(heading, overflow="fold")

@@ -1,4 +1,4 @@
-"""Figures as matplotlib makes them by itself, whatever settings the user keeps for other work, and written whole."""
+"""Figures with matplotlib's own defaults, whatever settings the user has, written atomically."""
 
 import contextlib
 import os
@@ -11,16 +11,16 @@ from benchmark.files import whole
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#767676"  # in place of their yellow, which is too light for a line on white
-# Paul Tol's muted colours that are far from those above (sronpersonalpages.nl/~pault), for rows that the paper has not
+# Paul Tol's muted colours that are far from those above (sronpersonalpages.nl/~pault), for rows not in the paper
 FURTHER = ("#332288", "#882255", "#999933", "#117733", "#44AA99", "#AA4499")
 MARKS = "osD^vP*X"
 
 
 @contextlib.contextmanager
 def drawing(settings: dict | None = None):
-    """While the block runs, matplotlib has its own defaults and `settings`, and no matplotlibrc of the user's.
+    """While the block runs, matplotlib uses its own defaults and `settings`, not the user's matplotlibrc.
 
-    Yields the class of figures, which are made and written in the block. UserError where matplotlib cannot be loaded.
+    Yields the class of figures, which are made and written in the block. UserError if matplotlib cannot be loaded.
     """
     os.environ.pop("MPLBACKEND", None)  # none is needed to write files, and an unknown one stops the import
     try:
@@ -35,7 +35,7 @@ def drawing(settings: dict | None = None):
 
 
 def write_figure(figure, path: Path, **options) -> Path:
-    """Write the figure, by the kind in its name; the path. options: of Figure.savefig. UserError where that fails."""
+    """Write the figure in the format of its name; returns the path. options: for savefig. UserError on failure."""
     try:
         with whole(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], **options)

@@ -1,4 +1,4 @@
-"""What a suite's results say, worked out once for all that show it: tables, page, figures, verdicts."""
+"""A suite's findings, computed once for everything that shows them: tables, page, figures, verdicts."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ from benchmark.store.store import Store
 
 @dataclass(frozen=True)
 class Findings:
-    """frame: tidy; verdicts: of analysis/verdicts.py, over the images too; epochs: of analysis/collect.py; pictures:
-    the rebuilt images, those of the same originals together; drawings: the figures, none where they are not wanted."""
+    """frame: tidy; verdicts: from analysis/verdicts.py, also over images; epochs: from analysis/collect.py; pictures:
+    the rebuilt images, grouped by originals; drawings: the figures, empty if they are not wanted."""
 
     cells: list[Cell]
     store: Store

@@ -1,4 +1,4 @@
-"""How accuracy and MSE are traded over a suite's sweep, as Markdown, CSV and figures."""
+"""The trade-off of accuracy and MSE over a suite's sweep, as Markdown, CSV and figures."""
 
 import math
 from fnmatch import fnmatchcase
@@ -38,7 +38,7 @@ def write_frontier(found: pd.DataFrame, labels: list[str], out: Path, figures: b
 
 
 def told_without_sweep(departures: list[tuple[Departure, ...]], points: list[Point]) -> list[str]:
-    """What the cells of a sweep depart in beside what the sweep itself changes, each once.
+    """The departures of a sweep's cells, each once, without those that the sweep itself makes.
 
     departures: of each cell; points: the sweep's.
     """
@@ -48,7 +48,7 @@ def told_without_sweep(departures: list[tuple[Departure, ...]], points: list[Poi
 
 
 def _pattern(point: Point) -> str:
-    """The paths of the departures that a point of the sweep makes: a defence's and CEM's are told without its name."""
+    """The paths of the departures that a point of the sweep makes; for a defence and CEM, without its name."""
     section, *_, key = point.path.split(".")
     return point.path if section in OF_ATTACKS else f"{'defense' if section == 'defenses' else section}.{key}"
 

@@ -1,4 +1,4 @@
-"""tables/README.md: the suites whose tables lie there, what each is, and where and when it was run."""
+"""tables/README.md: the suites with tables there, what each is, and where and when it was run."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from benchmark.report.keep import ASIDE
 from benchmark.report.render import escape_markdown, write_text
 from benchmark.store.store import Store
 
-ABOUT = "about.json"  # in each folder of tables; the index is made of these alone
+ABOUT = "about.json"  # in each folder of tables; the index is made only from these
 TEXTS = ("suite", "description", "answer", "first", "last")
 
 
 def write_index(cells: list[Cell], store: Store, out: Path, description: str, answer: str) -> Path:
-    """Write about.json to the folder `out`, whose path is given back, and README.md beside it: a list of such folders.
+    """Write about.json to the folder `out` (returns its path), and README.md beside that: a list of such folders.
 
     description: the suite's, in a line; answer: the verdicts' summary, a line for each claim, or "".
     """
@@ -63,7 +63,7 @@ def _listed(tables: Path) -> str:
 
 
 def _about(folder: Path) -> dict | None:
-    """What a folder's about.json says; None where it is none of ours."""
+    """The contents of a folder's about.json; None if it is not one of ours."""
     try:
         about = json.loads((folder / ABOUT).read_bytes())
         texts = {name: str(about[name]) for name in TEXTS}

@@ -1,4 +1,4 @@
-"""Tables that are there already: none is replaced by one that says less without a word, and nothing of it is lost."""
+"""Protects existing tables: one with more values is never replaced silently, and nothing of it is lost."""
 
 import io
 import os
@@ -11,11 +11,11 @@ from benchmark.analysis.frame import IDENTITY, csv_text, csv_value, tidy
 from benchmark.errors import UserError
 from benchmark.output import tell
 
-ASIDE = ".replaced-"  # in the name of a folder of tables that others stand in the place of
+ASIDE = ".replaced-"  # in the name of a folder of tables that was replaced
 
 
 def require_some(frame: pd.DataFrame, suite: str, results: Path) -> None:
-    """UserError, before anything is written, where no cell of a tidy frame has a result."""
+    """UserError, before anything is written, if no cell of a tidy frame has a result."""
     if not (frame["status"] == "done").any() and not (frame["status"] == "diverged").any():
         raise UserError(
             f"no result of the chosen cells of '{suite}' is in {results}, so there is nothing to write; run the suite "
@@ -24,11 +24,11 @@ def require_some(frame: pd.DataFrame, suite: str, results: Path) -> None:
 
 
 def set_aside_richer(frame: pd.DataFrame, out: Path) -> None:
-    """Where the results.csv in the folder `out` has values that `frame` (tidy) lacks, move it out of the way and
-    say so: it may be all there is of them."""
+    """If the results.csv in the folder `out` has values that `frame` (tidy) lacks, move the folder aside and say so: it
+    may be the only copy."""
     try:
         earlier = tidy(pd.read_csv(out / "results.csv", dtype=str, keep_default_na=False).map(csv_value))
-    except (OSError, ValueError, UserError):  # none there, or not one of ours
+    except (OSError, ValueError, UserError):  # missing, or not one of ours
         return
     lost = len(_measured(earlier) - _measured(tidy(frame)))
     if lost:
@@ -49,10 +49,10 @@ def _aside(out: Path, number: int) -> Path:
 
 
 def completed(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """`frame`, about to be written as the CSV `path`, with what its `columns` lack taken from the file that is there.
+    """`frame`, about to be written as the CSV `path`, with missing values in `columns` taken from the existing file.
 
-    They rest on values that are not shared with results (one for each image). A line is the same line where all other
-    columns are equal to the last digit; the same results then give the same values.
+    These columns need per-image values, which are not shared with results. Two lines are the same if all other columns
+    are equal to the last digit; the same results then give the same values.
     """
     try:
         earlier = pd.read_csv(path, dtype=str, keep_default_na=False)

@@ -1,4 +1,4 @@
-"""LaTeX of tables: text that prints as it stands, and numbers under each other by their decimal points (siunitx)."""
+"""Tables in LaTeX: text printed literally, and numbers aligned at their decimal points (siunitx)."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _LATEX = {
     "λ": r"$\lambda$",
     "σ": r"$\sigma$",
 } | {char: "\\" + char for char in "&%$#_{}"}
-_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: (±.*|\(.*\)|%))?")  # and what stands behind it
+_NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: (±.*|\(.*\)|%))?")  # and what follows it
 _FILE = re.compile(r" ?\([^()]*\b[\w/-]+\.(?:md|csv)\b[^()]*\)")
 SETUP = r"\sisetup{detect-weight,mode=text,group-digits=false,retain-explicit-plus}"  # of every such table
 
@@ -36,7 +36,7 @@ class Latex(str):
 
 
 def escape_latex(item) -> str:
-    """Text that LaTeX prints as it stands; a character its fonts may lack becomes its code point (U+4E2D)."""
+    """Text that LaTeX prints literally; a character its fonts may lack becomes its code point (U+4E2D)."""
     return item if isinstance(item, Latex) else "".join(_latex_character(char) for char in str(item))
 
 
@@ -49,13 +49,13 @@ def _latex_character(char: str) -> str:
 
 
 def within_paper(text: str) -> str:
-    """A sentence without its brackets that name a file of this project, which a paper's reader has not."""
+    """A sentence without brackets that name a file of this project, which a paper's reader does not have."""
     return _FILE.sub("", text)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one cell prints. behind: in brackets, or ""."""
+    """The printed parts of one cell. behind: in brackets, or ""."""
 
     text: str
     bold: bool = False
@@ -65,7 +65,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A column of numbers, as one or more of LaTeX. cells: of a line each, with the & between them."""
+    """A column of numbers as one or more LaTeX columns. cells: one text per line, with the & between them."""
 
     spec: str
     width: int
@@ -76,14 +76,14 @@ class Aligned:
 
 
 def align(entries: Sequence[Entry]) -> Aligned:
-    """Numbers in an S column; what stands behind them, their notes and brackets in columns of their own, if any."""
+    """Numbers in an S column; any text after them, notes and brackets in columns of their own."""
     split = [_NUMBER.fullmatch(entry.text) for entry in entries]
     numbers = [found[1] for found in split if found]
     parts = [(_spec(numbers), [_value(entry, found) for entry, found in zip(entries, split, strict=True)])]
     beside = [_beside(found) for found in split]
     notes = [rf"\textsuperscript{{{','.join(map(str, entry.notes))}}}" if entry.notes else "" for entry in entries]
     behind = [f"({escape_latex(entry.behind)})" if entry.behind else "" for entry in entries]
-    # of one number of decimals, so that the points of what stands on the right stand below each other
+    # with equal numbers of decimals, so that the decimal points on the right are aligned
     parts += [(r"@{\,}r", beside), ("@{}l", notes), (r"@{\,}r", behind)]
     parts = [parts[0], *(part for part in parts[1:] if any(part[1]))]
     lines = zip(*(cells for _, cells in parts), strict=True)
@@ -113,7 +113,7 @@ def _beside(found: re.Match | None) -> str:
 @dataclass(frozen=True)
 class Layout:
     """A table's columns as LaTeX. spec: without the row labels'; titles: of the groups; rules: below them (first,
-    last); heads: of the columns; rows: (what stands above: "", "space" or "rule", the label, the cells)."""
+    last); heads: of the columns; rows: (what is above: "", "space" or "rule", the label, the cells)."""
 
     spec: Latex
     titles: list[Latex]
@@ -123,7 +123,7 @@ class Layout:
 
 
 def layout(table: "Table") -> Layout:
-    """How LaTeX sets a table; rows of one defence stand together, those of another a little below."""
+    """The LaTeX layout of a table; rows of one defence are together, with a gap before the next defence."""
     entries = [[Entry(cell.text, cell.bold, cell.notes, cell.behind) for cell in row.cells] for row in table.rows]
     columns = [align([row[place] for row in entries]) for place in range(table.width)]
     titles, rules, place, first = [], [], 0, 2

@@ -37,14 +37,14 @@ FLAGS = {
 
 
 def write_leaderboard(store: Store, tables: Path) -> list[Path]:
-    """Write both files to the folder `tables`; nothing where no row on a whole data set was attacked.
+    """Write both files to the folder `tables`; nothing if no row on a whole data set was attacked.
 
-    What is damaged in the store is told, and left out.
+    Damaged results are reported and left out.
     """
     try:
         cells = stored_cells(store, lambda text: tell(f"leaderboard: {text}"))
         frame, facts = tidy_frame(cells, store), about(cells, store)
-    except UserError as error:  # of another suite than the one that is reported
+    except UserError as error:  # a result of another suite than the reported one
         tell(f"the leaderboard is not written: {error}")
         return []
     board = leaderboard(frame, random=set(frame["defense"]) - {"none"}).merge(facts, on="suite", how="left")
@@ -67,7 +67,7 @@ def _title(dataset: str, split: str) -> str:
 
 
 def _lines(part: pd.DataFrame) -> list[dict[str, str]]:
-    """What each row shows under each of HEADINGS, and in `doubt` why it has no rank."""
+    """The text of each row under each of HEADINGS, and in `doubt` why it has no rank."""
     return [_line(row) for row in part.itertuples(index=False)]
 
 

@@ -1,4 +1,4 @@
-"""The same originals as the attackers rebuilt them, a row of the tables below the other, as one picture."""
+"""The attackers' reconstructions of the same originals as one picture, with a line for each row of the tables."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The pictures that attacks left in the store, read for whoever shows them: the page and the montage."""
+"""Reads the pictures that attacks stored, for the page and the montage."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What one attack left to look at. mean: PSNR and SSIM over all scored images, as text; values: for `first`, `best`
+    """The pictures of one attack. mean: PSNR and SSIM over all scored images, as text; values: for `first`, `best`
     and `worst`, those of each picture."""
 
     cell: Cell
@@ -42,9 +42,9 @@ class Rebuilt:
 
 
 def on_same_originals(cells: list[Cell], store: Store, order: list[str]) -> list[list[Rebuilt]]:
-    """The pictures of every finished attack, under the first seed that has any; those of the same originals together.
+    """The pictures of every finished attack, for the first seed that has any; grouped by originals.
 
-    order: the defences as they are to stand. UserError for a file that is not such a picture.
+    order: the order of the defences. UserError for a file that is not such a picture.
     """
     attacks = [cell for cell in cells if cell.job.kind == "attack"]
     first = first_seeds(attacks, store)
@@ -100,7 +100,7 @@ def _tiles(path) -> np.ndarray:
 
 
 def _values(path) -> dict[str, list[Value]]:
-    """What pictures.save_pictures wrote of each image."""
+    """The values that pictures.save_pictures wrote for each image."""
     try:
         stored = json.loads(content(path))
         return {
@@ -112,5 +112,5 @@ def _values(path) -> dict[str, list[Value]]:
 
 
 def _number(item) -> float | None:
-    """A finite number, or None where there is none. ArithmeticError for one too large for a float."""
+    """A finite number, or None. ArithmeticError for one too large for a float."""
     return float(item) if item is not None and math.isfinite(item) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Cell:
     """text: what is printed; behind: the published value or ""; notes: numbers of the table's notes.
 
-    comparable: False where the number may not be judged by the published one: made at another setting, or doubtful.
+    comparable: False if the number must not be compared with the published one: another setting, or doubtful.
     """
 
     text: str
@@ -30,13 +30,13 @@ class Column:
 
     @property
     def cell(self) -> dict[str, str]:
-        """The attacker and split that all of the column is of; {} for an accuracy."""
+        """The attacker and split of the whole column; {} for an accuracy."""
         return {} if self.attacker == "none" else {"attacker": self.attacker, "split": self.split}
 
 
 @dataclass(frozen=True)
 class Row:
-    """defense: a name of the matrix, "average", or "" where the row is of neither."""
+    """defense: a name of the matrix, "average", or "" for other rows."""
 
     label: str
     cells: list[Cell]
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring columns under one heading; title "" for columns that stand alone."""
+    """Neighbouring columns under one heading; title "" for columns without a group."""
 
     title: str
     columns: list[str]
@@ -85,7 +85,7 @@ class Table:
 
     @property
     def heads(self) -> list[tuple[str, Column | None]]:
-        """(heading, what its cells are of, if the table says so) of every column."""
+        """(heading, description of its cells, if the table has one) of every column."""
         flat = [heading for group in self.groups for heading in group.columns]
         return list(zip(flat, self.columns or [None] * len(flat), strict=True))
 

@@ -19,7 +19,7 @@ EFFICIENCY_SPLITS = ("encoder", "server")
 COMPARED = "In brackets: the published value."
 ALL_ATTACKERS = ("attackers_mse", "attackers_ssim")  # layouts of our own, beside the paper's
 NOT_IN_SUITE = "not in this suite"
-TOO_FEW = "(n too small)"  # in place of an interval that says nothing
+TOO_FEW = "(n too small)"  # instead of an interval that says nothing
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Draft:
     summaries: dict[tuple, Summary]
     doubts: Doubts
     supported: set[tuple]
-    flagged: dict[tuple, list[str]]  # (place, row, split, attacker) -> what its MSE gives away (flags.py)
+    flagged: dict[tuple, list[str]]  # (place, row, split, attacker) -> flags of its MSE (flags.py)
     printed: dict[tuple, float] = field(default_factory=dict)
     mixed: bool = False
     notes: list[str] = field(default_factory=list)
@@ -59,12 +59,12 @@ class _Draft:
         return set().union(*(summary.labels for summary in found if summary and summary.values))
 
     def seeds(self) -> list[str]:
-        """Those with a value in any cell."""
+        """The seeds with a value in any cell."""
         found = (self.summary(*row, column) for row in self.rows for column in self.columns)
         return sorted(set().union(*(summary.values for summary in found if summary)), key=lambda seed: seed.zfill(20))
 
     def note(self, text: str) -> int:
-        """The number of a note; the same text has one number."""
+        """The number of a note; equal texts share a number."""
         if text not in self.notes:
             self.notes.append(text)
         return self.notes.index(text) + 1
@@ -96,7 +96,7 @@ def build_tables(
         summaries = summarise(part)
         for dataset, layout in _layouts(part):
             columns, rows = _shape(part[part["dataset"] == dataset], dataset, layout, extra_metrics)
-            told = flagged if layout in ALL_ATTACKERS else {}  # the printed layouts stay as they are without others
+            told = flagged if layout in ALL_ATTACKERS else {}  # the printed layouts do not depend on other attackers
             draft = _Draft((suite, protocol, dataset), columns, rows, summaries, doubts, supported, told)
             lengths = (epochs or {}).get((protocol, dataset), "") if layout != "efficiency" else ""
             tables.append(_finish(draft, layout, protocol, suite if several else "", compare, lengths))
@@ -108,7 +108,7 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     efficiency = part["split"].isin(EFFICIENCY_SPLITS)
     found = {(name, "efficiency") for name in part[efficiency]["dataset"]}
     found |= {(name, layout) for name in part[~efficiency]["dataset"] for layout in ("mse", "ssim_psnr")}
-    # SSIM and PSNR are printed of attacks on `infer`; without one, a data set of ours has nothing to put there
+    # SSIM and PSNR are printed for attacks on `infer`; without one, a data set of ours has no values there
     attacked = set(part[(part["split"] == "infer") & part["attacker"].isin(names.ATTACKERS)]["dataset"])
     found -= {(name, "ssim_psnr") for name in set(part["dataset"]) - attacked - set(names.DATASETS)}
     stronger = part[~part["attacker"].isin(["none", *names.ATTACKERS])]
@@ -122,9 +122,9 @@ def _supported(lines: pd.DataFrame) -> set[tuple]:
 
 
 def _flagged(frame: pd.DataFrame) -> dict[tuple, list[str]]:
-    """What other attackers' results say of an attack's MSE: a stronger one, or one without training, rebuilds better.
+    """Flags of an attack's MSE by other attackers: a stronger one, or one without training, rebuilds better.
 
-    That the GAN beats the decoder needs no word: it stands beside it.
+    There is no flag if the GAN beats the decoder: the table shows both.
     """
     beaten = decoder_beaten(frame)
     beaten = beaten[~beaten["attacker"].isin(names.ATTACKERS)].assign(attacker="decoder")
@@ -142,7 +142,7 @@ def _shape(part, dataset: str, layout: str, extra_metrics: Sequence[str]) -> tup
         return _efficiency_columns(), _efficiency_rows(part[efficiency])
     all_of_them = layout in ALL_ATTACKERS
     columns = _all_attackers_columns(layout, part) if all_of_them else _attack_columns(layout, extra_metrics)
-    if dataset not in names.DATASETS:  # the paper has no table of it, whose columns would have to stand
+    if dataset not in names.DATASETS:  # the paper has no table for it whose columns must be kept
         there = {("none", "validation"), *zip(part["attacker"], part["split"], strict=True)}
         columns = [column for column in columns if (column.attacker, column.split) in there]
     return columns, _method_rows(part[~efficiency], dataset, layout)
@@ -307,7 +307,7 @@ def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
 
 
 def _attack_notes(draft: _Draft, defense: str, cem: str, column: Column) -> list[str]:
-    """What a number made by an attack has to be read with, where that was not seen to learn, or to run to its end."""
+    """The notes at an attack's number, if the attack learnt nothing or was not shown to have converged."""
     notes = []
     for rule in (convergence, baseline, columns):
         found = draft.summary(defense, cem, replace(column, metric=rule.METRIC))
@@ -393,7 +393,7 @@ def slug(*parts: str) -> str:
 
 
 def _with_own_names(tables: list[Table]) -> list[Table]:
-    """Tables whose names fall together (`a_b` and `a-b`, or but for their case) get a number behind."""
+    """Tables whose names coincide (`a_b` and `a-b`, or differing only in case) get a number at the end."""
     taken: set[str] = set()
     result = []
     for table in tables:

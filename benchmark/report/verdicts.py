@@ -21,10 +21,10 @@ ATTACKERS = {names.PAPER: "the paper's", names.FURTHER: "further"}
 
 
 def write_verdicts(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
-    """verdicts.md, .tex, .csv and gains.csv below `out`; nothing where there is nothing to judge.
+    """verdicts.md, .tex, .csv and gains.csv below `out`; nothing if there is nothing to judge.
 
-    lines, gains: of analysis/verdicts.py; labels: how the cells depart from the published setting. What `lines` lack of
-    the images is taken from the file that is there (keep.py).
+    lines, gains: from analysis/verdicts.py; labels: how the cells depart from the published setting. Per-image values
+    that `lines` lack are taken from the existing file (keep.py).
     """
     if lines.empty:
         return []
@@ -39,7 +39,7 @@ def write_verdicts(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str], 
 
 
 def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
-    """ablation.md and ablation.csv below `out`; nothing where no other protocol stands beside `published`."""
+    """ablation.md and ablation.csv below `out`; nothing if there is no protocol besides `published`."""
     if lines.empty:
         return []
     files = {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)}
@@ -47,7 +47,7 @@ def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Pa
 
 
 def summary(lines: pd.DataFrame) -> str:
-    """One line a claim: how many rows support it, do not, or leave it open, and why where that is the same for all."""
+    """One line per claim: how many rows support it, do not, or leave it open, and why if the reason is the same."""
     texts = []
     families = lines["attacker"].map(names.family).rename("family")
     for (claim, family), part in lines.groupby(["claim", families], sort=False):

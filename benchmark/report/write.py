@@ -1,4 +1,4 @@
-"""The one writer: everything that a suite's results support, in the suite's folder of tables."""
+"""Writes everything that a suite's results support into the suite's folder of tables."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +33,8 @@ from benchmark.store.store import Store
 
 @dataclass(frozen=True)
 class Report:
-    """What was written. page: the file to open; paths: all files, that one included; answer: the verdicts, a line for
-    each claim, "" where no row has both sides."""
+    """What was written. page: the file to open; paths: all files, including that one; answer: the verdicts, a line for
+    each claim, "" if no row has both sides."""
 
     page: Path
     paths: list[Path]
@@ -51,21 +51,21 @@ def write(
     description: str = "",
 ) -> Report:
     """Write to the folder `out` what the results of `cells` support: tables, attacks, bounds, the page and figures;
-    verdicts where rows have CEM off and on, the ablation where `published` stands beside another protocol, the
-    frontier where the suite has a sweep, or the table of one over attackers' settings.
+    verdicts if rows have CEM off and on; the ablation if there are other protocols besides `published`; for a suite
+    with a sweep the frontier, or the table of a sweep over attackers' settings.
 
-    And beside `out` the index of all tables (index.py), where `description` says what the suite is, and the leaderboard
+    Also write, beside `out`, the index of all tables (index.py), with `description` for the suite, and the leaderboard
     of all results in the store (leaderboard.py).
 
-    compare: put the published value behind each produced one; metrics: further columns of the SSIM tables; figures:
-    whether plots/ and the frontier's are wanted.
-    Where tables with more values are there already, their folder is moved aside first, and that is told (keep.py).
-    UserError for a damaged result, an unknown metric, an unwritable folder, and where nothing is done yet.
+    compare: put the published value after each produced one; metrics: further columns of the SSIM tables; figures:
+    whether plots/ and the frontier's figures are wanted.
+    If existing tables have more values, their folder is moved aside first, with a message (keep.py).
+    UserError for a damaged result, an unknown metric, an unwritable folder, and if nothing is done yet.
     """
     for name in metrics:
         if name not in ATTACK:
             raise UserError(f"--metric {name}: {suggest(name, ATTACK)}")
-    # whatever is damaged is told before any file is written
+    # damaged results are reported before any file is written
     found = findings(cells, store, figures)
     frame, judged = found.frame, found.verdicts
     keep.require_some(frame, cells[0].suite, store.root)

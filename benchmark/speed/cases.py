@@ -1,4 +1,4 @@
-"""What `measure speed` times: the steps, the pieces of CEM, each feature off alone, and how cost grows."""
+"""The cases of `measure speed`: the steps, the pieces of CEM, each feature off alone, and how cost grows."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ FEATURE = 512  # elements of the feature of a 32 px image
 
 @dataclass(frozen=True)
 class Plan:
-    """Where, in which arithmetic (that of a job there), and at which sizes to measure."""
+    """The device, the arithmetic (as for a job there) and the sizes of the measurement."""
 
     device: torch.device
     precision: str
@@ -40,7 +40,7 @@ class Plan:
 
 
 def plan(device: torch.device, precision: str, quick: bool) -> Plan:
-    """The published sizes; `quick`: small ones, which show that everything runs and say nothing about speed."""
+    """The published sizes; `quick`: small ones, which only show that everything runs."""
     if quick:
         return Plan(device, precision, SMALL, (4, 8), (5, 10), (1, 5), 128, 1, 0.1)
     peak, stream = (8192, 1024) if device.type == "cuda" else (2048, 256)
@@ -70,9 +70,9 @@ def run_script(name: str, size: Size, device: torch.device) -> Callable:
 
 
 def _as_delivered(stack: ExitStack, plan: Plan) -> Callable:
-    """(build, *given) -> what builds it in a process where torch and the C library are as delivered.
+    """(build, *given) -> a function that builds it in a process with default settings of torch and the C library.
 
-    The process begins with the first of them and ends with `stack`.
+    The process starts with the first of them and ends with `stack`.
     """
     started: list[Process] = []
 

@@ -1,4 +1,4 @@
-"""Calls in processes of their own: several cells at once on one device, and scripts that share nothing with us."""
+"""Calls in separate processes: several cells at once on one device, and scripts that share no settings with us."""
 
 import os
 import time
@@ -13,14 +13,14 @@ from benchmark.errors import UserError
 from benchmark.training.device import most_threads, settle, wait
 
 ANSWER = 600.0  # seconds that a process gets for one answer
-SPINS = "300000"  # GNU OpenMP's turns of a waiting loop, as delivered
+SPINS = "300000"  # GNU OpenMP's default number of turns of a waiting loop
 
 
 class Process:
-    """A process that builds calls and makes them; use it as a context manager, so that it ends.
+    """A process that builds and runs calls; use it as a context manager, so that it ends.
 
-    settled: with the settings of a job and `threads` threads (0: as many as a step may use), else with those of torch,
-    OpenMP and the C library as delivered. UserError from `build` and `answer` where it fails there: out of memory, say.
+    settled: with the settings of a job and `threads` threads (0: as many as a step may use), else with the defaults of
+    torch, OpenMP and the C library. UserError from `build` and `answer` if it fails there (such as out of memory).
     """
 
     def __init__(self, device: torch.device, settled: bool, threads: int = 0):
@@ -50,7 +50,7 @@ class Process:
         self.answer()
 
     def ask(self, number: int, seconds: float) -> None:
-        """Begin to make that call, for at least so many seconds (0: once); `answer` gives calls a second."""
+        """Start running that call, for at least so many seconds (0: once); `answer` returns calls per second."""
         self._send((number, seconds))
 
     def answer(self) -> float:
@@ -64,7 +64,7 @@ class Process:
         return found
 
     def _send(self, message: tuple) -> None:
-        with suppress(OSError):  # gone: `answer` tells
+        with suppress(OSError):  # it has died: `answer` reports it
             self.link.send(message)
 
 
@@ -87,7 +87,7 @@ def throughput(
 
 
 def in_company(device: torch.device, others: int, seconds: float, make: Callable, *given) -> tuple[float, float]:
-    """Calls a second of one process, alone and beside `others` that do nothing but keep a core busy each."""
+    """Calls per second of one process, alone and beside `others` processes that each only keep a core busy."""
     with Process(device, settled=True) as process, ExitStack() as stack:
         number = process.build(make, *given)
         process.call(number)
@@ -102,7 +102,7 @@ def in_company(device: torch.device, others: int, seconds: float, make: Callable
 
 @contextmanager
 def _busy() -> Iterator[None]:
-    """Beside a process that keeps a core busy."""
+    """While the block runs, another process keeps a core busy."""
     process = SPAWN.Process(target=_count, daemon=True)
     process.start()
     try:
@@ -120,7 +120,7 @@ def _count() -> None:
 
 @contextmanager
 def _spinning() -> Iterator[None]:
-    """What starts within has its waiting threads spin, as OpenMP does unless told otherwise."""
+    """Processes started in the block let waiting threads spin, which is OpenMP's default."""
     before = os.environ.get("GOMP_SPINCOUNT")
     os.environ["GOMP_SPINCOUNT"] = before or SPINS
     try:
@@ -145,7 +145,7 @@ def _serve(link, device: torch.device, settled: bool, threads: int) -> None:
                     link.send(len(calls) - 1)
                 else:
                     link.send(_rate(calls[what], how, device))
-        except Exception as error:  # told to the parent, which decides
+        except Exception as error:  # reported to the parent, which decides
             if isinstance(error, (EOFError, OSError)):
                 raise
             link.send(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")

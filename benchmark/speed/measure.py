@@ -1,4 +1,4 @@
-"""Timing of many cases in turns, so that what else the machine does hits all of them alike."""
+"""Timing of many cases in turns, so that other load on the machine affects all of them equally."""
 
 import math
 import statistics
@@ -11,17 +11,17 @@ import torch
 from benchmark.training.device import wait
 
 AT_LEAST = 0.05  # seconds that one timing lasts; a shorter call is repeated within it
-ENOUGH = 12.0  # seconds after which a case has been timed enough, once it has its 3 timings
+ENOUGH = 12.0  # seconds of timing that are enough for a case, once it has 3 timings
 FEWEST = 3
-REST = 0.02  # seconds before a timing: threads that served the case before go on spinning for some milliseconds
-WARM_CUDA = 4  # calls more before the timing on CUDA: eager steps before a graph is captured, and the capture
+REST = 0.02  # seconds before a timing: threads of the previous case keep spinning for some milliseconds
+WARM_CUDA = 4  # extra calls before the timing on CUDA: eager steps before a graph is captured, and the capture
 
 
 @dataclass
 class Case:
     """Something timed. `make` builds it and returns the call that is timed; `images`: how many one call handles.
 
-    group, what, variant: its place in the tables; base: the variant of the same group and `what` it is compared with.
+    group, what, variant: its place in the tables; base: the variant with the same group and `what` to compare with.
     """
 
     group: str

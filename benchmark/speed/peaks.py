@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured, and what a step asks of it, counted: the two axes of a roofline."""
+"""The machine's measured peaks and the counted work of a step: the two sides of a roofline."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmark.training.device import wait
 
-# operators that pick rows: of their largest tensor they touch no more than they pick
+# operators that pick rows: they only touch the picked part of their largest tensor
 PICKING = ("index", "gather", "scatter", "embedding_bag", "_embedding_bag")
 
 
@@ -42,7 +42,7 @@ def _fastest(call, device: torch.device, tries: int) -> float:
 def count(call) -> tuple[float, float]:
     """(FLOP of the matrix products and convolutions, bytes that the operators read and write) of one eager call.
 
-    On one thread, as operators that others run are not seen.
+    On one thread, because operators on other threads are not seen.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,8 +55,8 @@ def count(call) -> tuple[float, float]:
 class Counter(TorchDispatchMode):
     """Adds up every operator's FLOP, by torch's formulas, and the bytes of its inputs and outputs.
 
-    Bytes as if no cache held anything between operators. Not torch's FlopCounterMode, whose hooks on modules break a
-    gradient of a gradient.
+    Bytes are counted as if there were no caches between operators. torch's FlopCounterMode is not used: its hooks on
+    modules break a gradient of a gradient.
     """
 
     def __init__(self):

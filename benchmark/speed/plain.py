@@ -1,7 +1,7 @@
 """The obvious scripts: images through PIL one by one, fp32, contiguous memory, eager steps, loops over clusters.
 
-Written as one would first write them, on the same networks. They are what the project's steps are timed against, and
-the loops are what the tests hold the batched code against.
+Written in the most obvious way, on the same networks. The project's steps are timed against them, and the tests compare
+the batched code with the loops.
 """
 
 import math
@@ -23,7 +23,7 @@ from benchmark.models.decoder import Decoder
 
 Step = Callable[[], float]
 CONVOLUTIONS, NORMS = (nn.Conv2d, nn.ConvTranspose2d), (nn.BatchNorm2d,)
-KINDS = CONVOLUTIONS + NORMS  # of layers of which there are some of our own
+KINDS = CONVOLUTIONS + NORMS  # kinds of layers that have versions of our own
 
 
 # -- images
@@ -97,7 +97,7 @@ def training(data: DataSet, settings: Settings, device: torch.device, cem=None) 
 
 def adversarial(data: DataSet, settings: Settings, device: torch.device) -> Step:
     """A training step with an inversion adversary, in the released order: the adversary takes its step on the feature
-    of the encoder in evaluation mode, then the encoder is fought by the adversary in evaluation mode."""
+    of the encoder in evaluation mode, then the encoder is penalised by the adversary in evaluation mode."""
     model, params = _model(data, device), settings.params
     adversary = _decoder(model, data, params.adversary_blocks, device)
     loader = Loader(data, settings.train.batch_size, device, True)
@@ -193,7 +193,7 @@ def _decoder(model: models.SplitModel, data: DataSet, blocks: int, device: torch
 
 
 def as_delivered(network: nn.Module, kinds: tuple[type, ...] = KINDS) -> nn.Module:
-    """The network with torch's own operators in its layers of these kinds, as anybody's has; it is changed."""
+    """The network with torch's own operators in its layers of these kinds; it is changed in place."""
     for layer in network.modules():
         for kind in kinds:
             if isinstance(layer, kind):
@@ -216,9 +216,9 @@ def _feature(model, x: Tensor, noise: float) -> Tensor:
 
 
 def scalar_by_loop(cem, z: Tensor, labels: Tensor) -> Tensor:
-    """The released term of a batch z [B, D], labels [B], as it reads: each class present, each of its clusters present.
+    """The released term of a batch z [B, D], labels [B], written literally: loops over classes and clusters present.
 
-    cem: a fitted `ConditionalEntropy` (scalar), whose statistics and settings are used, and none of its code.
+    cem: a fitted `ConditionalEntropy` (scalar); only its statistics and settings are used, not its code.
     """
     classes, k = cem.classes, cem.per_group
     centers = cem.centers.to(z.dtype).view(classes, k, -1)

@@ -85,7 +85,7 @@ def _growth(panel, found) -> None:
     series: dict[str, list[tuple[float, float]]] = {}
     for case in found.groups(cases.SCALING):
         series.setdefault(case.what, []).append((int(case.variant), case.fastest))
-    if len(found.cells) > 1:  # the time in which as many cells each take a step
+    if len(found.cells) > 1:  # the time in which that many cells each take a step
         series["training step against cells at once"] = [(n, n / rate) for n, rate in found.cells.items()]
     colours = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
     for number, (what, points) in enumerate(series.items()):

@@ -1,4 +1,4 @@
-"""From a machine to tables/speed: measure, then write the table, the CSV and the plot."""
+"""Measures a machine for tables/speed, then writes the table, the CSV and the plot."""
 
 import math
 import os
@@ -35,7 +35,7 @@ GROUPS = (*SHARES, CELLS, COMPANY)
 
 @dataclass
 class Findings:
-    """All that was measured by now. cells: {cells at once: steps a second of all}; peaks: FLOP/s by arithmetic.
+    """All measurements so far. cells: {cells at once: steps a second of all}; peaks: FLOP/s by arithmetic.
 
     On a CPU, single: as cells, of one thread each; company: {step: (steps a second alone, beside a busy process)}.
     """
@@ -82,7 +82,7 @@ class Findings:
 
 
 class Progress:
-    """What is being measured and how long the rest takes: one line on a terminal, else a line now and then."""
+    """What is being measured and how long the rest takes: one line on a terminal, else a line from time to time."""
 
     def __init__(self, whole: float = 1.0):
         self.whole = whole  # the shares of all that is to be measured
@@ -100,7 +100,7 @@ class Progress:
             self.status.stop()
 
     def tell(self, text: str, fraction: float, share: float) -> None:
-        """`fraction` of a part is done that is `share` of the whole."""
+        """`fraction` is done of a part that is `share` of the whole."""
         done, now = (self.passed + share * fraction) / self.whole, time.monotonic()
         left = (now - self.start) * (1 - done) / done if done > 0.02 else None
         line = f"{100 * done:3.0f} %  {clock(left)} left  {text}"
@@ -112,7 +112,7 @@ class Progress:
 
 
 def check(out: Path) -> None:
-    """UserError, before anything is measured, where the findings could not be written or drawn afterwards."""
+    """UserError, before anything is measured, if the findings could not be written or drawn afterwards."""
     with drawing():
         pass
     try:
@@ -139,7 +139,7 @@ def measure(
 ) -> Findings:
     """Measure these groups on `device`; after(what is found by then) is called after each.
 
-    UserError for options that make no sense; Ctrl-C leaves nothing behind but what `after` kept.
+    UserError for options that make no sense; Ctrl-C leaves only what `after` kept.
     """
     if not 1 <= rounds <= 100:
         raise UserError(f"--rounds {rounds}: give 1 to 100")
@@ -197,7 +197,7 @@ def _cells(found: Findings, progress: Progress) -> None:
 
 
 def _company(found: Findings, progress: Progress) -> None:
-    """On a CPU: each step alone, and with one more process that wants a core than there are cores left."""
+    """On a CPU: each step alone, and beside one busy process more than there are free cores."""
     plan, given = found.plan, (found.plan.size, found.plan.device, found.plan.precision)
     if plan.device.type != "cpu":
         return
@@ -212,7 +212,7 @@ def _company(found: Findings, progress: Progress) -> None:
 
 
 def cells_at_once(device: torch.device) -> tuple[int, ...]:
-    """The numbers of cells that are tried: on a CPU up to twice those that have cores of their own."""
+    """The numbers of cells to try: on a CPU up to twice the number that have their own cores."""
     if device.type == "cuda":
         return tuple(2**power for power in range(5) if 2**power <= max(2, cores()))
     most = 2 * on_cpu(cores(), most_threads())
@@ -220,7 +220,7 @@ def cells_at_once(device: torch.device) -> tuple[int, ...]:
 
 
 def _inspect(plan: cases.Plan, case: Case, call: steps.Call) -> None:
-    """Count what a step asks of the machine; where graphs are on in an eager build, since replays show no operators."""
+    """Count the work of a step; with graphs on, in an eager build, because replays show no operators."""
     if case.variant != cases.HERE:
         return
     if plan.graphs:
@@ -236,7 +236,7 @@ def _record(device: torch.device) -> dict:
 
 
 def _load() -> float | None:
-    """Processes that wanted a core in the last minute, on average; None where the system does not tell."""
+    """Average number of processes that wanted a core in the last minute; None if the system does not tell."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 

@@ -22,7 +22,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Size:
-    """How large the timed things are. dims: elements of a feature that CEM and clustering are timed on."""
+    """The sizes of the timed cases. dims: elements of a feature that CEM and clustering are timed on."""
 
     batch: int = 128
     attack_batch: int = 256
@@ -136,7 +136,7 @@ class OneByOne(Training):
 
 
 class Plain(OneByOne, Contiguous, TorchsOwn):
-    """All at once: to be run in fp32 and without graphs, the training with every feature off."""
+    """All of these at once; in fp32 and without graphs this is the training with every feature off."""
 
 
 def training(
@@ -259,7 +259,7 @@ def gan_steps(size: Size, device: torch.device, precision: str) -> Call:
     task = attack("gan", size, device, precision)
 
     def call() -> None:
-        for index in range(task.params.generator_every):  # the last of them is the generator's
+        for index in range(task.params.generator_every):  # the last of them includes the generator's step
             task.step(index // task.steps, index % task.steps)
 
     return call
@@ -269,13 +269,13 @@ def gan_steps(size: Size, device: torch.device, precision: str) -> Call:
 
 
 def clusterable(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random features [N, D] and labels [N]; uniform: nothing to find, so the clustering takes long to settle."""
+    """Random features [N, D] and labels [N]; uniform, without clusters, so the clustering takes long to converge."""
     features = torch.rand(size.clustered, size.dims, generator=generator(device), device=device)
     return features, torch.arange(size.clustered, device=device) % size.classes
 
 
 def start_of(size: Size, features: Tensor, labels: Tensor) -> Tensor:
-    """k-means++ centres [G, k, D], from which a clustering may begin as it does from the last epoch's."""
+    """k-means++ centres [G, k, D], from which a clustering can start as from the last epoch's."""
     draws = generator(features.device)
     return kmeans(features, labels, size.classes, size.components, draws, iterations=0).centers
 
@@ -288,7 +288,7 @@ def fitted(estimator: str, size: Size, device: torch.device, noise_std: float = 
 
 
 def cem_batch(size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features [B, D] that want a gradient, and labels [B] drawn at random as in a shuffled epoch."""
+    """Features [B, D] that require a gradient, and labels [B] drawn at random as in a shuffled epoch."""
     z = torch.rand(size.batch, size.dims, generator=generator(device, 1), device=device).requires_grad_()
     return z, torch.randint(0, size.classes, (size.batch,), generator=generator(device, 2), device=device)
 

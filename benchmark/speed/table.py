@@ -32,7 +32,7 @@ def markdown(found) -> str:
         ("Several cells at once", _cells, found.cells),
         ("Company", _company, found.company),
     ):
-        if there:  # else not measured, or not yet
+        if there:  # otherwise not measured, or not yet
             parts += [f"## {heading}", write(found)]
     return "\n\n".join(parts) + "\n"
 

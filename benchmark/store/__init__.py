@@ -1,1 +1,1 @@
-"""The store of results: one folder a finished job, who works on which, checksums, archives, repair and tidying up."""
+"""The store of results: one folder per finished job, locks, checksums, archives, repair and clean-up."""

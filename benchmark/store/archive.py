@@ -1,4 +1,4 @@
-"""Results as one file: written so that the same results give the same bytes, read as something from a stranger."""
+"""Results as one file: the same results give the same bytes; reading treats the file as untrusted."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ _FILE = re.compile(rf"{checksums.NAME}|{_WORD}\.(json|csv|txt|png|safetensors)")
 def export(store: Store, folders: list[Path], file: Path, tensors: bool) -> None:
     """Write the finished jobs in `folders` into a .tar.gz; tensors: with their weights.
 
-    UserError for a damaged job, for a name that says something else, and where the file cannot be written.
+    UserError for a damaged job, for a file name with another ending, and if the file cannot be written.
     """
     if not file.name.endswith((".tar.gz", ".tgz")):
         raise UserError(f"{file} is to be a .tar.gz; give it a name that ends in .tar.gz")
@@ -48,7 +48,7 @@ def export(store: Store, folders: list[Path], file: Path, tensors: bool) -> None
 
 
 def sign(folders: list[Path], by: str) -> None:
-    """Write beside the results in `folders`, where nobody stands there yet, who measured them.
+    """Record who measured the results in `folders`, if no name is recorded there yet.
 
     UserError for a damaged job, and for a name that is empty, longer than 80 characters or not one line.
     """
@@ -68,7 +68,7 @@ def _require_whole(folder: Path) -> None:
 
 
 def _contents(folder: Path, tensors: bool):
-    """(name, content) of what is exported of a job; one without checksums gets them here."""
+    """(name, content) of a job's exported files; a job without checksums gets them here."""
     if checksums.read(folder) is None:
         strays = [path.name for path in folder.iterdir() if path.name == LOCK or not _FILE.fullmatch(path.name)]
         text = checksums.listing(folder, leave_out=tuple(strays))
@@ -83,7 +83,7 @@ def _contents(folder: Path, tensors: bool):
 
 @dataclass
 class Imported:
-    """What became of an archive's jobs, by folder below the results."""
+    """The outcome for an archive's jobs, by folder below the results."""
 
     new: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
@@ -91,9 +91,9 @@ class Imported:
 
 
 def import_(store: Store, file: Path) -> Imported:
-    """Bring in the jobs of an archive that are not in the store; none that is there is changed.
+    """Import the jobs of an archive that are not in the store; existing jobs are not changed.
 
-    UserError for an archive that holds anything but whole results, of which then none is brought in.
+    UserError for an archive that holds anything but intact results; nothing is imported then.
     """
     if not file.is_file():
         raise UserError(f"there is no archive {file}; give one that `store export` wrote")
@@ -111,7 +111,7 @@ def import_(store: Store, file: Path) -> Imported:
 
 
 def _checked(file: Path, unpacked: Path) -> list[str]:
-    """The jobs' folders in an unpacked archive, everything in which is as it should be."""
+    """The jobs' folders in an unpacked archive, after checking everything in it."""
     names: dict[str, set[str]] = {}
     for path in unpacked.rglob("*"):
         if not path.is_dir():
@@ -135,9 +135,9 @@ def _checked(file: Path, unpacked: Path) -> list[str]:
 
 
 def _bring(store: Store, new: Path, final: Path) -> str:
-    """Move a result to its place; `new`, `same` or `differing`, as the list that it goes into is called.
+    """Move a result to its place; returns the name of its list: `new`, `same` or `differing`.
 
-    UserError where either is taken away meanwhile.
+    UserError if either folder disappears meanwhile.
     """
     solid.require(final, store.root)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def _bring(store: Store, new: Path, final: Path) -> str:
 
 
 def _agree(one, other) -> bool:
-    """Whether two results are the same in all that both record: another version may record more."""
+    """Whether two results agree in everything that both record; another version may record more."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return False
     values, others = one.get("values"), other.get("values")

@@ -1,8 +1,7 @@
 """The checksums of a finished job's files: SHA256SUMS in its folder, as `sha256sum -c` reads it.
 
-Weights and other tensors (*.safetensors, but for an encoder's) may be left out when results are shared, and what was
-added later can be measured again; every other listed file must be there. Results from before there were checksums have
-none.
+Weights and other tensors (*.safetensors, except an encoder's) may be left out when results are shared, and files added
+later can be measured again; every other listed file must be there. Results from before checksums existed have none.
 """
 
 import hashlib
@@ -14,11 +13,11 @@ from benchmark.errors import Unreadable, UserError, reading
 from benchmark.files import whole
 
 NAME = "SHA256SUMS"
-ENCODER = "encoder.safetensors"  # small, and needed by whoever attacks it: shared like the numbers
+ENCODER = "encoder.safetensors"  # small, and needed by every attack: shared like the numbers
 RECOGNITION, LPIPS = "recognition.json", "lpips.json"
-SUBMITTER = "submitter.json"  # who measured it, as `store export --by` was told
-_TEXT = (".json", ".csv", ".txt")  # what a checkout may take for text
-ADDED = {RECOGNITION, LPIPS, SUBMITTER}  # to a finished job, by `measure` and `store export`: no part of the result
+SUBMITTER = "submitter.json"  # who measured it, from `store export --by`
+_TEXT = (".json", ".csv", ".txt")  # files that git may treat as text
+ADDED = {RECOGNITION, LPIPS, SUBMITTER}  # by `measure` and `store export` to a finished job: not part of the result
 _LINE = re.compile(r"([0-9a-f]{64})  ([\w+-][\w.+-]*)")
 
 
@@ -27,12 +26,12 @@ class Damaged(UserError):
 
 
 def spared(name: str) -> bool:
-    """Whether a file may be left out where results are shared: tensors, but for an encoder."""
+    """Whether a file may be left out when results are shared: tensors, except an encoder."""
     return name.endswith(".safetensors") and name != ENCODER
 
 
 class Converted(Unreadable):
-    """A file is what was written but for its line endings: no damage, and no reason to compute anything again."""
+    """A file differs from what was written only in its line endings: it is not damaged, and nothing is recomputed."""
 
     def __init__(self, path: Path):
         super().__init__(
@@ -42,7 +41,7 @@ class Converted(Unreadable):
 
 
 def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
-    """The checksums of every file of `folder` but those called as in `leave_out`, a line for each."""
+    """The checksums of every file in `folder` except those named in `leave_out`, a line for each."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (NAME, *leave_out))
     return "".join(f"{digest(path, 'sha256')}  {path.name}\n" for path in files)
 
@@ -52,7 +51,7 @@ def write(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
 
 
 def add(folder: Path, name: str) -> None:
-    """List one more file, or a new content of one, where there is a list."""
+    """Add a file, or its new content, to the list if there is one."""
     listed = read(folder)
     if listed is not None:
         listed[name] = digest(folder / name, "sha256")
@@ -61,7 +60,7 @@ def add(folder: Path, name: str) -> None:
 
 
 def read(folder: Path) -> dict[str, str] | None:
-    """File name -> sha256 as listed, or None where there is no list. Damaged where it is not one; Unreadable."""
+    """File name -> sha256 as listed, or None if there is no list. Damaged if it is not a list; Unreadable."""
     try:
         text = content(folder / NAME).decode("ascii")
     except FileNotFoundError:
@@ -100,9 +99,9 @@ def content(path: Path) -> bytes:
 
 
 def problems(folder: Path, tensors: bool = True) -> list[str]:
-    """What is wrong with the folder's listed files, a line for each; tensors: look at those as well, where shared.
+    """What is wrong with the folder's listed files, a line for each; tensors: also check those that are there.
 
-    Unreadable where that cannot be told, Converted (which is that) for other line endings.
+    Unreadable if that cannot be determined; Converted (a subclass) for other line endings.
     """
     try:
         listed = read(folder) or {}
@@ -126,7 +125,7 @@ def problems(folder: Path, tensors: bool = True) -> list[str]:
 
 
 def _require_unconverted(path: Path, listed: str) -> None:
-    """Converted where the file's content has the listed sha256 once each of its CRLFs is an LF."""
+    """Converted if the file's content has the listed sha256 after replacing CRLF by LF."""
     if path.suffix in _TEXT and hashlib.sha256(content(path).replace(b"\r\n", b"\n")).hexdigest() == listed:
         raise Converted(path)
 

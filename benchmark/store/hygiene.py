@@ -1,4 +1,4 @@
-"""Looking after a store: is every finished job as it was written, and what may go."""
+"""Maintenance of a store: checks that finished jobs are unchanged, and finds what may be removed."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _KEY = re.compile("[0-9a-f]{12}")
 class Finding:
     """A finished job's folder.
 
-    state: `intact`, `no checksums` (from before there were any), `damaged`, or `unreadable` (nobody knows).
+    state: `intact`, `no checksums` (from before they existed), `damaged`, or `unreadable` (unknown).
     """
 
     folder: Path
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Waste:
-    """Something in a store that no kept suite needs; held: by whom, where a job still runs in it."""
+    """Something in a store that no kept suite needs; held: by whom, if a job still runs in it."""
 
     path: Path
     why: str
@@ -47,14 +47,14 @@ class Waste:
 
 
 def finished(root: Path) -> Iterator[Path]:
-    """The folders of all finished jobs, of whatever suite, in order. Irregular where one is reached by a link."""
+    """The folders of all finished jobs, of any suite, in order. Irregular if one is reached by a link."""
     for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}")):
         solid.require(metrics.parent, root)
         yield metrics.parent
 
 
 def verify(store: Store) -> list[Finding]:
-    """Check every finished job. UserError where there is no such store."""
+    """Check every finished job. UserError if there is no such store."""
     if not store.root.is_dir():
         raise UserError(f"there is no results folder {store.root}; choose another --results")
     return [_look(path.parent, store.root) for path in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}"))]
@@ -79,10 +79,10 @@ def _checked(folder: Path) -> Finding:
 
 
 def foreign(folder: Path) -> str:
-    """Why the folder's job.json is not that of a job with its key and name; "" where it is.
+    """Why the folder's job.json is not that of a job with its key and name; "" if it is.
 
-    The key is a hash of what job.json says, so a result cannot pass for another job's. Unreadable (an error)
-    where it cannot be told.
+    The key is a hash of job.json's contents, so a result cannot pass for another job's. Unreadable (an error) if this
+    cannot be determined.
     """
     path = folder / "job.json"
     try:
@@ -96,7 +96,7 @@ def foreign(folder: Path) -> str:
 
 
 def training(folder: Path) -> Job:
-    """The training whose finished folder it is. Damaged (a UserError) where its job.json is not its own."""
+    """The training in this finished folder. Damaged (a UserError) if its job.json is not its own."""
     if problem := foreign(folder):
         raise checksums.Damaged(f"{folder} is damaged ({problem}); delete it and run its suite again")
     said = json.loads(checksums.content(folder / "job.json"))
@@ -104,9 +104,9 @@ def training(folder: Path) -> Job:
 
 
 def waste(store: Store, keep: list[Job]) -> list[Waste]:
-    """What is not a result of, or work on, the jobs to keep. Irregular where there is a link, pipe or the like.
+    """Everything that is not a result of, or work on, the jobs to keep. Irregular for a link, pipe or similar.
 
-    A result that was set aside stays until its job is done again. What no job's key is the name of is an engine's.
+    A result that was set aside stays until its job is done again. Files not named by a job's key belong to an engine.
     """
     solid.require_all(store.root)
     keys = {job.key[:12]: job for job in keep}
@@ -131,7 +131,7 @@ def waste(store: Store, keep: list[Job]) -> list[Waste]:
 
 
 def remove(store: Store, item: Waste) -> bool:
-    """Remove it; False where a runner holds it. Irregular where it is not what `waste` found."""
+    """Remove it; False if a runner holds it. Irregular if it is not what `waste` found."""
     solid.require(item.path, store.root)
     name = item.path.name.partition(".")[0]
     if item.path.parent == store.work and name and not name.startswith("replaced-"):
@@ -140,7 +140,7 @@ def remove(store: Store, item: Waste) -> bool:
                 return False
             store.locks.drop(name)
             return True
-    aside = store.work / f".old-{uuid.uuid4().hex}"  # a reader sees a whole result or none
+    aside = store.work / f".old-{uuid.uuid4().hex}"  # a reader sees a complete result or none
     store.work.mkdir(parents=True, exist_ok=True)
     os.rename(item.path, aside)
     shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
@@ -151,7 +151,7 @@ def remove(store: Store, item: Waste) -> bool:
 
 
 def known(jobs: list[Job]) -> list[Job]:
-    """The jobs themselves. UserError where a data set is not prepared here, as the keys then are not known."""
+    """The same jobs. UserError if a data set is not prepared here, because the keys are then unknown."""
     for job in jobs:
         for said in (job.cell, job.config.get("knowledge", {})):
             if said.get("fingerprint", "") is None:

@@ -1,4 +1,4 @@
-"""The finished jobs of a store as they describe themselves, whatever suite they are of."""
+"""The finished jobs of a store, of any suite, from their own descriptions."""
 
 import json
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from benchmark.store.store import METRICS, Store
 
 
 def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
-    """Every finished job whose parents are finished too, with them, in the order of their folders.
+    """Every finished job whose parents are finished too, together with these, in the order of their folders.
 
-    `say` is told, in a line, of a result that does not describe itself; it is left out.
+    A result without a valid description is left out; `say` gets a line about it.
     """
     said: dict[str, dict] = {}
     for metrics in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}")):
@@ -36,7 +36,7 @@ def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
     found = []
     for key in said:
         try:
-            with foreign(f"the result {key[:12]} is not read"):  # a stranger's may say anything
+            with foreign(f"the result {key[:12]} is not read"):  # a result from a stranger may contain anything
                 one = job(key)
                 found += [one] if one and store.done(one) else []
         except UserError as error:
@@ -45,7 +45,7 @@ def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
 
 
 def _described(folder: Path) -> dict:
-    """A result's job.json: key, kind, config, parents (role -> key). UserError where it is not that of the folder."""
+    """A result's job.json: key, kind, config, parents (role -> key). UserError if it does not belong to the folder."""
     if problem := hygiene.foreign(folder):
         raise checksums.Damaged(problem)
     with foreign(f"{folder} is not read"):

@@ -2,16 +2,16 @@
 
     WORK/KEY, WORK/KEY.1, WORK/KEY.2, ...   the folders of a job's holders, one after the other; the newest counts
 
-* A folder appears by one rename, its `lock.json` in it, which fails where the name is taken: of several takers one
-  wins, on NFS too. Nothing relies on flock.
-* A taker never removes a lock. It takes the next number, and withdraws where anything changed since it looked, so that
-  one who looked long ago cannot rob one who came since.
-* Then the taker moves the older folders away. A holder that was only suspended finds its folder gone: it cannot write
-  into the other's work, nor publish over it.
-* No two machines' clocks are compared. A holder of this machine is gone when its process is. Any other is suspect when
-  its heartbeat, the modification time that the file server gave `lock.json`, is old by the file server's own clock, or
-  lies in its future (the clock was set back); a taker then watches the heartbeat by its own monotonic clock and takes
-  the job over only if it stays still.
+* A folder appears by one rename with `lock.json` in it. The rename fails if the name is taken, so only one of several
+  takers wins, also on NFS. Nothing relies on flock.
+* A taker never removes a lock. It takes the next number, and withdraws if anything changed since it looked. So a taker
+  that looked long ago cannot take the job from one that came later.
+* Then the taker moves the older folders away. A holder that was only suspended finds its folder gone, so it cannot
+  write into the other's work or publish over it.
+* Clocks of two machines are never compared. A holder on this machine is gone when its process is. Any other is suspect
+  if its heartbeat, the modification time that the file server gave `lock.json`, is old by the file server's own clock,
+  or lies in its future (the clock was set back). A taker then watches the heartbeat by its own monotonic clock, and
+  takes the job over only if it does not change.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from benchmark.store import solid
 
 LOCK = "lock.json"
 HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a silent holder is suspect
-WATCH = 2.5  # heartbeats that a suspect must stay silent under a taker's eyes
-INHERITED = ("log.txt", "state.safetensors")  # what the next holder goes on from
+WATCH = 2.5  # heartbeats that a suspect must miss while a taker watches
+INHERITED = ("log.txt", "state.safetensors")  # what the next holder continues from
 
 
 class Lost(Exception):
@@ -42,7 +42,7 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lock says; `machine` names the system whose process ids `pid` is one of; `beat` is in nanoseconds."""
+    """The contents of a lock; `machine` names the system to which the process id `pid` belongs; `beat`: nanoseconds."""
 
     host: str
     pid: int
@@ -52,27 +52,27 @@ class Holder:
 
 
 class Locks:
-    """The holders' folders below `work`. A name is a job's; the folders found by it are told apart by a number."""
+    """The holders' folders below `work`. A name belongs to a job; a number distinguishes the folders with that name."""
 
     def __init__(self, work: Path):
         self.work = Path(work)
         self.held: dict[str, Path] = {}  # name -> the folder that is held here
-        self.robbed: set[str] = set()  # names that a heartbeat found to be held by another
+        self.robbed: set[str] = set()  # names that, as a heartbeat noticed, another holder has now
         self._tokens: dict[Path, str] = {}
 
     def folder(self, name: str) -> Path:
-        """The folder held here, else the newest there is, else the one that the first holder will have."""
+        """The folder held here, else the newest one, else the one that the first holder will have."""
         return self.held.get(name) or self._folder(name, max(self._numbers(name), default=0))
 
     def holder(self, name: str) -> Holder | None:
-        """Who holds it, as far as can be told by a look."""
+        """The holder, as far as one look can tell."""
         found = self._look(name)
         last = found[max(found)] if found else None
         return last if last and not self._suspect(last) else None
 
     @contextlib.contextmanager
     def hold(self, name: str):
-        """Hold it while the block runs; yields the folder, or None where another holds it."""
+        """Hold it while the block runs; yields the folder, or None if another holds it."""
         folder = self._take(name)
         if folder is None:
             yield None
@@ -123,7 +123,7 @@ class Locks:
         return folder
 
     def _make(self, name: str, folder: Path, token: str) -> bool:
-        """Let the folder appear with our lock in it, unless there is one."""
+        """Make the folder appear with our lock in it, unless it exists."""
         fresh = self.work / f".new-{name}-{token}"
         fresh.mkdir(parents=True)
         content = {"host": socket.gethostname(), "pid": os.getpid(), "machine": machine(), "token": token}
@@ -135,10 +135,10 @@ class Locks:
                 raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        return self._is_of(folder, token)  # an NFS client may repeat a request that was done, and tell of an error
+        return self._is_of(folder, token)  # an NFS client may repeat a successful request and report an error
 
     def _gone(self, name: str, number: int, holder: Holder) -> bool:
-        """Whether the holder will not come back, as far as anybody can know; takes a while for a suspect."""
+        """Whether the holder is gone for good, as far as can be known; takes a while for a suspect."""
         if holder.machine == machine() and not _exists(holder.pid):
             return True
         if not self._suspect(holder):
@@ -156,7 +156,7 @@ class Locks:
         return not -1 <= self._now() - holder.beat / 1e9 <= STALE
 
     def _now(self) -> float:
-        """Seconds by the clock that gives heartbeats their time, the file server's; by ours in a read-only store."""
+        """Seconds by the file server's clock, which also stamps heartbeats; by ours in a read-only store."""
         try:
             with tempfile.TemporaryFile(dir=self.work) as probe:
                 return os.fstat(probe.fileno()).st_mtime
@@ -164,11 +164,11 @@ class Locks:
             return time.time()
 
     def _inherit(self, name: str, old: Path, new: Path) -> None:
-        """Move an older folder out of the way, as a whole, and take over from it what is worth it."""
+        """Move an older folder out of the way, as a whole, and keep the files in INHERITED."""
         aside = self._aside(name)
         try:
             os.rename(old, aside)
-        except OSError:  # its holder published it at last, or removed it
+        except OSError:  # its holder has published or removed it after all
             return
         for file in INHERITED:
             if not (new / file).exists():
@@ -186,7 +186,7 @@ class Locks:
         return self.work / f".old-{name}-{uuid.uuid4().hex}"
 
     def _sweep(self, name: str) -> None:
-        """Remove what takers who were killed half-way have left; one who is half-way now fails, and comes again."""
+        """Remove what killed takers left half-way; a taker that is half-way now fails and tries again."""
         for kind in ("new", "old"):
             for path in self.work.glob(f".{kind}-{name}-*"):
                 self._discard(name, path)
@@ -197,8 +197,8 @@ class Locks:
         return self.work / (f"{name}.{number}" if number else name)
 
     def _numbers(self, name: str) -> list[int]:
-        """The numbers of the folders there are, in order. None is renamed while a newer one may appear, so no listing
-        misses one."""
+        """The numbers of the existing folders, in order. No folder is renamed while a newer one may appear, so no
+        listing misses one."""
         try:
             entries = [entry.partition(".") for entry in os.listdir(self.work)]
         except (FileNotFoundError, NotADirectoryError):
@@ -213,13 +213,13 @@ class Locks:
         return numbers
 
     def _look(self, name: str) -> dict[int, Holder | None]:
-        """Number -> what its lock says, or None where it was released."""
+        """Number -> the contents of its lock, or None if it was released."""
         return {number: self._read(self._folder(name, number)) for number in self._numbers(name)}
 
     @staticmethod
     def _read(folder: Path) -> Holder | None:
         try:
-            with open(folder / LOCK, "rb") as file:  # opening asks an NFS server for the file's present times
+            with open(folder / LOCK, "rb") as file:  # opening makes NFS fetch the file's current times
                 beat, content = os.fstat(file.fileno()).st_mtime_ns, file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -240,12 +240,12 @@ class Locks:
                 if self.lost(name):
                     self.robbed.add(name)
                     return
-                os.utime(self.held[name] / LOCK)  # without times: the file server's
+                os.utime(self.held[name] / LOCK)  # without a time: the file server sets it
 
 
 @functools.cache
 def machine() -> str:
-    """Names the system within which a process id means one process: this boot of this host, this container."""
+    """Names the system in which a process id is unique: this boot of this host, this container."""
     parts = [socket.gethostname()]
     for read in (
         lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from benchmark.matrix.expand import Job
 from benchmark.store.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
 
-# what a job reads of a parent, by the parent's role; of the members of a selection, the values of each image
+# the file that a job reads from a parent, by the parent's role; from the members of a selection, per-image values
 READS = {"train": ENCODER, "warm_start": CHECKPOINT, "start": CHECKPOINT, "fit": CHECKPOINT}
 
 
 def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
-    """Set aside what cannot be used of the finished among `jobs`; `say` is told of each, in a line.
+    """Set aside the unusable results among `jobs`; `say` gets a line about each.
 
-    Weights and per-image values are looked at only where a waiting job will read them. Results may be shared without
-    them; a parent whose are needed then runs again.
+    Weights and per-image values are checked only if a waiting job will read them. Results may be shared without them;
+    a parent whose files are needed then runs again.
     """
     for job in jobs:
         if store.done(job):
@@ -35,7 +35,7 @@ def _set_aside(job: Job, problems: list[str], store: Store, say: Callable[[str],
         return False
     try:
         aside = store.set_aside(job)
-    except FileNotFoundError:  # another runner was as quick
+    except FileNotFoundError:  # another runner was faster
         return True
     say(f"{'; '.join(problems)}: it runs again; the old result is {aside}")
     return True

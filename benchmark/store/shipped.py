@@ -1,8 +1,8 @@
-"""Results that come with the project: one archive a row, brought into the store before anybody asks for them.
+"""Results that come with the project: one archive per row, imported into the store before any use.
 
     RESULTS/shipped/DATASET/DEFENCE[+cem].tar.gz    finished jobs of that row, of any suite; of weights, the encoders
 
-Few files for git, the same bytes for the same results, and written anew only where a row has new results.
+Few files for git, the same bytes for the same results, and rewritten only if a row has new results.
 """
 
 import json
@@ -20,9 +20,9 @@ FOLDER, RECEIVED = "shipped", "shipped.json"
 
 
 def receive(root: Path, say: Callable[[str], None]) -> None:
-    """Bring the shipped results into the store at `root`, where that was not done before; `say` is told in a line.
+    """Import the shipped results into the store at `root`, unless that was done before; `say` gets a line about it.
 
-    A store that cannot be written to is read as it is.
+    A read-only store is used unchanged.
     """
     archives = sorted((root / FOLDER).glob("*/*.tar.gz"))
     if not archives:
@@ -46,9 +46,9 @@ def receive(root: Path, say: Callable[[str], None]) -> None:
 
 
 def ship(store: Store, jobs: list[Job]) -> list[Path]:
-    """Write the finished among `jobs` into the archives of their rows, beside what those hold; returns the archives.
+    """Add the finished ones among `jobs` to the archives of their rows; returns the archives.
 
-    UserError where what an archive holds is not in the store, which `receive` would bring in.
+    UserError if an archive's results are not in the store; `receive` would import them.
     """
     rows: dict[Path, set[Path]] = {}
     for job in jobs:
@@ -87,7 +87,7 @@ def _name(root: Path, archive: Path) -> str:
 
 
 def _known(store: Store) -> dict[str, str]:
-    """Archive -> sha256 of it as it was brought in; {} where that is not told."""
+    """Archive -> its sha256 when it was imported; {} if that is not recorded."""
     try:
         found = json.loads((store.work / RECEIVED).read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -18,7 +18,7 @@ _KINDS = {
     stat.S_IFREG: "a file where a folder belongs",
 }
 
-# links to its own scripts that submitit leaves below .work/slurm: nothing here opens them, or deletes anything there
+# submitit leaves links to its own scripts below .work/slurm: nothing here opens them or deletes anything there
 _SUBMITTED = re.compile(r"\.submission_file_[0-9a-f]+\.sh")
 
 
@@ -41,9 +41,9 @@ def require_folder(path: Path) -> None:
 
 
 def require(folder: Path, root: Path) -> None:
-    """Irregular unless `folder`, what lies between it and `root`, and all that is directly in it are as they belong.
+    """Irregular unless `folder`, its parents below `root`, and everything directly in it are real folders and files.
 
-    Nothing of it need be there. The root itself may be a link: the user chose it.
+    None of them has to exist. The root itself may be a link: the user chose it.
     """
     for part in reversed(folder.relative_to(root).parents[:-1]):
         require_folder(root / part)
@@ -60,10 +60,10 @@ def require_all(root: Path) -> None:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """The folders in a folder that need not be there; Irregular for anything that is not a regular file either."""
+    """The folders in a folder, which may be missing; Irregular for anything that is neither folder nor regular file."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):  # below a root that is a file, there is nothing
+    except (FileNotFoundError, NotADirectoryError):  # a root that is a file contains nothing
         return
     except OSError as error:
         raise Unreadable(f"cannot read {folder} ({error}); see to its rights or the disk, then try again") from None
@@ -79,5 +79,5 @@ def _entries(folder: Path) -> Iterator[Path]:
 def _mode(path: Path) -> int | None:
     try:
         return os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError):  # what lies above is looked at first
+    except (FileNotFoundError, NotADirectoryError):  # parents are checked first
         return None

@@ -1,12 +1,12 @@
-"""The store of results: one folder for each finished job, named by what it is and its key.
+"""The store of results: one folder for each finished job, named by its row, its kind and its key.
 
     RESULTS/DATASET/DEFENCE[+cem]/WHAT-KEY/   job.json metrics.json provenance.json history.csv log.txt SHA256SUMS
                                               checkpoint.safetensors per_image.safetensors encoder.safetensors
                                               reconstructions.png extremes.png pictures.json
                                               recognition.json lpips.json submitter.json (added later)
-    RESULTS/.work/KEY[.N]/                    a job under way or failed: its lock, log, heartbeat and mid-job state
+    RESULTS/.work/KEY[.N]/                    a running or failed job: its lock, log, heartbeat and mid-job state
 
-A finished folder appears by one rename, so it is whole or not there, and what is read of it is checked against its
+A finished folder appears by one rename, so it is complete or absent, and what is read from it is checked against its
 checksums (checksums.py). Locks with a heartbeat let several runners share a store (lock.py): no job runs twice while
 its holder lives. Nothing read here is ever executed: JSON, safetensors, CSV, PNG and text.
 """
@@ -39,8 +39,8 @@ PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
 class Store:
     """The results below `root`. Reading needs no right to write there.
 
-    Every folder that it gives away, or reads, was looked at before: Irregular (a UserError) where it, or anything
-    directly in it, is neither a real folder nor a regular file (solid.py).
+    Every folder is checked before it is returned or read: Irregular (a UserError) if it, or anything directly in it,
+    is neither a real folder nor a regular file (solid.py).
     """
 
     def __init__(self, root: Path):
@@ -50,7 +50,7 @@ class Store:
         self.locks = Locks(self.work)
 
     def check_writable(self) -> None:
-        """Make the folder. UserError where that, or writing there, fails: told before a run rather than in it."""
+        """Make the folder. UserError if that, or writing there, fails: better before a run than during it."""
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             probe = self.work / f".probe-{uuid.uuid4().hex}"
@@ -64,7 +64,7 @@ class Store:
         return self._solid(self.root / job.folder)
 
     def workdir(self, job: Job) -> Path:
-        """The folder of the job while it runs, and after it failed."""
+        """The folder of the job while it runs, and after a failure."""
         return self._solid(self.locks.folder(_name(job)))
 
     def _solid(self, folder: Path) -> Path:
@@ -77,8 +77,8 @@ class Store:
     def metrics(self, job: Job) -> dict:
         """The finished job's metrics: `status` done or diverged, `reason`, `values` (numbers, null for none).
 
-        Damaged (a UserError) for a file that is not what was written, or not a result at all; Unreadable (another)
-        for one that may well be.
+        Damaged (a UserError) for a file that is not what was written, or not a result at all; Unreadable (also one) for
+        a file that may be intact.
         """
         path = self.path(job) / METRICS
         found = self._json(path, {"status": str, "reason": str, "values": dict})
@@ -90,7 +90,7 @@ class Store:
         return self._json(self.path(job) / "provenance.json", {})
 
     def checkpoint(self, job: Job, name: str = CHECKPOINT) -> Path:
-        """The path of one of a finished job's files of tensors, which is as it was written; it may not be there."""
+        """The path of one of a finished job's tensor files, verified against its checksum; it may be missing."""
         path = self.path(job) / name
         try:
             checksums.verify(path)
@@ -101,7 +101,7 @@ class Store:
         return path
 
     def damage(self, job: Job, tensors: bool) -> list[str]:
-        """What is wrong with a finished job's files, a line for each; tensors: look at those as well, where shared."""
+        """What is wrong with a finished job's files, a line for each; tensors: also check those that are there."""
         found = checksums.problems(self.path(job), tensors)
         if not found:
             try:
@@ -112,19 +112,19 @@ class Store:
         return found
 
     def recognition(self, job: Job) -> dict:
-        """What `measure recognise` found of the finished attack's images; {} where it is to be asked (again)."""
+        """The result of `measure recognise` for the finished attack; {} if it has to be measured (again)."""
         return self._added(job, checksums.RECOGNITION, {"classifier": str, "recognised_percent": float})
 
     def lpips(self, job: Job) -> dict:
-        """What `measure lpips` found of the finished attack's images; {} where it is to be measured (again)."""
+        """The result of `measure lpips` for the finished attack; {} if it has to be measured (again)."""
         return self._added(job, checksums.LPIPS, {"weights": str, "lpips": float, "lpips_worst_1_percent": float})
 
     def submitter(self, job: Job) -> str:
-        """Who measured the result, as the archive that it came in says; "" where none does."""
+        """Who measured the result, according to the archive it came in; "" if unknown."""
         return plain(self._added(job, checksums.SUBMITTER, {"by": str}).get("by", ""))[:LONGEST_NAME]
 
     def _added(self, job: Job, name: str, fields: dict[str, type]) -> dict:
-        """No part of a result, so a kill while it was written, or damage, costs no more than measuring again."""
+        """A file that is not part of the result: if it is incomplete or damaged, it is simply measured again."""
         try:
             return self._json(self.path(job) / name, fields)
         except checksums.Damaged:
@@ -145,7 +145,7 @@ class Store:
     def finish(self, job: Job, metrics: dict, provenance: dict) -> None:
         """Turn the job's working folder, which already holds its other files, into its finished folder.
 
-        Lost where another runner has taken the job over, or finished it first: its result stays.
+        Lost if another runner has taken the job over, or finished it first: its result stays.
         """
         with writing(self.root):
             self._finish(job, metrics, provenance)
@@ -158,7 +158,7 @@ class Store:
         write_json(folder / METRICS, metrics)
         spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
         spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
-        for path in spare:  # mid-job state, and what a crash left behind
+        for path in spare:  # mid-job state, and leftovers of a crash
             path.unlink(missing_ok=True)
         checksums.write(folder, leave_out=(LOCK,))
         if self.locks.lost(_name(job)):
@@ -168,7 +168,7 @@ class Store:
         (final / LOCK).unlink(missing_ok=True)
 
     def publish(self, folder: Path, final: Path) -> None:
-        """Let a whole folder appear as `final`. Lost where a result is there already, which stays."""
+        """Make a complete folder appear as `final`. Lost if there is already a result, which stays."""
         try:
             os.rename(folder, final)
             return
@@ -179,7 +179,7 @@ class Store:
                 raise
         if (final / METRICS).is_file():
             raise Lost
-        self._move_aside(final)  # without metrics, so nobody's result: a remnant of a copy
+        self._move_aside(final)  # without metrics, so not a result: left by an incomplete copy
         os.rename(folder, final)
 
     def add(self, job: Job, name: str, value) -> None:
@@ -189,7 +189,7 @@ class Store:
         checksums.add(folder, name)
 
     def set_aside(self, job: Job) -> Path:
-        """Move a finished job's folder out of the way, so that the job counts as not run; returns where it is now."""
+        """Move a finished job's folder aside, so that the job counts as not run; returns its new path."""
         return self._move_aside(self.path(job))
 
     def fail(self, job: Job, reason: str) -> None:
@@ -197,16 +197,16 @@ class Store:
             write_json(self.workdir(job) / "failed.json", {"reason": reason})
 
     def lost(self, job: Job, look: bool = True) -> bool:
-        """Whether another runner took over the job that is claimed here, as this one was suspended for long.
+        """Whether another runner took over the job claimed here, because this one was suspended for a long time.
 
-        look: ask the file system, else tell what the last heartbeat found.
+        look: ask the file system; otherwise return what the last heartbeat found.
         """
         return self.locks.lost(_name(job)) if look else _name(job) in self.locks.robbed
 
     @contextlib.contextmanager
     def claim(self, job: Job):
-        """Hold the job while the block runs; yields its working folder, or None where another runner holds it or
-        has finished it."""
+        """Hold the job while the block runs; yields its working folder, or None if another runner holds it or has
+        finished it."""
         with self.locks.hold(_name(job)) as folder:
             if folder is not None and self.done(job):  # finished since the caller looked
                 self.locks.drop(_name(job))

@@ -1,4 +1,4 @@
-"""The weights of a network cast to bf16 all at once: what autocast does with a kernel for each, there and back."""
+"""Casts all weights of a network to bf16 at once; autocast uses one kernel for each, forward and backward."""
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,8 @@ DEVICES = ("cuda",)  # on a CPU, where no kernels are launched, nothing would be
 
 
 def cast_once(module: nn.Module, x: Tensor) -> Tensor:
-    """module(x). Within bf16 autocast on CUDA the weights of its convolutions and linear layers are cast by one call,
-    and their gradients by another; numbers and gradients are autocast's, bit for bit."""
+    """module(x). Within bf16 autocast on CUDA one call casts the weights of its convolutions and linear layers, and
+    another their gradients; numbers and gradients are the same as autocast's, bit for bit."""
     if x.device.type not in DEVICES or not torch.is_autocast_enabled(x.device.type):
         return module(x)
     weights = {
@@ -25,7 +25,7 @@ def cast_once(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Copies(torch.autograd.Function):
-    """fp32 tensors -> bf16 copies; backwards the gradients, the other way. Without one where none is wanted."""
+    """fp32 tensors -> bf16 copies; backward, gradients in bf16 -> fp32, only for tensors that need one."""
 
     @staticmethod
     def forward(ctx, *weights: Tensor) -> tuple[Tensor, ...]:

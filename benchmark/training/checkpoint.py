@@ -19,7 +19,7 @@ FORMAT = "benchmark-checkpoint-2"
 def save(path: Path, state: dict) -> None:
     """Write `state`, nested dictionaries and lists of tensors and JSON values, to `path`.
 
-    The file appears by an atomic rename, so a reader sees the old one or the new one and never half of one.
+    The file appears by an atomic rename, so a reader sees the old one or the new one, never a part.
     Raises CannotWrite (no space left, read-only).
     """
     tensors: dict[str, Tensor] = {}
@@ -28,13 +28,13 @@ def save(path: Path, state: dict) -> None:
     with writing(path), whole(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # how the library tells of a full or read-only disk
+        except SafetensorError as error:  # the library's error for a full or read-only disk
             raise OSError(str(error)) from error
 
 
 def load(path: Path) -> dict:
-    """The state that `save` wrote, on the CPU. UserError for a missing, truncated, altered or foreign file; Unreadable,
-    which is one, for a file that may well be whole."""
+    """The state that `save` wrote, on the CPU. UserError for a missing, truncated, altered or foreign file; Unreadable
+    (a UserError) for a file that may be intact."""
     remedy = "delete it and run again: it will be computed anew"
     _require_readable(path)
     try:
@@ -51,12 +51,12 @@ def load(path: Path) -> dict:
         return state
     except UserError:
         raise
-    except Exception as error:  # anybody can make a digest that fits, of a structure that does not
+    except Exception as error:  # a file with a wrong structure can still have a valid digest
         raise UserError(f"the checkpoint {path} is damaged ({named(error)}); {remedy}") from error
 
 
 def _require_readable(path: Path) -> None:
-    """safetensors says that there is no file for whatever keeps it from opening one."""
+    """safetensors reports any file that it cannot open as missing."""
     try:
         with reading(path), open(path, "rb"):
             pass

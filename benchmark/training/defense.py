@@ -19,12 +19,12 @@ from benchmark.models.macs import Scale
 
 Phase = Literal["train", "eval", "attack"]
 Channel = Literal["gaussian", "processed", "other"]
-SHARPEST = 0.01  # [ours] a noise's standard deviation in `misfit`, at least; about the precision of bf16
+SHARPEST = 0.01  # [ours] smallest standard deviation of the noise in `misfit`; about the precision of bf16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a defence may want to know of the cell it is in."""
+    """What a defence may need to know about its cell."""
 
     classes: int
     image_size: int
@@ -60,17 +60,17 @@ class Defense(nn.Module):
 
     params: Any  # the subclass's Params
     name = ""
-    title = ""  # what tables call its rows; "": its name
+    title = ""  # the name of its rows in tables; "": its registered name
     version = 1
     # On CUDA the training step is run a few times, captured as a graph and replayed: `transform`, `loss` and
-    # `task_weight` are then not called any more. What changes from step to step has to be a tensor on the device,
-    # changed in place (`fill_`, `copy_`), and nothing may wait for the device. False: the step is not captured.
+    # `task_weight` are then no longer called. What changes from step to step must be a tensor on the device, changed in
+    # place (`fill_`, `copy_`), and nothing may wait for the device. False: the step is not captured.
     capturable = True
     # the quirks ("q3") that it reads in training, and that `transform` reads in the attack; keys depend on them
     train_quirks: tuple[str, ...] = ()
     attack_quirks: tuple[str, ...] = ()
-    # Those of its own parameters and buffers, made in `__init__`, that training changes and that `transform`, `kept` or
-    # `misfit` read. They are stored with the chosen encoder and given to every evaluation and attack of it.
+    # Names of its parameters and buffers, made in `__init__`, that training changes and that `transform`, `kept` or
+    # `misfit` read. They are stored with the chosen encoder and given to its evaluations and attacks.
     learned: tuple[str, ...] = ()
 
     class Params(Strict):
@@ -104,8 +104,8 @@ class Defense(nn.Module):
     def channel(self) -> Channel:
         """What an attacker is sent, given the clean feature z_hat; the bounds (benchmark/bounds/) rest on it.
 
-        `gaussian`: z_hat + N(0, s^2 I), s = noise_level(); `processed`: that, passed on by something which knows
-        nothing more of z_hat; `other`: anything else, of which no bound is given.
+        `gaussian`: z_hat + N(0, s^2 I), s = noise_level(); `processed`: a function of that which uses no further
+        information about z_hat; `other`: anything else, without bounds.
         """
         return "gaussian" if type(self).transform is Defense.transform else "other"
 
@@ -119,7 +119,7 @@ class Defense(nn.Module):
 
     @torch.no_grad()
     def load_learned(self, state: dict[str, Tensor]) -> None:
-        """Take over what `learned_state` gave. UserError where that is of another defence or another shape."""
+        """Load what `learned_state` returned. UserError if it is from another defence or has another shape."""
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         if shapes != {name: tuple(getattr(self, name).shape) for name in self.learned}:
             told = f"{shapes or 'nothing'}, which is not what the defence '{self.name}' learns"
@@ -128,39 +128,39 @@ class Defense(nn.Module):
             getattr(self, name).copy_(value)
 
     def kept(self, z: Tensor) -> Tensor:
-        """What an attacker can tell of a mask: the elements of a feature as sent that none has zeroed, bool as z."""
+        """What an attacker can see of a mask: the elements of a feature as sent that are not zeroed, bool as z."""
         return torch.ones_like(z, dtype=torch.bool)
 
     def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
         """-log p(z | z_clean) up to a constant, [B, C, h, w] twice -> [B]: Gaussian, over the elements kept.
 
-        Noise of less than SHARPEST counts as that, or no noise would make it infinite.
+        A standard deviation below SHARPEST counts as SHARPEST; otherwise it would be infinite without noise.
         """
         residual = (z - z_clean) * self.kept(z) / max(self.params.noise_std, SHARPEST)
         return residual.square().flatten(1).sum(1) / 2
 
     def build(self) -> None:
-        """Make the defence's own networks and optimisers. Called for training alone: an attack needs none."""
+        """Make the defence's own networks and optimisers. Called only for training: an attack does not need them."""
 
     def prepare(self, model: nn.Module, batches, generator: torch.Generator) -> None:
         """Before the first epoch. `batches(epoch, size)` yields un-augmented (x01, x), [size, 3, H, W] or fewer images
-        at once where there are fewer: one pass over the images that a defence may be pre-trained on (quirk q8).
+        if there are fewer: one pass over the images that a defence may be pre-trained on (quirk q8).
 
-        They are the same two tensors each time, filled anew.
+        They are the same two tensors each time, filled again.
         """
 
     def before_step(self, x01: Tensor, x: Tensor, encode: Callable[[Tensor], Tensor]) -> None:
         """Before the model's forward pass in every step: steps of the defence's own networks, with its own optimisers.
 
-        x01, x: the batch's images in [0, 1] and normalised, augmented; encode(x): their clean feature by the encoder as
-        it is now, in evaluation mode and without gradient; encode(x, gradient=True): with one. Runs outside autocast;
-        `autocast` of `Setting` has it.
+        x01, x: the batch's images in [0, 1] and normalised, augmented; encode(x): their clean feature from the current
+        encoder, in evaluation mode and without gradient; encode(x, gradient=True): with one. Runs outside autocast,
+        whose arguments are `autocast` of `Setting`.
         """
 
     def after_step(self) -> None:
-        """After the model's optimiser in every step: a step of parameters of the defence that the loss trains as well.
+        """After the model's optimiser in every step: a step for parameters of the defence that the loss also trains.
 
-        Their gradients are those of the whole loss, CEM's term included. Nobody else zeroes them.
+        Their gradients are those of the whole loss, including CEM's term. Only the defence zeroes them.
         """
 
     def task_weight(self) -> float:
@@ -174,7 +174,7 @@ class Defense(nn.Module):
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The defence's own optimisers by name, for its own parameters. The loop saves them; the defence steps them.
 
-        `benchmark.training.graph.adam` makes one that a CUDA graph may hold.
+        `benchmark.training.graph.adam` makes one that works in a CUDA graph.
         """
         return {}
 
@@ -182,7 +182,7 @@ class Defense(nn.Module):
         """Called before epoch `epoch` (from 0), for schedules."""
 
     def end_epoch(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        """Called last after each epoch, and the epoch's own metrics, which the history gets.
+        """Called last after each epoch; returns metrics of the epoch for the history.
 
         The gradients of the epoch's last step are still in `model` (pruning uses them).
         """
@@ -200,5 +200,5 @@ def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
 def add_laplace(z: Tensor, scale: float, generator: torch.Generator) -> Tensor:
     """z + Laplace(0, scale) for each element, by the inverse distribution function of uniform float32 draws."""
     u = torch.rand(z.shape, generator=generator, device=z.device) - 0.5
-    # 1 - 2|u| is in (0, 1] because rand is in [0, 1), so the end that gives log 0 is nudged
+    # 1 - 2|u| is in (0, 1] because rand is in [0, 1); the value that gives log 0 is shifted slightly
     return z - scale * u.sign() * torch.log((1 - 2 * u.abs()).clamp_min(1e-7))

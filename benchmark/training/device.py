@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 
 
 def pick(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA where there is one, else the CPU. UserError for a device that is not there."""
+    """`auto` takes CUDA if available, else the CPU. UserError for a missing device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -45,7 +45,7 @@ def describe(device: torch.device) -> str:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -62,8 +62,7 @@ def cores() -> int:
 def most_threads() -> int:
     """The threads that one step on a CPU may use: 4, or the cores where they are fewer.
 
-    Four, since layers of this size part into small pieces, and further cores do more for a second job than for the
-    first.
+    Four, because layers of this size split into small pieces, and further cores help a second job more than the first.
     """
     return min(cores(), THREADS)
 
@@ -71,17 +70,17 @@ def most_threads() -> int:
 def threads() -> int:
     """The threads of every job on a CPU: `most_threads`, but 1 on two cores.
 
-    There, two jobs of a thread each do more than one job with both (1.2 times; docs/SPEED.md). Never fewer or more for
-    the sake of jobs beside it: sums are split among threads, so results depend on their number (bit for bit; checked),
-    and must not on how many jobs run at once.
+    There, two jobs with one thread each do more work than one job with both (1.2 times; docs/SPEED.md). The number does
+    not depend on other jobs: sums are split among threads, so results depend on the number of threads (bit for bit;
+    checked), and must not depend on how many jobs run at once.
     """
     return most_threads() if cores() > 2 else 1
 
 
 @contextmanager
 def tf32_convolutions(wanted: bool) -> Iterator[None]:
-    """Within it, fp32 convolutions on CUDA multiply with 10 bits of mantissa where `wanted`, else as before; so do the
-    backward passes that are run within it."""
+    """Within it, fp32 convolutions on CUDA multiply with 10 bits of mantissa if `wanted`, else as before; also in
+    backward passes run within it."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = wanted or before
     try:
@@ -101,18 +100,18 @@ def settle(device: torch.device) -> None:
         tune_allocator()
     else:
         if device.index is not None:
-            torch.cuda.set_device(device)  # begins CUDA; what names no device (a graph's generators, say) is there
-        torch.backends.cudnn.benchmark = True  # every shape comes again and again
+            torch.cuda.set_device(device)  # starts CUDA; the default for what names no device (graph generators)
+        torch.backends.cudnn.benchmark = True  # shapes repeat
         torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
 
 
 def tune_allocator() -> None:
-    """Make glibc keep freed memory for the next step; does nothing where the C library is another one.
+    """Make glibc keep freed memory for the next step; does nothing with another C library.
 
-    As delivered, it takes every block of over 32 MB from the system and gives it back when it is freed: in each step of
-    a training on a CPU the activations are mapped anew and zeroed page by page (80,000 page faults a step of 128
-    images of 32 px, a tenth of its time). Afterwards only blocks of over 1 GiB are. What the process has used once
-    stays with it. Results are the same bit for bit.
+    By default, it takes every block of over 32 MB from the system and returns it when it is freed: in each step of a
+    training on a CPU the activations are mapped again and zeroed page by page (80,000 page faults a step of 128
+    images of 32 px, a tenth of its time). With this, only blocks of over 1 GiB are returned; the process keeps the
+    rest. Results are the same bit for bit.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -124,7 +123,7 @@ def tune_allocator() -> None:
 
 @functools.cache
 def precision(device: torch.device, wanted: str) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 on a GPU that has it, and on a CPU the faster by `bf16_gain`."""
+    """`fp32` or `bf16`; `auto` is bf16 on a GPU that has it, and on a CPU the faster one according to `bf16_gain`."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -142,9 +141,9 @@ def arithmetic(device: torch.device, chosen: str) -> dict[str, Any]:
 def bf16_gain() -> float:
     """How many times faster a conv's forward and backward pass is in bf16 autocast than in fp32 on this CPU.
 
-    A CPU with AMX or AVX512-BF16 gains; one without emulates bf16 and is many times slower. Takes about 0.3 s. What
-    counts is the processor time of one thread in the fastest of several passes: the answer, on which the numbers of a
-    run depend, must be the same on a busy machine.
+    A CPU with AMX or AVX512-BF16 gains; one without emulates bf16 and is many times slower. Takes about 0.3 s. It
+    compares the processor time of one thread in the fastest of several passes: the numbers of a run depend on the
+    answer, so it must be the same on a busy machine.
     """
 
     def seconds(bf16: bool) -> float:

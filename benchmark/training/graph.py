@@ -1,7 +1,7 @@
 """Steps as CUDA graphs: run a few times, captured once, replayed from then on. Elsewhere the same function is called.
 
-A step function reads and writes tensors that stay at their addresses (and generators), and nothing else that changes:
-what Python decides between steps is filled into such tensors before the step (`Order`, `scalar`, `set_lr`).
+A step function may only read and write generators and tensors that stay at their addresses. Values that Python decides
+between steps are filled into such tensors before the step (`Order`, `scalar`, `set_lr`).
 """
 
 import functools
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 
-WARM_UP = 3  # eager steps before a capture; in them cuDNN times its kernels and optimisers make their state
+WARM_UP = 3  # eager steps before a capture, in which cuDNN times its kernels and optimisers create their state
 
 
 class Captured:
-    """Calls step functions, on CUDA by replaying graphs of them. A replayed step does what an eager one would.
+    """Calls step functions, on CUDA by replaying graphs of them. A replayed step does the same as an eager one.
 
     device: where the steps run; generators: all that they draw from, besides torch's own; obstacle: why they must not
-    be captured, or "" (it is told once). The memory of the graphs is free again after `forget`.
+    be captured, or "" (reported once). `forget` frees the memory of the graphs.
     """
 
     def __init__(self, device: torch.device, generators: Iterable[torch.Generator], obstacle: str = ""):
@@ -38,8 +38,8 @@ class Captured:
     def __call__(self, step: Callable[..., None], *variant, note: Callable[[str], None] = lambda text: None) -> None:
         """step(*variant). Each combination of the plain values `variant` has a graph of its own.
 
-        The first steps of each are real ones, run eagerly. One that cannot be captured runs eagerly for good, and
-        `note` is told why, in a sentence.
+        The first steps of each run eagerly and count. A step that cannot be captured always runs eagerly, and `note`
+        gets a sentence that says why.
         """
         if self.backend is not None and self.obstacle:
             self.backend = None
@@ -51,7 +51,7 @@ class Captured:
             if self.seen[variant] <= WARM_UP:
                 return self.backend.warm_up(lambda: step(*variant))
             if not self._capture(step, variant):
-                self.backend.release(self.replays)  # and what the broken capture took
+                self.backend.release(self.replays)  # also memory that the broken capture took
                 return self(step, *variant, note=note)
         self.replays[variant]()  # the capture itself computed nothing
         self.used = True
@@ -59,13 +59,13 @@ class Captured:
     def _capture(self, step: Callable[..., None], variant: tuple) -> bool:
         """Whether there now is a graph of step(*variant); if not, `obstacle` says why.
 
-        Nothing of the error is kept, as its traceback holds all that the step had allocated.
+        The error itself is not kept, because its traceback holds everything that the step allocated.
         """
         assert self.backend is not None
         try:
             self.replays[variant] = self.backend.capture(lambda: step(*variant), self.generators)
-        except RuntimeError as error:  # a wait for the device, an optimiser that cannot, no memory left
-            # the step's error, not that of ending a broken capture
+        except RuntimeError as error:  # a wait for the device, an unsuitable optimiser, no memory left
+            # the step's own error, not the one from ending a broken capture
             words = " ".join(str(error.__context__ or error).split())
             self.obstacle = f"the step cannot be captured ({words[:200]})"
         return variant in self.replays
@@ -80,15 +80,15 @@ class Captured:
 class _CUDA:
     """Warm-up and capture on one side stream, all graphs in one memory pool.
 
-    The pool may be shared although the graphs run in any order, because none reads what another left in it: all state
-    was made in warm-up steps, outside.
+    The graphs can share the pool although they run in any order, because none reads what another left in it: all state
+    was created outside, in warm-up steps.
     """
 
     def __init__(self, device: torch.device):
         self.device, self.stream, self.pool = device, _side_stream(device), torch.cuda.graph_pool_handle()
 
     def warm_up(self, step: Callable[[], None]) -> None:
-        """step() on the side stream, between what the current one did and will do."""
+        """step() on the side stream, ordered between earlier and later work of the current stream."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream), warnings.catch_warnings():
@@ -97,24 +97,24 @@ class _CUDA:
         current.wait_stream(self.stream)
 
     def capture(self, step: Callable[[], None], generators: Iterable[torch.Generator]) -> Callable[[], None]:
-        """The replay of a graph of step(), which is not executed. RuntimeError where it cannot be captured."""
+        """The replay of a graph of step(), which is not executed. RuntimeError if it cannot be captured."""
         index, graph = self.stream.device.index, torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
         default = torch.cuda.default_generators[index]  # registered by torch itself
         states = [(generator, generator.clone_state()) for generator in (*generators, default)]
         try:
-            # the outer context puts the current stream back where ending a failed capture raises as well;
-            # thread_local: what another thread does to the device does not break this capture
+            # the outer context restores the current stream even if ending a failed capture raises too;
+            # thread_local: another thread's work on the device does not break this capture
             with (
                 torch.cuda.stream(self.stream),
                 torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"),
             ):
                 step()
         except RuntimeError:
-            for generator, state in states:  # a failed capture leaves them waiting for its end
+            for generator, state in states:  # after a failed capture they still wait for its end
                 generator.graphsafe_set_state(state)
-            # so does the allocator up to torch 2.11 (pytorch#180395); later it says that nothing is to be ended
+            # so does the allocator up to torch 2.11 (pytorch#180395); later versions raise that there is nothing to end
             with suppress(RuntimeError, AttributeError):
                 torch._C._cuda_endAllocateToPool(index, self.pool)
             raise
@@ -129,7 +129,7 @@ class _CUDA:
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all jobs of this process: cuBLAS keeps its workspaces, 130 MiB, for every stream that was used."""
+    """One stream for all jobs of this process: cuBLAS keeps a workspace of 130 MiB for every stream that was used."""
     return torch.cuda.Stream(device)
 
 
@@ -143,7 +143,7 @@ def allowed() -> bool:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Within it, whatever is made captures no graphs, then or later."""
+    """Objects made within it never capture graphs."""
     before = os.environ.get("BENCHMARK_GRAPHS")
     os.environ["BENCHMARK_GRAPHS"] = "off"
     try:
@@ -161,7 +161,7 @@ class Order:
     def __init__(self, images: int, batch_size: int, device: torch.device):
         self.images = torch.zeros(images, dtype=torch.int64, device=device)
         self.first_batch = torch.arange(batch_size, device=device)
-        self.rows = self.first_batch.clone()  # places of the batch in the order, int64 [B]
+        self.rows = self.first_batch.clone()  # positions of the batch in the order, int64 [B]
 
     def begin(self, images: Tensor) -> None:
         """The order of an epoch: image numbers, int64 [N]."""
@@ -177,15 +177,15 @@ class Order:
 
 
 def scalar(value: float, device: torch.device) -> Tensor:
-    """A learning rate for an optimiser that a graph may hold: 0-dim, changed by `set_lr`.
+    """A learning rate for an optimiser in a graph: 0-dim, changed by `set_lr`.
 
-    float64 on a CPU, where the optimisers compute with it as with a Python number; float32, which they want, on CUDA.
+    float64 on a CPU, where optimisers use it like a Python number; float32 on CUDA, where they require it.
     """
     return torch.tensor(value, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
 
 
 def adam(parameters: Iterable[Tensor], lr: float, device: torch.device, **options) -> torch.optim.Adam:
-    """A fused Adam that a graph may hold."""
+    """A fused Adam that works in a graph."""
     return torch.optim.Adam(parameters, lr=scalar(lr, device), fused=True, capturable=device.type == "cuda", **options)
 
 
@@ -195,11 +195,11 @@ def cosine(high: float, low: float, epoch: int, epochs: int) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Fill the learning rate of every group in, without a wait for the device."""
+    """Set the learning rate of every group, without a wait for the device."""
     for group in optimizer.param_groups:
         group["lr"].fill_(value)
 
 
 def steerable(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the learning rate is a tensor, which a graph reads, and not a number, which it would keep for ever."""
+    """Whether the learning rate is a tensor, which a graph reads; a number would be fixed in the graph."""
     return all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)

@@ -1,4 +1,4 @@
-"""The one resumable loop. Trainings and attacks are `Task`s; this file steps, saves, resumes and reports them."""
+"""The resumable loop. Trainings and attacks are `Task`s; this file steps, saves, resumes and reports them."""
 
 import hashlib
 import math
@@ -15,16 +15,16 @@ from benchmark.training.graph import Captured
 
 
 class Silent:
-    """A monitor that tells nobody."""
+    """A monitor that reports nothing."""
 
     def epoch(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         """After each epoch."""
 
     def step(self, done: float, epochs: int) -> None:
-        """Now and then: `done` epochs (a fraction) of `epochs`."""
+        """From time to time: `done` epochs (a fraction) of `epochs`."""
 
     def preparing(self, text: str) -> None:
-        """Now and then while the task prepares: what it does."""
+        """From time to time while the task prepares: what it is doing."""
 
     def stopping(self) -> bool:
         """Asked after each step: whether to save and end with KeyboardInterrupt."""
@@ -38,15 +38,15 @@ class Task:
     """Something fitted in epochs of steps.
 
     `parts()` names everything that changes while it runs: modules and optimisers (anything with `state_dict`),
-    generators, and tensors that are changed in place. The loop saves and restores exactly these, so a run that was
-    killed and resumed ends, bit for bit on a CPU, as one that was not.
+    generators, and tensors that are changed in place. The loop saves and restores exactly these, so a killed and
+    resumed run gives the same result as an uninterrupted one, on a CPU bit for bit.
     """
 
     epochs: int
     steps: int  # a whole epoch's
     monitor = Silent()  # `run` sets its own
     captured: Captured  # through which `step` runs what it does on the device
-    earlier = 0.0  # seconds in runs that were interrupted, up to the state that this one goes on from
+    earlier = 0.0  # seconds in interrupted runs, up to the state from which this one resumes
     where: dict  # device type and precision (JSON values): a state is resumed only where both are the same
 
     def prepare(self) -> None:
@@ -66,7 +66,7 @@ class Task:
         raise NotImplementedError
 
     def before_load(self, shape: dict) -> None:
-        """Make the parts fit a saved state (a pruned encoder), given what `shape` returned when it was saved."""
+        """Adapt the parts to a saved state (a pruned encoder), given what `shape` returned when it was saved."""
 
     def shape(self) -> dict:
         """JSON values from which `before_load` can rebuild the shapes of the parts."""
@@ -90,7 +90,7 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
             _put(task.parts(), state["parts"])
             history, epoch, index = state["history"], state["epoch"], state["index"]
             task.earlier = state.get("seconds", 0.0)
-        except Exception as error:  # whatever it holds, it is not what this version of the program saves
+        except Exception as error:  # the contents are not what this version of the program saves
             aside, why = _set_aside(path), " ".join(str(error).split())[:200]
             text = f"the saved state {path} does not fit this version of the program ({type(error).__name__}: {why}); "
             raise UserError(f"{text}it is set aside as {aside.name}, run again to start this job over") from error
@@ -117,7 +117,7 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
                 task.step(epoch, index)
                 index += 1
                 monitor.step(epoch + index / task.steps, task.epochs)
-                if index < task.steps:  # an epoch's end belongs to its last step: pruning reads that step's gradients
+                if index < task.steps:  # not after the last step: pruning at the epoch's end reads its gradients
                     save_if_due()
             metrics = task.end_epoch(epoch)
             if not math.isfinite(metrics["loss"]):
@@ -132,7 +132,7 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
 
 
 def _read(path: Path | None, task: Task, monitor) -> dict | None:
-    """The saved state, or None where there is none that fits; one that does not fit is set aside."""
+    """The saved state, or None if there is none that fits; one that does not fit is set aside."""
     if path is None or not path.exists():
         return None
     try:
@@ -140,7 +140,7 @@ def _read(path: Path | None, task: Task, monitor) -> dict | None:
         if state["where"] == task.where:
             return state
         reason = f"the saved state is of {state['where']}, this run is on {task.where}"
-    except Unreadable:  # it may be whole: the job fails and leaves it alone
+    except Unreadable:  # it may be intact: the job fails and leaves it alone
         raise
     except (UserError, KeyError, TypeError) as error:
         reason = str(error)
@@ -190,7 +190,7 @@ def _put(parts: dict[str, Any], saved: dict) -> None:
 
 
 def _put_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Load its state, in the memory layout of its parameters: fused optimisers walk both as plain memory.
+    """Load its state in the memory layout of its parameters: fused optimisers treat both as plain memory.
 
     A learning rate that is a tensor stays the same tensor, on its device, with the saved value.
     """
@@ -206,7 +206,7 @@ def _put_optimizer(optimizer: torch.optim.Optimizer, saved: dict) -> None:
 
 
 def generators(parts: dict[str, object]) -> list[torch.Generator]:
-    """Those among a task's parts: all that its steps draw from, besides torch's own."""
+    """The generators among a task's parts: all that its steps draw from, besides torch's own."""
     return [part for part in parts.values() if isinstance(part, torch.Generator)]
 
 
@@ -217,9 +217,9 @@ def seeded(device: torch.device, *words: object) -> torch.Generator:
 
 
 def epoch_order(count: int, places: int, device: torch.device, *words: object) -> Tensor:
-    """Which of `count` images stands in each of an epoch's places, int64 [places]; a function of the arguments alone.
+    """Which of `count` images is at each position of an epoch, int64 [places]; depends only on the arguments.
 
-    Every image once in random order, then, as far as there are more places, from a fresh shuffle (as released).
+    Every image once in random order; if there are more places, the rest comes from a fresh shuffle (as released).
     """
     generator = seeded(device, "order", *words)
     turns = -(-places // count)

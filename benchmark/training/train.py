@@ -1,9 +1,9 @@
-"""Training one cell: encoder and server, a defence, and the CEM term. The whole of it is in this file.
+"""Training one cell: encoder and server, a defence, and the CEM term, all in this file.
 
 Algorithm 1 of the paper with the schedule of section 5.1; where the paper is silent, the released code's. One step is
 augment -> normalise -> the defence's own networks' steps -> encoder -> transform -> server -> cross-entropy + defence
-loss + lambda * L_C (Eq 8). After each epoch a second augmented pass gives the features that CEM's clusters are of.
-The data set lies on the device; metrics stay there and are read once an epoch. On CUDA the step is a graph.
+loss + lambda * L_C (Eq 8). After each epoch a second augmented pass gives the features for CEM's clusters.
+The data set is on the device; metrics stay there and are read once an epoch. On CUDA the step is a graph.
 """
 
 import math
@@ -57,7 +57,7 @@ def learning_rate(train: Train, epoch: int, progress: float, idle: bool) -> floa
 
 
 class Training(Task):
-    """A `Task` whose `best` is the chosen checkpoint when it has run: weights, encoder widths, the defence's own.
+    """A `Task` whose `best` is the chosen checkpoint at the end: weights, encoder widths, what the defence learned.
 
     data: the whole data set on `device`; precision: fp32 or bf16 (autocast; the rest of the step stays in fp32).
     """
@@ -71,7 +71,7 @@ class Training(Task):
         self.fit_index, self.select_set = self._selection()
         self.batch_size = min(train.batch_size, len(self.fit_index))
         self.epochs, self.steps = train.epochs, -(-len(self.fit_index) // self.batch_size)
-        seen = self.steps * self.batch_size  # an epoch's images, the first few of a fresh shuffle counted again
+        seen = self.steps * self.batch_size  # an epoch's images, including those repeated from a fresh shuffle
 
         self.model = build_model(recipe, data, device)
         self.defense = build_defense(recipe, data, self.model, device, self.autocast)
@@ -106,7 +106,7 @@ class Training(Task):
         self.captured(self._step, cem_on, note=self.monitor.note)
 
     def _step(self, cem_on: bool) -> None:
-        """All that the device does in a step (see graph.py for what it may read)."""
+        """All work of the device in a step (see graph.py for what it may read)."""
         chosen = self.order.batch()
         labels = self.data.train.labels[chosen]
         x01 = self.augmented(self.data.train.images[chosen])
@@ -139,8 +139,8 @@ class Training(Task):
         return loss, term, correct_count(logits, labels)
 
     def encode(self, x: Tensor, gradient: bool = False) -> Tensor:
-        """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w], in evaluation mode; without gradient unless
-        it is asked for."""
+        """Normalised images [B, 3, H, W] -> clean feature [B, C, h, w], in evaluation mode; with a gradient only on
+        request."""
         self.model.encoder.eval()
         with torch.set_grad_enabled(gradient), torch.autocast(**self.autocast):
             z_clean = cast_once(self.model.encoder, x)
@@ -161,7 +161,7 @@ class Training(Task):
             self.cem_weight.fill_(cem.weight * 0.001 / self.lr if scaled else cem.weight)
 
     def _obstacle(self) -> str:
-        """Why the step cannot be a CUDA graph, or nothing."""
+        """Why the step cannot be a CUDA graph, or ""."""
         if not self.defense.capturable:
             return f"the defence '{self.recipe.defense.name}' says that its part of the step cannot be captured"
         for name, optimizer in self.defense.optimizers().items():
@@ -172,7 +172,7 @@ class Training(Task):
     # -- epochs
 
     def prepare(self) -> None:
-        torch.manual_seed(self.recipe.seed)  # for the server's nn.Dropout, whatever was drawn since the start
+        torch.manual_seed(self.recipe.seed)  # for the server's nn.Dropout, independent of earlier draws
         self.defense.prepare(self.model, self._plain_batches, self.noise)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -180,7 +180,7 @@ class Training(Task):
         self.defense.begin_epoch(epoch)
 
     def _shuffled(self, *words: object) -> Tensor:
-        """The images of an epoch in their order, int64; words: what tells it from the others."""
+        """The images of an epoch in their order, int64; words: distinguish it from others."""
         places = self.steps * self.batch_size
         return self.fit_index[epoch_order(len(self.fit_index), places, self.device, self.recipe.seed, *words)]
 
@@ -210,14 +210,14 @@ class Training(Task):
         }
 
     def _optimise_what_trains(self) -> None:
-        """The optimiser over the model's parameters that train; what it keeps of others is dropped."""
+        """Make the optimiser for the model's trainable parameters; its state for others is dropped."""
         training = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer.param_groups[0]["params"] = training
         for gone in set(self.optimizer.state) - set(training):
             del self.optimizer.state[gone]
 
     def refit(self, epoch: int) -> None:
-        """CEM's clusters of the features of a second augmented pass, by the encoder as it is after the epoch."""
+        """Fit CEM's clusters to the features of a second augmented pass, with the encoder after the epoch."""
         order = self._shuffled("refit", epoch)
         features = torch.empty(len(order), math.prod(self.model.feature_shape), device=self.device)
         for places in torch.arange(len(order), device=self.device).split(self.batch_size):
@@ -227,7 +227,7 @@ class Training(Task):
 
     @torch.no_grad()
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
-        """Percent of uint8 images [N, 3, H, W] that the defended pipeline, noise and masks included, gets right."""
+        """Percent of uint8 images [N, 3, H, W] that the defended pipeline, with noise and masks, gets right."""
         self.model.eval()
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
         for x01, rows in _batches(images, 256):
@@ -291,7 +291,7 @@ class Training(Task):
             yield x01, x
 
     def _pretraining_images(self) -> Tensor:
-        """uint8 [N, 3, H, W]: as released (quirk q8) the first 90 % of the test images, else so many for training."""
+        """uint8 [N, 3, H, W]: as released (quirk q8) the first 90 % of the test images, else as many for training."""
         count = max(1, len(self.data.test) * 9 // 10)
         if self.recipe.quirks.q8_pretraining_on_test:
             return self.data.test.images[:count]
@@ -322,7 +322,7 @@ class Training(Task):
         return {"widths": list(self.model.encoder.widths), "frozen": frozen}
 
     def before_load(self, shape: dict) -> None:
-        """A pruned encoder is rebuilt at its saved widths, and the optimiser over what of it still trains."""
+        """Rebuild a pruned encoder at its saved widths, and the optimiser for its trainable parameters."""
         if list(self.model.encoder.widths) != shape["widths"]:
             self.model = build_model(self.recipe, self.data, self.device, shape["widths"])
             for name, parameter in self.model.named_parameters():
@@ -331,7 +331,7 @@ class Training(Task):
 
 
 class _Best:
-    """The chosen checkpoint as a part of the task: a dictionary that is replaced, not changed."""
+    """The chosen checkpoint as a part of the task: a dictionary that is replaced, never modified."""
 
     def __init__(self, task: Training):
         self.task = task

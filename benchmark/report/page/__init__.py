@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a suite: a part a file, put together by build.py."""
+"""One self-contained HTML page of a suite: one file per part, put together by build.py."""
 
 from benchmark.report.page.build import build_page
 

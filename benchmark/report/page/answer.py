@@ -1,4 +1,4 @@
-"""The page's answer: does CEM make features harder to invert, row by row and attack by attack, and in a sentence."""
+"""The page's answer to whether CEM makes features harder to invert: for each row and attack, and in a sentence."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.verdicts import COLUMNS, NOT_SUPPORTED, SUPPORTED, UNDECIDED
 
 SIGNS = {SUPPORTED: "✓ ", NOT_SUPPORTED: "✗ ", UNDECIDED: "? "}
-BLIND, CHANCE = "blind", "chance"  # in place of a verdict on what is in doubt
+BLIND, CHANCE = "blind", "chance"  # instead of a verdict on a doubtful number
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """kind: of SIGNS, or "plain" for one seed or a number in doubt; hint: the whole of it in words."""
+    """kind: of SIGNS, or "plain" for one seed or a doubtful number; hint: the full explanation in words."""
 
     kind: str
     text: str
@@ -83,7 +83,7 @@ def _signed(number: float, digits: int) -> str:
 
 
 def _sentence(attacks: list[Verdict], seeds: int) -> str:
-    """What the grid says of the claim that CEM raises the attackers' MSE."""
+    """The grid's answer to the claim that CEM raises the attackers' MSE."""
     if not attacks:
         return "No attack stands both with and without CEM."
     changes = pd.Series([verdict.change for verdict in attacks]).dropna()

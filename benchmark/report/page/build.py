@@ -1,4 +1,4 @@
-"""From cells and store to the page: gathers what each section shows and renders the template."""
+"""Builds the page from cells and store: gathers what each section shows and renders the template."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ AXES = {
     "attacker": "Attacker",
     "split": "Split",
 }
-# provenance that the jobs of a run usually share, told once above their list: key -> heading
+# provenance that the jobs of a run usually share, shown once above their list: key -> heading
 SHARED = {"device": "Device", "precision": "Precision", "platform": "Platform", "python": "Python"}
 SHARED |= {"version": "Version", "commit": "Commit"}
 JOB = {"seconds": "Seconds", "peak_memory_mib": "Peak memory (MiB)", "finished": "Finished"}
@@ -46,7 +46,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
     """The HTML of one suite's page; it loads nothing from outside, and its only script is its own.
 
     extra_metrics: as in tables.build_tables. out: the folder that the page will be written to, for links to logs and
-    documents, which are left out where those are far away.
+    documents, which are left out if those are not beside the folder of tables.
     """
     cells, store, frame, lines = found.cells, found.store, found.frame, found.verdicts
     records = devices(cells, store)
@@ -78,7 +78,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
             files={table.name for table in tables},  # the bounds share one file
             printed=bool(printed),
             judged=any(cell.comparable and cell.value is not None for cell in printed),
-            brackets=COMPARED,  # told in the caption of a file, and here by the control that shows them
+            brackets=COMPARED,  # explained in the caption of a file, and here by the control that shows them
             shown=grades.shown,
             graded=grades.graded,
             row_label=names.row_label,
@@ -103,7 +103,7 @@ def _asset(name: str) -> str:
 
 
 def _link(path: Path, out: Path | None) -> str:
-    """From a page in TABLES/SUITE to what lies beside TABLES; "" for what lies elsewhere: nobody else has that path."""
+    """A link from a page in TABLES/SUITE to a file beside TABLES; "" for files elsewhere: nobody else has that path."""
     if out is None or not path.exists():
         return ""
     home, path = Path(out).resolve().parents[1], path.resolve()
@@ -129,7 +129,7 @@ def _facts(cells: list[Cell], frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(axis, heading, (value, what it is called)) for the filters; axes with one value alone are left out."""
+    """(axis, heading, (value, its name)) for the filters; axes with only one value are left out."""
     called = {
         "dataset": names.dataset_title,
         "defense": lambda name: names.row_label(name, "off"),
@@ -153,7 +153,7 @@ def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
 
 
 def _shared_columns(line: list[str]) -> list[str]:
-    """Without what rests on single images, which are not shared: the page is the same wherever it is made again."""
+    """Leaves out values from single images, which are not shared, so that the page is the same wherever it is made."""
     return [item for heading, item in zip(verdict_stage.HEADINGS, line, strict=True) if heading != "images harder"]
 
 
@@ -164,7 +164,7 @@ def _audit() -> dict:
 
 
 def _shared(records: list[dict]) -> list[tuple[str, list[str]]]:
-    """(heading, distinct values) of what the jobs' provenance has in common, and their seconds together."""
+    """(heading, distinct values) of the provenance that the jobs share, and their total seconds."""
     if not records:
         return []
     flat = [

@@ -1,4 +1,4 @@
-"""The page's second and third answer: is the printed table right, and how do the rows compare with each other."""
+"""The page's second and third answers: is the printed table right, and how do the rows compare with each other?"""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ RANKED_HEADINGS = ["rank", "row", "accuracy, %", "MSE", "strongest attacker"]
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of one data set and protocol, or split. cell: its filter axes; sentence: what `lines` come to; lines:
-    (filter axes, what stands under each heading)."""
+    """The answer of one data set and protocol, or split. cell: its filter axes; sentence: a summary of `lines`; lines:
+    (filter axes, the text under each heading)."""
 
     title: str
     cell: dict[str, str]
@@ -25,7 +25,7 @@ class Answer:
 
 
 def printed(frame: pd.DataFrame) -> list[Answer]:
-    """The results of a tidy frame against the printed tables; [] where nothing of it was printed."""
+    """The results of a tidy frame against the printed tables; [] if none of it was printed."""
     try:
         result = diff.diff(published.reference(), frame)
     except UserError:  # no cell in common

@@ -1,4 +1,4 @@
-"""The figures of plots/ within the page: the same SVG, under ids of its own."""
+"""The figures of plots/ within the page: the same SVG with unique ids."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Figure:
 
 
 def figures(drawings: list[Drawing]) -> list[Figure]:
-    """Every figure of the suite, the ones that answer first (accuracy against MSE, then published against produced)."""
+    """Every figure of the suite, most important first (accuracy against MSE, then published against produced)."""
     found = []
     for item in drawings:
         svg = inline(item.svg, item.stem, item.caption)

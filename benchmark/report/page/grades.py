@@ -12,10 +12,10 @@ STEPS = (1, 2, 4)  # tolerances; a deviation beyond the i-th has grade i + 1
 
 @dataclass(frozen=True)
 class Graded:
-    """A cell of the page. grade: 0 within tolerance, 1 to 3 beyond it, None where nothing may be judged: without a
-    published value or a tolerance, at another setting than the published one, or in doubt.
+    """A cell of the page. grade: 0 within tolerance, 1 to 3 beyond it, None if it cannot be judged: without a published
+    value or a tolerance, at another setting than the published one, or doubtful.
 
-    difference: signed, "" where there is none; hint: the whole of it in words, "" without a published value.
+    difference: signed, "" if there is none; hint: the full explanation in words, "" without a published value.
     """
 
     cell: Cell
@@ -27,8 +27,8 @@ class Graded:
 
 @dataclass(frozen=True)
 class Shown:
-    """What the page shows of a table. rows: those with a cell that the suite has; absent: labels of the printed rows
-    that it has not; notes: of the rows shown; numbers: the table's number of a note -> its number among these.
+    """The part of a table on the page. rows: those with a cell of the suite; absent: labels of printed rows that the
+    suite lacks; notes: of the rows shown; numbers: a note's number in the table -> its number among these.
     """
 
     rows: list[Row]
@@ -48,7 +48,7 @@ def shown(table: Table) -> Shown:
 
 
 def graded(table: Table, row: Row) -> list[tuple[Column | None, Graded]]:
-    """Each cell with its column, None where the table does not say what its columns are of."""
+    """Each cell with its column, None if the table does not describe its columns."""
     return [(column, _graded(row, column, cell)) for (_, column), cell in zip(table.heads, row.cells, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Reconstructions for the page: strips of small pictures, cut from what each attack left, and their values."""
+"""Reconstructions for the page: strips of small pictures, cut from those that each attack stored, and their values."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.report.pictures import Rebuilt, Value, first_seeds, publishable
 from benchmark.store.store import Store
 
-BUDGET = 9_000_000  # bytes of all pictures of a page, as they stand in it; fewer images a strip where they exceed it
+BUDGET = 9_000_000  # bytes of all encoded pictures of a page; strips have fewer images if they exceed it
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Attacked:
-    """What one attack leaves to look at. mean: PSNR and SSIM over all scored images, as text; cell: filter axes; best,
+    """The pictures of one attack. mean: PSNR and SSIM over all scored images, as text; cell: filter axes; best,
     worst: pairs of original and reconstruction.
     """
 

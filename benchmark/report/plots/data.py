@@ -17,8 +17,8 @@ ATTACKED = ["attacker", "split", "defense", "cem"]
 
 def attacks(part: pd.DataFrame) -> pd.DataFrame:
     """One row for each attack on a row of the matrix: mean MSE and accuracy over seeds, with the half-widths of their
-    Student t 95 % intervals (NaN for one seed, and where n is too small), and why nothing may be read into it ("" where
-    something may). part: a tidy frame of one suite, protocol and data set."""
+    Student t 95 % intervals (NaN for one seed, and if n is too small), and why it must not be interpreted ("" if it
+    may). part: a tidy frame of one suite, protocol and data set."""
     summaries, doubts = summarise(part), Doubts(part)
     rows = []
     for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
@@ -40,14 +40,14 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _spread(metric: str, found: Summary) -> float | None:
-    """An interval that says nothing is none, or it would be all that a figure shows."""
+    """The half-width, or None for an interval so wide that it would dominate the figure."""
     width = found.half_width
     return None if width is None or too_wide(metric, found.mean, width) else width
 
 
 def against(part: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """Published and produced value of every printed cell that has both; no row where none is printed. A value that was
-    made at another setting has no tolerance."""
+    """Published and produced value of every printed cell that has both. A value made at another setting has no
+    tolerance."""
     columns = [*ATTACKED, "metric", "published", "produced", "tolerance", "kind"]
     if not summarise(part).keys() & summarise(reference).keys():
         return pd.DataFrame(columns=columns)

@@ -15,7 +15,7 @@ from benchmark.report.plots.style import BLACK, COLUMN, GREY, looks, ordered, pa
 SMALLEST = 1e-9  # of the largest value: a logarithmic axis reaches no further down
 PANEL = 1.65  # inches that a panel takes of a figure's width
 SMALLEST_MARK = 2.2  # points
-PALE = 0.25  # the opacity of what nothing may be read into
+PALE = 0.25  # the opacity of numbers that must not be interpreted
 HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 
 
@@ -39,8 +39,8 @@ def tradeoff(frame: pd.DataFrame, width: float = COLUMN):
 
 
 def _apart(figure) -> None:
-    """Marks with a near neighbour become smaller, so that neither lies on the other, as far as both can be seen."""
-    figure.draw_without_rendering()  # where a mark stands on paper is known once the panels have their places
+    """Make marks with a near neighbour smaller, so that they do not overlap, as far as both stay visible."""
+    figure.draw_without_rendering()  # positions of marks are known only after the layout
     for panel in figure.axes:
         marks = [line for line in panel.lines if len(line.get_xydata()) == 1 and line.get_gid()]
         places = panel.transData.transform([line.get_xydata()[0] for line in marks]) * 72 / figure.dpi
@@ -188,7 +188,7 @@ def training(frame: pd.DataFrame, width: float = COLUMN):
         for defense in ordered(frame["defense"]):
             runs = frame[(frame["defense"] == defense) & (frame["cem"] == cem)].groupby("epoch")[metric]
             middle, low, high = runs.mean(), runs.min(), runs.max()
-            lone = "o" if len(middle) == 1 else None  # one epoch is no line
+            lone = "o" if len(middle) == 1 else None  # one epoch gives no line
             (line,) = panel.plot(middle.index, middle, color=look[defense][0], marker=lone, markersize=2)
             if len(middle):
                 tell(line, f"{_row(defense, cem)}: {middle.iloc[-1]:.4g} in epoch {middle.index[-1]:g}")
@@ -335,7 +335,7 @@ def _half(width: float):
 
 
 def _within(value: float, width: float, low: float, high: float):
-    """An error bar's half-lengths, ended where no value can be, or none."""
+    """An error bar's half-lengths, cut at the limits of possible values, or none."""
     return None if math.isnan(width) else [[min(width, value - low)], [min(width, high - value)]]
 
 

@@ -1,4 +1,4 @@
-"""From a suite's cells to its figures: which there are, what each is called and says, and where it goes."""
+"""The figures of a suite's cells: which there are, their names and captions, and where they are written."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def _drawn(name: str, shown: pd.DataFrame, changes: list[str]) -> tuple[str, byt
     """The figure as SVG and PDF at a column's width, and as PDF at a page's."""
     with drawing(style.RC):
         figure, wide = (FIGURES[name][0](shown, width) for width in (style.COLUMN, style.PAGE))
-        if changes:  # a figure travels without its caption
+        if changes:  # a figure may be used without its caption
             for each in (figure, wide):
                 each.supxlabel(f"{each.get_supxlabel()}\n(reduced run: not at the published setting)")
         return style.svg(figure), style.pdf(figure), style.pdf(wide)

@@ -7,7 +7,7 @@ from benchmark.analysis import names
 from benchmark.report.drawing import BLACK, BLUE, FURTHER, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 COLUMN, PAGE = 3.25, 6.875  # inches: a column of a two-column paper, and both with the gap between them
-# colour and marker both tell the defence, so that a grey print does as well
+# colour and marker both show the defence, so that a grey print works as well
 DEFENSES = {
     "none": (BLACK, "x"),
     "bottleneck": (BLUE, "o"),
@@ -19,7 +19,7 @@ DEFENSES = {
     "noise_arl": (GREY, "h"),
 }
 SPARE = list(zip(FURTHER, ("<", ">", "p", "*", "X", "d"), strict=True))
-TIP = "tip: "  # what an artist says when hovered is its gid, behind this
+TIP = "tip: "  # an artist's hover text is its gid, after this prefix
 
 RC = {
     "font.size": 7,
@@ -47,7 +47,7 @@ RC = {
     "legend.frameon": False,
     "text.parse_math": False,  # a $ in a plug-in's name is a $
     "pdf.fonttype": 42,  # TrueType: conferences refuse type 3 fonts
-    "svg.hashsalt": "benchmark",  # or the ids in the file are random
+    "svg.hashsalt": "benchmark",  # otherwise the ids in the file are random
 }
 
 
@@ -68,12 +68,12 @@ def panel_title(attacker: str, split: str) -> str:
 
 
 def tell(artist, text: str) -> None:
-    """Let a mark say what it is when the pointer is over it."""
+    """Give a mark a text that is shown when the pointer is over it."""
     artist.set_gid(TIP + text)
 
 
 def svg(figure) -> str:
-    """The figure as SVG without a date; what `tell` was told are titles in it, which viewers show."""
+    """The figure as SVG without a date; the texts from `tell` are titles in it, which viewers show."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return re.sub(rf'<g id="{TIP}([^"]*)">', r"<g><title>\1</title>", file.getvalue())
