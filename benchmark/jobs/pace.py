@@ -11,6 +11,8 @@ from benchmark.matrix.expand import Job
 from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store, is_number
 
+LEARNS = ("learns",)  # the likeness of all trainings and attacks
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -24,11 +26,17 @@ class Pace:
     rates: dict[tuple[str, ...], float]
 
     def knows(self, job: Job) -> bool:
-        return any(like in self.rates for like in _likenesses(job))
+        return self._rate(job) is not None
 
     def seconds(self, job: Job, otherwise: float = 1.0) -> float:
-        """Estimate from the most similar finished jobs; otherwise: seconds per GFLOP if there is no similar one."""
-        return work(job) * next((self.rates[like] for like in _likenesses(job) if like in self.rates), otherwise)
+        """Estimate from the most similar finished jobs; otherwise: seconds per GFLOP if there are none at all."""
+        rate = self._rate(job)
+        return work(job) * (otherwise if rate is None else rate)
+
+    def _rate(self, job: Job) -> float | None:
+        """Seconds per GFLOP of the most similar finished jobs; of trainings and attacks for a kind without any."""
+        known = (self.rates[like] for like in [*_likenesses(job), LEARNS] if like in self.rates)
+        return next(known, None)
 
 
 def learn(store: Store, device: str = "", kind: str = "") -> Pace:
@@ -54,10 +62,10 @@ def _likenesses(job: Job) -> list[tuple[str, ...]]:
     """Groups of similar jobs that the job belongs to, the most similar first; the last holds all that learn."""
     if job.kind == "train":
         cem = job.config["cem"]
-        return [("train", job.config["defense"]["name"], cem["estimator"] if cem else "off"), ("train",), ("learns",)]
+        return [("train", job.config["defense"]["name"], cem["estimator"] if cem else "off"), ("train",), LEARNS]
     if job.kind == "attack":
         attack = job.config["attack"]
-        return [("attack", attack, job.config["split"]), ("attack", attack), ("learns",)]
+        return [("attack", attack, job.config["split"]), ("attack", attack), LEARNS]
     return [(job.kind,)]
 
 

@@ -53,6 +53,16 @@ def test_of_another_device_of_the_same_kind_where_none_ran_on_this_one(store, su
     assert nothing.seconds(suite[0], 2.0) == 2 * work(suite[0])
 
 
+def test_a_kind_that_none_has_finished_of_goes_by_what_trainings_and_attacks_took(store, suite, tmp_path):
+    """Seconds for all jobs: GFLOP among them made the two efficiency jobs of `smoke` most of its time left."""
+    measured = jobs(expand(MatrixFile(DEFAULT), "efficiency", tmp_path))
+    learned = pace.learn(store, DEVICE)
+    rates = [took(store, job) / work(job) for job in suite if store.done(job)]
+    assert {job.kind for job in measured} == {"efficiency"} and all(learned.knows(job) for job in measured)
+    for job in measured:
+        assert work(job) * min(rates) <= learned.seconds(job) <= work(job) * max(rates)
+
+
 def change(store: Store, job, name: str, **values) -> None:
     path = store.path(job) / name
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
