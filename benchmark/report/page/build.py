@@ -1,6 +1,7 @@
 """Builds the page from cells and store: gathers what each section shows and renders the template."""
 
 import base64
+import functools
 import hashlib
 from importlib.resources import files
 from pathlib import Path
@@ -157,7 +158,9 @@ def _shared_columns(line: list[str]) -> list[str]:
     return [item for heading, item in zip(verdict_stage.HEADINGS, line, strict=True) if heading != "images harder"]
 
 
+@functools.cache
 def _audit() -> dict:
+    """Of the printed numbers alone, so the same on every page."""
     found = audit(printed_cells(published.load()))
     rows = [({"dataset": finding.cell[1]}, audit_stage.texts(finding)) for finding in found]
     return {"headings": audit_stage.HEADINGS, "summary": audit_stage.summary(found), "rows": rows}
