@@ -42,7 +42,7 @@ class Pace:
 def learn(store: Store, device: str = "", kind: str = "") -> Pace:
     """The pace of `device`; if no job ran on it, of the device of its kind (cpu, cuda; "" for any) with the most jobs.
 
-    The median over jobs, as a resumed job only records its last part. Jobs that shared a GPU count with their share of
+    The median over jobs, as some had company. Jobs that shared a GPU count with their share of
     the seconds; on a CPU each has cores of its own.
     """
     found = [(job, record) for job, record in _records(store) if kind in ("", record["device_type"])]
