@@ -251,13 +251,17 @@ def claimed(printed: Printed) -> Iterator[Finding]:
 def sizes(printed: Printed) -> Iterator[Finding]:
     """Table S6 prints parameters and MACs of networks that are built here; PATROL's server is everybody's server."""
     for cell, value in _of(printed, metric="params_m"):
-        built = _parameters()[cell[2], cell[5]] / 1e6
-        if rounded(built, 3 if cell[5] == "encoder" else 2) != value:
+        built, digits = _parameters()[cell[2], cell[5]] / 1e6, 3 if cell[5] == "encoder" else 2
+        if rounded(built, digits) != value:
             why = f"the network of the description has {built:.6f} million parameters"
+            expected = str(rounded(built, digits))
+            if value == truncated(built, digits):
+                yield Finding("sizes", NOTE, cell, str(value), expected, f"{why}: truncated, not rounded")
+                continue
             whole = sum(_parameters()[cell[2], part] for part in ("encoder", "server")) / 1e6
             if abs(whole - float(value)) < abs(built - float(value)):
                 why += f"; encoder and server together have {whole:.6f}"
-            yield Finding("sizes", INCONSISTENT, cell, str(value), f"{built:.2f}", why)
+            yield Finding("sizes", INCONSISTENT, cell, str(value), expected, why)
     for cell, value in _of(printed, defense="patrol", split="server"):
         other = printed.get(_with(cell, defense="others"))
         if other is not None and cell[6] != "inference_ms" and value != other:

@@ -43,7 +43,7 @@ Images = Callable[[str, str, str], tuple[np.ndarray, np.ndarray] | None]
 @dataclass(frozen=True)
 class _Row:
     pair: Pair
-    effect: Effect | None  # None if no seed has both sides
+    effect: Effect | None  # None if no seed has results both with and without CEM
     blind: bool  # whether the attack learnt nothing on either side
 
 
@@ -101,7 +101,7 @@ def _sees_nothing(pair: Pair) -> bool:
 def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
     """(verdict, reason) for one row; the rules are those of docs/STATISTICS.md."""
     if found is None:
-        return UNDECIDED, "no seed has both sides"
+        return UNDECIDED, "no seed has results both with and without CEM"
     if found.n < 2:
         return UNDECIDED, "one seed says nothing about the spread between trainings"
     if metric in UNCHANGED:
@@ -150,7 +150,7 @@ def _percent(log_ratio: float) -> float:
 
 
 def _lost(pair: Pair) -> str:
-    return f"without seed {', '.join(pair.lost)}, which lacks a side" if pair.lost else ""
+    return f"without seed {', '.join(pair.lost)}, which lacks a side" if pair.base and pair.lost else ""
 
 
 def _over_images(pair: Pair, images: Images | None) -> dict:

@@ -8,12 +8,18 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.analysis import names, published
-from benchmark.analysis.audit import RULES, Finding, audit
+from benchmark.analysis.audit import ERROR, INCONSISTENT, NOTE, RULES, Finding, audit
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.printed import COLUMNS, cells
 from benchmark.report.latex import escape_latex
 from benchmark.report.render import escape_markdown, write_text
 
+WORDS = {ERROR: "error", INCONSISTENT: "inconsistency", NOTE: "note"}
+PLURALS = {ERROR: "errors", INCONSISTENT: "inconsistencies", NOTE: "notes"}
+EXPLAINED = (
+    "error: a printed number is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; "
+)
+EXPLAINED += "note: worth knowing"
 HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
 
 
@@ -27,11 +33,15 @@ def write(out: Path) -> tuple[list[Path], str]:
 
 def summary(found: list[Finding]) -> str:
     """One line: how many findings of each severity and rule."""
-    severities = Counter(finding.severity for finding in found)
     rules = Counter(finding.rule for finding in found)
     listed = ", ".join(f"{rule} {count}" for rule, count in rules.most_common())
-    counted = ", ".join(f"{count} {severity}" for severity, count in severities.items())
-    return f"{len(found)} findings ({counted}): {listed}" if found else "no findings"
+    return f"{severities(found)}. By rule: {listed}"
+
+
+def severities(found: list[Finding]) -> str:
+    """How many findings of each severity, in words."""
+    counts = Counter(finding.severity for finding in found)
+    return ", ".join(f"{counts[name]} {(WORDS if counts[name] == 1 else PLURALS)[name]}" for name in WORDS)
 
 
 def texts(finding: Finding) -> list[str]:
@@ -47,8 +57,7 @@ def _markdown(found: list[Finding], text: str) -> str:
     rows = [[escape_markdown(item) for item in texts(finding)] for finding in found]
     rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(str(rule.__doc__).splitlines()[0])}" for rule in RULES)
     table = tabulate(rows, headers=HEADINGS, tablefmt="pipe", disable_numparse=True)
-    intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
-    intro += "is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; note: worth knowing."
+    intro = f"What the printed tables contradict, found by rule from the printed numbers alone. {EXPLAINED}."
     return (
         "\n\n".join(["# Audit of the printed tables", intro, escape_markdown(text) + ".", table, "Rules:", rules])
         + "\n"

@@ -47,16 +47,18 @@ def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Pa
 
 
 def summary(lines: pd.DataFrame) -> str:
-    """One line per claim: how many rows support it, do not, or leave it open, and why if the reason is the same."""
+    """A line per claim: how many rows support it, do not, leave it open (why, if for one reason), or lack results."""
     texts = []
     families = lines["attacker"].map(names.family).rename("family")
     for (claim, family), part in lines.groupby(["claim", families], sort=False):
+        part, absent = part[part["seeds"] > 0], (part["seeds"] == 0).sum()
         counts = part["verdict"].value_counts()
         parts = [f"{counts.get(name, 0)} {name}" for name in (SUPPORTED, NOT_SUPPORTED, UNDECIDED)]
         whose = " (further attackers)" if family == names.FURTHER else ""
         reasons = set(part["reason"])
         why = f" ({reasons.pop()})" if len(reasons) == 1 and counts.get(UNDECIDED, 0) == len(part) else ""
-        texts.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows{why}")
+        rest = f"; {absent} more without results" if absent else ""
+        texts.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows{why}{rest}")
     return "\n".join(texts)
 
 

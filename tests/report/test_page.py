@@ -303,6 +303,15 @@ def test_the_answer_is_a_grid_of_rows_by_attackers():
     )
 
 
+def test_the_answer_says_how_many_defences_were_run():
+    absent = [line | {"value": None, "status": "missing", "reason": "not run"} for line in pair([0.1], [0.1], "mse")]
+    lost = [line | {"defense": "ressfl"} for line in absent]
+    frame = frame_of(*HELPED, *SPREAD, *lost)
+    (grid,) = answer.grids(frame, verdicts(frame))
+    assert grid.sentence.startswith("2 of 3 defences run so far. CEM raises the attackers' MSE: ")
+    assert "of 2 attacks" in grid.sentence and [row[0] for row in grid.rows][-1] == "ressfl"
+
+
 def test_one_seed_is_no_verdict():
     grid = only_grid([line for line in HELPED if line["seed"] == 0])
     ((_, _, row),) = grid.rows
@@ -354,7 +363,8 @@ def test_the_printed_numbers_agree_with_themselves_and_a_change_is_seen():
     (other,) = held(printed_frame(("bottleneck", "on", "train", 0.0001)))
     assert other.sentence.startswith(f"{values - 1} of {values} values ") and "in 13 of them" in other.sentence
     (short,) = held(printed_frame(label="train.epochs 3 (published 240)"))
-    assert short.sentence.startswith("Not at the published setting, ") and "within" not in short.sentence
+    assert short.sentence.startswith("These runs depart from the published setting, ")
+    assert "within" not in short.sentence
     assert held(printed_frame().assign(dataset="photos")) == []
 
 
@@ -376,7 +386,7 @@ def test_a_row_at_chance_is_not_held_against_the_printed_one_and_has_no_rank():
 def test_rows_that_cannot_be_compared_are_told():
     frame = printed_frame()
     (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["validation", "train"])])
-    assert board.sentence.startswith("No two rows can be compared") and len(board.lines) == 1
+    assert board.sentence.startswith("No two defences can be compared") and len(board.lines) == 1
 
 
 # -- the figures
@@ -546,7 +556,7 @@ def test_the_address_holds_the_filters_and_a_link_sets_them(opened):
 def test_details_are_folded_and_the_answer_is_first(opened):
     headings = shown(opened, "h1, h2")
     assert headings[1].startswith("Does CEM") and headings[4:6] == ["Tables", "Figures"]
-    assert headings[2:4] == ["Is the printed table right?", "How do the rows compare?"]
+    assert headings[2:4] == ["Is the printed table right?", "How do the defences compare?"]
     assert shown(opened, ".answer thead th")[1:] == [
         "Acc.",
         *(f"{who} {split}" for who in ("Dec.-based", "GAN-based") for split in ("train", "infer")),

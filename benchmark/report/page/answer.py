@@ -11,6 +11,7 @@ from benchmark.analysis.verdicts import COLUMNS, NOT_SUPPORTED, SUPPORTED, UNDEC
 
 SIGNS = {SUPPORTED: "✓ ", NOT_SUPPORTED: "✗ ", UNDECIDED: "? "}
 BLIND, CHANCE = "blind", "chance"  # instead of a verdict on a doubtful number
+NOT_RUN = "–"
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,11 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     ]
     rows.sort(key=lambda row: (names.rank(row[0], ["none", *names.DEFENSES]), names.form_rank(row[1])))
     title = f"{names.dataset_title(first['dataset'])}, protocol {first['protocol']}{where}"
-    attacks = [verdict for key, verdict in found.items() if key[2] not in ("none", names.ORACLE)]
+    run = {key: verdict for key, verdict in found.items() if verdict.text != NOT_RUN}
+    attacks = [verdict for key, verdict in run.items() if key[2] not in ("none", names.ORACLE)]
     cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
-    return Grid(title, _sentence(attacks, lines["seeds"].max()), cell, columns, rows)
+    sentence = _scope(len({key[:2] for key in run}), rows) + _sentence(attacks, lines["seeds"].max())
+    return Grid(title, sentence, cell, columns, rows)
 
 
 def _verdict(line: dict, doubts: Doubts) -> Verdict:
@@ -70,7 +73,7 @@ def _verdict(line: dict, doubts: Doubts) -> Verdict:
     if doubt and not accuracy:
         return Verdict("plain", BLIND if doubt == baseline.NOTE else CHANCE, doubt, math.nan)
     if math.isnan(change):
-        return Verdict("plain", "–", line["reason"], math.nan)
+        return Verdict("plain", NOT_RUN, line["reason"], math.nan)
     kind = "plain" if line["seeds"] < 2 or doubt else line["verdict"]
     size, low, high = (_signed(line[name], digits) + unit for name in ("change", "low", "high"))
     interval = "" if math.isnan(line["low"]) else f" ({low} to {high})"
@@ -80,6 +83,12 @@ def _verdict(line: dict, doubts: Doubts) -> Verdict:
 
 def _signed(number: float, digits: int) -> str:
     return f"{round(number, digits) + 0.0:+.{digits}f}"  # + 0.0: no -0.0
+
+
+def _scope(run: int, rows: list[tuple]) -> str:
+    """How many of the rows have a result at all, unless all have."""
+    what = "defences" if len({row[0] for row in rows}) == len(rows) else "rows"  # rows: several forms of CEM
+    return f"{run} of {len(rows)} {what} run so far. " if run < len(rows) else ""
 
 
 def _sentence(attacks: list[Verdict], seeds: int) -> str:

@@ -123,7 +123,8 @@ def _facts(cells: list[Cell], frame: pd.DataFrame, against: pd.DataFrame | None)
     seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})
     found += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
-    return [*found, ("Protocols" if len(protocols) > 1 else "Protocol", ", ".join(protocols) or "none")]
+    text = (", ".join(protocols) or "none") + (", with departures" if any(cell.departures for cell in cells) else "")
+    return [*found, ("Protocols" if len(protocols) > 1 else "Protocol", text)]
 
 
 def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -160,7 +161,8 @@ def _audit() -> dict:
     """Of the printed numbers alone, so the same on every page."""
     found = audit(printed_cells(published.load()))
     rows = [({"dataset": finding.cell[1]}, audit_stage.texts(finding)) for finding in found]
-    return {"headings": audit_stage.HEADINGS, "summary": audit_stage.summary(found), "rows": rows}
+    counts = audit_stage.severities(found)
+    return {"headings": audit_stage.HEADINGS, "counts": counts, "explained": audit_stage.EXPLAINED, "rows": rows}
 
 
 def _shared(records: list[dict]) -> list[tuple[str, list[str]]]:

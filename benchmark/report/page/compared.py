@@ -10,7 +10,7 @@ from benchmark.analysis.leaderboard import leaderboard
 from benchmark.errors import UserError
 
 PRINTED_HEADINGS = ["method", "attack", "change by CEM", "printed", "here", "same direction"]
-RANKED_HEADINGS = ["rank", "row", "accuracy, %", "MSE", "strongest attacker"]
+RANKED_HEADINGS = ["rank", "defence", "accuracy, %", "MSE", "strongest attacker"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def _values(part: pd.DataFrame) -> str:
         return f"{within} of {len(at_setting)} values lie within the tolerance of the printed ones."
     if len(judged):
         return (
-            "Not at the published setting, so its values are not held against the printed ones; the changes by CEM are."
+            "These runs depart from the published setting, so their values cannot be compared with the printed ones, "
+            "but the changes that CEM makes can."
         )
     return ""
 
@@ -105,7 +106,7 @@ def _order(ranks: pd.DataFrame) -> str:
     if rho.empty:
         return ""
     span = f"{rho.min():+.2f}" if rho.min() == rho.max() else f"{rho.min():+.2f} to {rho.max():+.2f}"
-    return f"The order of the rows by MSE agrees with the printed order with a rank correlation of {span}."
+    return f"Ordered by MSE, the defences here and in print have a rank correlation of {span}."
 
 
 def _printed_lines(gains: pd.DataFrame) -> list[tuple[dict, list[str]]]:
@@ -117,14 +118,14 @@ def _printed_lines(gains: pd.DataFrame) -> list[tuple[dict, list[str]]]:
 
 
 def _best(part: pd.DataFrame, several: bool) -> str:
-    """The hardest row to invert, and the rows that none beats in both accuracy and MSE."""
+    """The hardest defence to invert, and those that none beats in both accuracy and MSE."""
     sound = part[part["rank"].notna()]
     if len(sound) < 2:
-        return "No two rows can be compared: they are not run, at chance, or the attacks on them learnt nothing."
+        return "No two defences can be compared: they are not run, at chance, or the attacks on them learnt nothing."
     first, last = sound.iloc[0], sound.iloc[-1]
     text = f"Hardest to invert: {_described(first, several)}; easiest: {_described(last, several)}."
     best = [_row(row, several) for row in sound[sound["frontier"]].itertuples(index=False)]
-    return f"{text} Beaten by no row in both accuracy and MSE: {', '.join(best)}."
+    return f"{text} Beaten by no other in both accuracy and MSE: {', '.join(best)}."
 
 
 def _described(row, several: bool) -> str:
@@ -138,5 +139,6 @@ def _row(row, several: bool) -> str:
 def _ranked(row, several: bool) -> list[str]:
     rank = f"{row.rank:.0f}{'★' if row.frontier else ''}" if pd.notna(row.rank) else "–"
     accuracy = f"{row.accuracy_percent:.2f}" if pd.notna(row.accuracy_percent) else "–"
-    attacker = f"{names.attacker_title(row.attacker)} (of {row.attackers})"
+    used = f"strongest of {row.attackers}" if row.attackers > 1 else "the only one used"
+    attacker = f"{names.attacker_title(row.attacker)}, {used}"
     return [rank, _row(row, several), accuracy, f"{row.mse:.4f}", row.doubt or attacker]
