@@ -38,7 +38,21 @@ class Transposed(nn.ConvTranspose2d):
         return _Convolution.apply(x, self.weight, self.bias, OneDNN(self))
 
 
-def way(x: Tensor, conv: nn.Conv2d) -> "OneDNN | Products":
+class PenaltyConv(nn.Conv2d):
+    """torch's Conv2d for a network with a gradient penalty; [B, C, H, W] -> [B, O, H', W'].
+
+    On a CPU it computes only what a penalty needs. In a gradient that is to be differentiated (`create_graph=True`)
+    only x has one, and not in lower arithmetic than that of x. In other gradients x has one unless it is a leaf. As
+    in `Conv`, the gradient of the weights has no barrier.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        return _Penalised.apply(x, self.weight, self.bias, OneDNN(self))
+
+
+def way(x: Tensor, conv: nn.Conv2d) -> "Way":
     """How the convolution of x [B, C, H, W] is computed on this CPU."""
     same = conv.stride == (1, 1) and conv.padding == tuple(side // 2 for side in conv.kernel_size)
     low = _arithmetic(x) == torch.bfloat16
@@ -90,16 +104,76 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        x, kernel = ctx.saved_tensors
-        to_x, *to_held = ctx.by.backward(gradient, x, kernel, list(ctx.needs_input_grad[:3]))
-        return _to(to_x, ctx.given), *(_to(found, ctx.held) for found in to_held), None
+        return _gradients(ctx, gradient, list(ctx.needs_input_grad[:3]))
+
+
+def _gradients(ctx, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
+    to_x, *to_held = ctx.by.backward(gradient, *ctx.saved_tensors, wanted)
+    return _to(to_x, ctx.given), *(_to(found, ctx.held) for found in to_held), None
 
 
 def _to(found: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if found is None else found.to(dtype)
 
 
-class OneDNN:
+class _Penalised(_Convolution):
+    """A convolution whose gradient of x can be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, by) -> Tensor:
+        ctx.leaf = x.is_leaf
+        return _Convolution.forward(ctx, x, weight, bias, by)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        if not torch.is_grad_enabled():
+            to_x, *to_held = ctx.needs_input_grad[:3]
+            return _gradients(ctx, gradient, [to_x and not ctx.leaf, *to_held])
+        x, kernel = ctx.saved_tensors
+        if x.dtype != ctx.given:
+            raise RuntimeError(f"a gradient in {x.dtype} cannot be differentiated; leave autocast for it")
+        return _ToInput.apply(gradient, x, kernel, ctx.by), None, None, None
+
+
+class _ToInput(torch.autograd.Function):
+    """The gradient of x, which is linear in the gradient of the outputs and in the kernel."""
+
+    @staticmethod
+    def forward(ctx, gradient: Tensor, x: Tensor, kernel: Tensor, by: "OneDNN") -> Tensor:
+        ctx.by = by
+        ctx.save_for_backward(gradient, kernel)
+        return by.to_input(gradient, x, kernel)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, change: Tensor):
+        gradient, kernel = ctx.saved_tensors
+        to_gradient, _, to_kernel, _ = ctx.needs_input_grad
+        return (
+            ctx.by.forward(change, kernel, None) if to_gradient else None,
+            None,
+            ctx.by.to_weight(gradient, change, kernel) if to_kernel else None,
+            None,
+        )
+
+
+class Way:
+    """How a convolution and its gradients are computed, all in the arithmetic of the tensors given."""
+
+    forward: Any  # set by the subclass: (x, kernel, bias or None) -> the outputs
+    to_input: Any  # the same: (gradient of the outputs, x, kernel) -> the gradient of x
+    to_weight: Any  # the same for the gradient of the kernel
+
+    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+        """The gradients of x, of the kernel and of the bias, those that are wanted."""
+        return [
+            self.to_input(gradient, x, kernel) if wanted[0] else None,
+            self.to_weight(gradient, x, kernel) if wanted[1] else None,
+            _summed(gradient) if wanted[2] else None,
+        ]
+
+
+class OneDNN(Way):
     """torch's own operator; the gradient of the weights from as many pieces of the batch as there are threads.
 
     With several threads, oneDNN computes that gradient with barriers in which they spin; beside another process on the
@@ -114,48 +188,30 @@ class OneDNN:
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         return torch.ops.aten.convolution(x, kernel, bias, *self.shape)
 
-    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        """The gradients of x, of the kernel and of the bias, those that are wanted."""
-        threads, (to_x, to_kernel, to_bias) = torch.get_num_threads(), wanted
-        of_bias = _summed(gradient) if to_bias else None
-        if threads == 1 or not to_kernel:
-            return [*self._backward(gradient, x, kernel, [to_x, to_kernel, False])[:2], of_bias]
+    def to_input(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        return self._backward(gradient, x, kernel, [True, False, False])[0]
+
+    def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        threads = torch.get_num_threads()
+        if threads == 1:
+            return self._to_weight(gradient, x, kernel)
         pieces = zip(gradient.chunk(threads), x.chunk(threads), strict=True)
-        working = [
-            side_threads(threads).submit(self._backward, *piece, kernel, [False, True, False]) for piece in pieces
-        ]
-        parts: list[Any] = [piece.result()[1] for piece in working]
-        first, *others = parts
+        working = [side_threads(threads).submit(self._to_weight, *piece, kernel) for piece in pieces]
+        first, *others = (piece.result() for piece in working)
         total = first.to(_wide(gradient.dtype))
         for other in others:
             total += other
-        found = self._backward(gradient, x, kernel, [to_x, False, False])[0] if to_x else None
-        return [found, total, of_bias]
+        return total
 
     @torch.no_grad()
-    def _backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        width = gradient.shape[1]
-        if not any(wanted):
-            return [None, None, None]
-        return list(torch.ops.aten.convolution_backward(gradient, x, kernel, [width], *self.shape, wanted))
+    def _to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        return self._backward(gradient, x, kernel, [False, True, False])[1]
+
+    def _backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> tuple[Tensor, ...]:
+        return torch.ops.aten.convolution_backward(gradient, x, kernel, [gradient.shape[1]], *self.shape, wanted)
 
 
-class Products:
-    """Base of what computes with matrix products."""
-
-    to_input: Any  # set by the subclass: (gradient, x, kernel) -> the gradient of x
-    to_weight: Any  # the same for the gradient of the kernel
-
-    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        """The gradients of x, of the kernel and of the bias, those that are wanted."""
-        return [
-            self.to_input(gradient, x, kernel) if wanted[0] else None,
-            self.to_weight(gradient, x, kernel) if wanted[1] else None,
-            _summed(gradient) if wanted[2] else None,
-        ]
-
-
-class Dense(Products):
+class Dense(Way):
     """3x3 on a map of 1x1 to 2x2, where each output sees each input: one product with a matrix of all pairs."""
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -196,7 +252,7 @@ def _pairs(height: int, width: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-class Patches(Products):
+class Patches(Way):
     """3x3 as products with gathered 3x3 patches. Weights in channels_last are the product's matrix without a copy."""
 
     def forward(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
@@ -216,11 +272,8 @@ class Patches(Products):
 class Weights(OneDNN):
     """torch's own operator, but the gradient of the weights as a product with patches."""
 
-    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
-        """The gradients of x, of the kernel and of the bias, those that are wanted."""
-        to_x, to_kernel, to_bias = wanted
-        found = super().backward(gradient, x, kernel, [to_x, False, to_bias])
-        return [found[0], Patches().to_weight(gradient, x, kernel) if to_kernel else None, found[2]]
+    def to_weight(self, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+        return Patches().to_weight(gradient, x, kernel)
 
 
 def _patches(x: Tensor) -> Tensor:
@@ -232,7 +285,7 @@ def _patches(x: Tensor) -> Tensor:
     return patches.reshape(batch * height * width, 9 * channels)
 
 
-class Taps(Products):
+class Taps(Way):
     """k x k with few outputs: a product for all taps at once, whose results are then shifted and added.
 
     Without AMX oneDNN computes a vector of outputs at a time, of which only three would be used.

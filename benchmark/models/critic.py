@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.models.convolution import PenaltyConv
 
 
 class Critic(nn.Module):
@@ -21,7 +22,7 @@ class Critic(nn.Module):
             _halving(3, 64), nn.LeakyReLU(0.2),
             _halving(64, 128), nn.InstanceNorm2d(128, affine=True), nn.LeakyReLU(0.2),
             _halving(128, 256), nn.InstanceNorm2d(256, affine=True), nn.LeakyReLU(0.2),
-            nn.Conv2d(256, 1, 4),
+            PenaltyConv(256, 1, 4),
         )  # fmt: skip
 
     @staticmethod
@@ -36,5 +37,5 @@ class Critic(nn.Module):
         return self.layers(x).mean((1, 2, 3))
 
 
-def _halving(inputs: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 5, stride=2, padding=2)
+def _halving(inputs: int, outputs: int) -> PenaltyConv:
+    return PenaltyConv(inputs, outputs, 5, stride=2, padding=2)

@@ -5,7 +5,18 @@ import torch
 from torch import nn
 
 from benchmark.models import convolution
-from benchmark.models.convolution import Conv, Dense, OneDNN, Patches, Products, Taps, Transposed, Weights, way
+from benchmark.models.convolution import (
+    Conv,
+    Dense,
+    OneDNN,
+    Patches,
+    PenaltyConv,
+    Taps,
+    Transposed,
+    Way,
+    Weights,
+    way,
+)
 
 SHAPES = [(1, 1), (1, 2), (2, 2), (2, 1), (3, 3), (4, 3), (4, 4), (5, 7), (8, 8)]
 BY = {"dense": Dense(), "patches": Patches(), "taps": Taps(), "weights": Weights, "onednn": None}
@@ -38,7 +49,7 @@ def threads(request):
 def forced(monkeypatch):
     """Have every convolution go the way that is given."""
     return lambda by: monkeypatch.setattr(
-        convolution, "way", lambda x, conv: by if isinstance(by, Products) else (by or OneDNN)(conv)
+        convolution, "way", lambda x, conv: by if isinstance(by, Way) else (by or OneDNN)(conv)
     )
 
 
@@ -83,6 +94,30 @@ def test_transposed(threads):
     gradient = torch.randn_like(theirs(x))
     for found, wanted in zip(gradients(ours, x, gradient), gradients(theirs, x, gradient), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_gradient_penalty_has_the_gradients_of_torch(threads):
+    """Those of the weights of two convolutions, in double precision, through a norm and a nonlinearity."""
+    found = []
+    for modules in zip(pair(PenaltyConv, 3, 4, 5, stride=2, padding=2), pair(PenaltyConv, 4, 2, 3), strict=True):
+        network = nn.Sequential(modules[0], nn.InstanceNorm2d(4), nn.Softplus(), modules[1])
+        images = torch.randn(6, 3, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        images.requires_grad_()
+        (slope,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+        loss = network(images.detach()).square().mean() + (slope.flatten(1).norm(dim=1) - 1).square().mean()
+        loss.backward(inputs=list(network.parameters()))
+        found.append([slope, loss, *(weight.grad for weight in network.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_gradient_penalty_in_bf16_is_refused():
+    """A gradient of the rounded tensors would be taken for one of the images."""
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        total = PenaltyConv(3, 4, 3)(images).sum()
+    with pytest.raises(RuntimeError, match="leave autocast"):
+        torch.autograd.grad(total, images, create_graph=True)
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
