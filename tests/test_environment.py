@@ -34,22 +34,29 @@ ONE = ("--where", "attacker=decoder,split=infer,cem=off")
         ("", "no such key: 1\nfont.size: many\n"),
     ],
 )
-def test_figures_are_ours(finished, tmp_path, backend, settings):  # noqa: F811
+def test_figures_are_ours(finished, undisturbed, tmp_path, backend, settings):  # noqa: F811
     """A matrix of settings, in its own file and in the folder one stands in."""
     (tmp_path / "matplotlibrc").write_text(settings)
-    variables = {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path)} if settings or backend else {}
-    made = []
-    for environment in ({}, variables):
-        words = [*finished.words("report", *ONE, "--plots"), "--tables", tmp_path / f"t{len(made)}"]
-        words.remove("--no-plots")
-        command = [sys.executable, "-m", "benchmark", *map(str, words)]
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
-        place = tmp_path if environment else None  # noqa: F811
-        done = subprocess.run(command, env=plain | environment, cwd=place, capture_output=True, text=True)
-        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        folder = tmp_path / f"t{len(made)}"
-        made.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("plots/*")})
-    assert made[0] == made[1] and any(name.endswith(".pdf") for name in made[0])
+    variables = {"MPLBACKEND": backend, "MATPLOTLIBRC": str(tmp_path)}
+    assert figures(finished, tmp_path / "tables", variables, tmp_path) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished, tmp_path_factory) -> dict[str, bytes]:  # noqa: F811
+    made = figures(finished, tmp_path_factory.mktemp("undisturbed"), {}, None)
+    assert any(name.endswith(".pdf") for name in made)
+    return made
+
+
+def figures(finished, folder: Path, variables: dict[str, str], place: Path | None) -> dict[str, bytes]:  # noqa: F811
+    """The figures of a report made in another process in the folder `place`."""
+    words = [*finished.words("report", *ONE, "--plots"), "--tables", folder]
+    words.remove("--no-plots")
+    command = [sys.executable, "-m", "benchmark", *map(str, words)]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
+    done = subprocess.run(command, env=plain | variables, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("plots/*")}
 
 
 # -- paths

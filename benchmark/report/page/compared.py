@@ -129,7 +129,7 @@ def _best(part: pd.DataFrame, several: bool) -> str:
 
 
 def _described(row, several: bool) -> str:
-    return f"{_row(row, several)} (MSE {row.mse:.4f} at {row.accuracy_percent:.1f}\u00a0%)"
+    return f"{_row(row, several)} (MSE {row.mse:.4f} at {row.accuracy_percent:.1f}\u00a0% accuracy)"
 
 
 def _row(row, several: bool) -> str:
