@@ -14,12 +14,6 @@ from benchmark.analysis.printed import COLUMNS, cells
 from benchmark.report.latex import escape_latex
 from benchmark.report.render import escape_markdown, write_text
 
-WORDS = {ERROR: "error", INCONSISTENT: "inconsistency", NOTE: "note"}
-PLURALS = {ERROR: "errors", INCONSISTENT: "inconsistencies", NOTE: "notes"}
-EXPLAINED = (
-    "error: a printed number is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; "
-)
-EXPLAINED += "note: worth knowing"
 HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
 
 
@@ -32,16 +26,18 @@ def write(out: Path) -> tuple[list[Path], str]:
 
 
 def summary(found: list[Finding]) -> str:
-    """One line: how many findings of each severity and rule."""
+    """One line: how many findings there are of each severity and rule."""
     rules = Counter(finding.rule for finding in found)
-    listed = ", ".join(f"{rule} {count}" for rule, count in rules.most_common())
-    return f"{severities(found)}. By rule: {listed}"
+    return f"{meaning(found)} Rules: {', '.join(f'{rule} {count}' for rule, count in rules.most_common())}."
 
 
-def severities(found: list[Finding]) -> str:
-    """How many findings of each severity, in words."""
+def meaning(found: list[Finding]) -> str:
+    """How many findings there are of each severity, as a sentence that needs no explanation."""
     counts = Counter(finding.severity for finding in found)
-    return ", ".join(f"{counts[name]} {(WORDS if counts[name] == 1 else PLURALS)[name]}" for name in WORDS)
+    return (
+        f"By rules applied to the printed numbers alone, {counts[ERROR]} of them are wrong, and {counts[INCONSISTENT]} "
+        f"disagree with another one or with a sentence of the paper; {counts[NOTE]} more are worth a note."
+    )
 
 
 def texts(finding: Finding) -> list[str]:
@@ -57,11 +53,9 @@ def _markdown(found: list[Finding], text: str) -> str:
     rows = [[escape_markdown(item) for item in texts(finding)] for finding in found]
     rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(str(rule.__doc__).splitlines()[0])}" for rule in RULES)
     table = tabulate(rows, headers=HEADINGS, tablefmt="pipe", disable_numparse=True)
-    intro = f"What the printed tables contradict, found by rule from the printed numbers alone. {EXPLAINED}."
-    return (
-        "\n\n".join(["# Audit of the printed tables", intro, escape_markdown(text) + ".", table, "Rules:", rules])
-        + "\n"
-    )
+    intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
+    intro += "is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; note: worth knowing."
+    return "\n\n".join(["# Audit of the printed tables", intro, escape_markdown(text), table, "Rules:", rules]) + "\n"
 
 
 def _latex(found: list[Finding]) -> str:

@@ -299,7 +299,7 @@ def test_the_answer_is_a_grid_of_rows_by_attackers():
     assert [verdict.kind for verdict in found["dropout"][:2]] == ["undecided", "undecided"]
     assert found["bottleneck"][1].text == "✓ +100\u00a0%" and "+100" in found["bottleneck"][1].hint
     assert grid.sentence.startswith(
-        "CEM raises the attackers' MSE: supported in 1, not supported in 1, undecided in 1 of 3 attacks; "
+        "CEM raises the attackers' MSE: supported in 1, not supported in 1, undecided in 1 of 3 attacks. "
     )
 
 
@@ -316,7 +316,7 @@ def test_one_seed_is_no_verdict():
     grid = only_grid([line for line in HELPED if line["seed"] == 0])
     ((_, _, row),) = grid.rows
     assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "+100\u00a0%"
-    assert grid.sentence.startswith("One seed: no verdict. The attacker's MSE changes by +100\u00a0%")
+    assert grid.sentence.startswith("One seed: no verdict. CEM changes the attacker's MSE by +100\u00a0%, and the acc")
 
 
 @pytest.mark.parametrize("form", ["off", "on"])
@@ -324,7 +324,11 @@ def test_an_attack_that_learnt_nothing_has_no_verdict_and_no_part_in_the_sentenc
     beats = {"off": [1.0, 1.0, 1.0], "on": [1.0, 1.0, 1.0]} | {form: [1.0, 0.0, 1.0]}
     ((_, _, row),) = (grid := only_grid(HELPED + pair(beats["off"], beats["on"], "beats_mean_image"))).rows
     assert (row[1].kind, row[1].text) == ("plain", "blind") and "learnt nothing" in row[1].hint
-    assert row[0].kind == "supported" and "1 of 1 attacks tell nothing" in grid.sentence and "%" not in grid.sentence
+    assert (
+        row[0].kind == "supported"
+        and "1 of 1 attacks tell nothing" in grid.sentence
+        and "CEM changes" not in grid.sentence
+    )
 
 
 def test_a_row_at_chance_has_no_verdict():
@@ -358,12 +362,12 @@ def test_the_printed_numbers_agree_with_themselves_and_a_change_is_seen():
     (same,) = held(printed_frame())
     values = printed_frame().groupby(CELL)["value"].mean().count()
     assert same.sentence.startswith(f"{values} of {values} values lie within the tolerance of the printed ones. ")
-    assert "in the same direction in 14 of them" in same.sentence and "correlation of +1.00." in same.sentence
+    assert "in the same direction in all of them" in same.sentence and "correlation of +1.00." in same.sentence
     assert len([line for _, line in same.lines if line[2] == "mse on / off"]) == 14  # seven rows, two splits
     (other,) = held(printed_frame(("bottleneck", "on", "train", 0.0001)))
     assert other.sentence.startswith(f"{values - 1} of {values} values ") and "in 13 of them" in other.sentence
     (short,) = held(printed_frame(label="train.epochs 3 (published 240)"))
-    assert short.sentence.startswith("These runs depart from the published setting, ")
+    assert short.sentence.startswith("These runs depart from the published setting (below), ")
     assert "within" not in short.sentence
     assert held(printed_frame().assign(dataset="photos")) == []
 
@@ -387,6 +391,9 @@ def test_rows_that_cannot_be_compared_are_told():
     frame = printed_frame()
     (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["validation", "train"])])
     assert board.sentence.startswith("No two defences can be compared") and len(board.lines) == 1
+    (board,) = compared.ranked(frame[(frame["defense"] == "bottleneck") & frame["split"].isin(["validation", "train"])])
+    assert board.sentence.startswith("No ranking yet: only Bottleneck was run. Bottleneck+CEM (MSE ")
+    assert len(board.lines) == 2
 
 
 # -- the figures

@@ -62,7 +62,8 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     run = {key: verdict for key, verdict in found.items() if verdict.text != NOT_RUN}
     attacks = [verdict for key, verdict in run.items() if key[2] not in ("none", names.ORACLE)]
     cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
-    sentence = _scope(len({key[:2] for key in run}), rows) + _sentence(attacks, lines["seeds"].max())
+    accuracy = [verdict for key, verdict in run.items() if key[2] == "none"]
+    sentence = _scope(len({key[:2] for key in run}), rows) + _sentence(attacks, accuracy, lines["seeds"].max())
     return Grid(title, sentence, cell, columns, rows)
 
 
@@ -91,21 +92,27 @@ def _scope(run: int, rows: list[tuple]) -> str:
     return f"{run} of {len(rows)} {what} run so far. " if run < len(rows) else ""
 
 
-def _sentence(attacks: list[Verdict], seeds: int) -> str:
-    """The grid's answer to the claim that CEM raises the attackers' MSE."""
+def _sentence(attacks: list[Verdict], accuracy: list[Verdict], seeds: int) -> str:
+    """The grid's answer to the claim that CEM raises the attackers' MSE, and what it costs."""
     if not attacks:
         return "No attack stands both with and without CEM."
-    changes = pd.Series([verdict.change for verdict in attacks]).dropna()
     doubtful = sum(verdict.text in (BLIND, CHANCE) for verdict in attacks)
     count = {kind: sum(verdict.kind == kind for verdict in attacks) for kind in SIGNS}
-    size = f"the attackers' MSE changes by {changes.median():+.0f}\u00a0% in the median" if len(changes) else ""
-    rest = f" {doubtful} of {len(attacks)} attacks tell nothing ({BLIND} or {CHANCE}, below)." if doubtful else ""
-    if seeds < 2 and len(changes) == 1:
-        return f"One seed: no verdict. The attacker's MSE changes by {changes.iloc[0]:+.0f}\u00a0%.{rest}"
-    if seeds < 2 and size:
-        spread = f"from {changes.min():+.0f} to {changes.max():+.0f}\u00a0%, over {len(changes)} attacks"
-        return f"One seed: no verdict. {size[:1].upper()}{size[1:]}, {spread}.{rest}"
-    if seeds < 2:
-        return f"No verdict.{rest}"
     told = ", ".join(f"{kind} in {number}" for kind, number in count.items())
-    return f"CEM raises the attackers' MSE: {told} of {len(attacks)} attacks{'; ' + size if size else ''}.{rest}"
+    parts = [
+        "One seed: no verdict." if seeds < 2 else f"CEM raises the attackers' MSE: {told} of {len(attacks)} attacks.",
+        _size(attacks, accuracy),
+        f"{doubtful} of {len(attacks)} attacks tell nothing ({BLIND} or {CHANCE}, below)." if doubtful else "",
+    ]
+    return " ".join(filter(None, parts))
+
+
+def _size(attacks: list[Verdict], accuracy: list[Verdict]) -> str:
+    mse, points = (pd.Series([verdict.change for verdict in found]).dropna() for found in (attacks, accuracy))
+    if mse.empty:
+        return ""
+    middle, low, high = (f"{value:+.0f}\u00a0%" for value in (mse.median(), mse.min(), mse.max()))
+    whose = "attacker's MSE by" if len(mse) == 1 else "attackers' MSE by"
+    spread = "" if len(mse) == 1 else f" in the median of {len(mse)} attacks (smallest {low}, largest {high})"
+    cost = "" if points.empty else f", and the accuracy by {points.median():+.1f} points"
+    return f"CEM changes the {whose} {middle}{spread}{cost}."

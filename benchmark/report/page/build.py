@@ -123,7 +123,9 @@ def _facts(cells: list[Cell], frame: pd.DataFrame, against: pd.DataFrame | None)
     seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})
     found += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
-    text = (", ".join(protocols) or "none") + (", with departures" if any(cell.departures for cell in cells) else "")
+    departures = len(told(departure for cell in cells for departure in cell.departures))
+    more = f", with {departures} departures" if departures else ""
+    text = (", ".join(protocols) or "none") + more
     return [*found, ("Protocols" if len(protocols) > 1 else "Protocol", text)]
 
 
@@ -161,8 +163,7 @@ def _audit() -> dict:
     """Of the printed numbers alone, so the same on every page."""
     found = audit(printed_cells(published.load()))
     rows = [({"dataset": finding.cell[1]}, audit_stage.texts(finding)) for finding in found]
-    counts = audit_stage.severities(found)
-    return {"headings": audit_stage.HEADINGS, "counts": counts, "explained": audit_stage.EXPLAINED, "rows": rows}
+    return {"headings": audit_stage.HEADINGS, "summary": audit_stage.meaning(found), "rows": rows}
 
 
 def _shared(records: list[dict]) -> list[tuple[str, list[str]]]:

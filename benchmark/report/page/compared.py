@@ -82,8 +82,8 @@ def _values(part: pd.DataFrame) -> str:
         return f"{within} of {len(at_setting)} values lie within the tolerance of the printed ones."
     if len(judged):
         return (
-            "These runs depart from the published setting, so their values cannot be compared with the printed ones, "
-            "but the changes that CEM makes can."
+            "These runs depart from the published setting (below), so their values are not compared with the printed "
+            "ones. Of the changes by CEM, compare the direction; their size is a rough guide."
         )
     return ""
 
@@ -98,7 +98,8 @@ def _gains(gains: pd.DataFrame) -> str:
     text = f"CEM changes the MSE by {printed} as printed and by {here} here"
     if len(mse) == 1:
         return f"{text}, in one attack."
-    return f"{text} (medians over {len(mse)} attacks), in the same direction in {same} of them."
+    where = "all of them" if same == len(mse) else f"{same} of them"
+    return f"{text} (medians over {len(mse)} attacks), in the same direction in {where}."
 
 
 def _order(ranks: pd.DataFrame) -> str:
@@ -122,6 +123,9 @@ def _best(part: pd.DataFrame, several: bool) -> str:
     sound = part[part["rank"].notna()]
     if len(sound) < 2:
         return "No two defences can be compared: they are not run, at chance, or the attacks on them learnt nothing."
+    if sound["defense"].nunique() == 1:
+        forms = ", ".join(_described(row, several) for row in sound.itertuples(index=False))
+        return f"No ranking yet: only {names.row_label(sound.iloc[0].defense, 'off')} was run. {forms}."
     first, last = sound.iloc[0], sound.iloc[-1]
     text = f"Hardest to invert: {_described(first, several)}; easiest: {_described(last, several)}."
     best = [_row(row, several) for row in sound[sound["frontier"]].itertuples(index=False)]
