@@ -354,29 +354,25 @@ def printed_frame(*changed: tuple[str, str, str, float], label: str = "") -> pd.
     return frame
 
 
-def held(frame: pd.DataFrame) -> list[compared.Answer]:
-    return compared.printed(frame, compared.against(frame))
-
-
 def test_the_printed_numbers_agree_with_themselves_and_a_change_is_seen():
-    (same,) = held(printed_frame())
+    (same,) = compared.printed(printed_frame())
     values = printed_frame().groupby(CELL)["value"].mean().count()
     assert same.sentence.startswith(f"{values} of {values} values lie within the tolerance of the printed ones. ")
     assert "in the same direction in all of them" in same.sentence and "correlation of +1.00." in same.sentence
     assert len([line for _, line in same.lines if line[2] == "mse on / off"]) == 14  # seven rows, two splits
-    (other,) = held(printed_frame(("bottleneck", "on", "train", 0.0001)))
+    (other,) = compared.printed(printed_frame(("bottleneck", "on", "train", 0.0001)))
     assert other.sentence.startswith(f"{values - 1} of {values} values ") and "in 13 of them" in other.sentence
-    (short,) = held(printed_frame(label="train.epochs 3 (published 240)"))
+    (short,) = compared.printed(printed_frame(label="train.epochs 3 (published 240)"))
     assert short.sentence.startswith("These runs depart from the published setting (below), ")
     assert "within" not in short.sentence
-    assert held(printed_frame().assign(dataset="photos")) == []
+    assert compared.printed(printed_frame().assign(dataset="photos")) == []
 
 
 def test_a_row_at_chance_is_not_held_against_the_printed_one_and_has_no_rank():
     frame = printed_frame()
     accuracy = (frame["metric"] == "accuracy_percent") & (frame["defense"] == "bottleneck") & (frame["cem"] == "on")
     frame.loc[accuracy, "value"] = 10.0
-    (answered,) = held(frame)
+    (answered,) = compared.printed(frame)
     assert "over 12 attacks" in answered.sentence
     assert not [line for _, line in answered.lines if line[0] == "Bottleneck"]
     train, infer = compared.ranked(frame)

@@ -24,17 +24,11 @@ class Answer:
     lines: list[tuple[dict, list[str]]]
 
 
-def against(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """A tidy frame against the printed tables (diff.py); None where nothing of it was printed."""
+def printed(frame: pd.DataFrame) -> list[Answer]:
+    """The answers of a tidy frame; [] where nothing of it was printed."""
     try:
-        return diff.diff(published.reference(), frame)
+        result = diff.diff(published.reference(), frame)
     except UserError:  # no cell in common
-        return None
-
-
-def printed(frame: pd.DataFrame, result: pd.DataFrame | None) -> list[Answer]:
-    """The answers of a tidy frame and what `against` gave for it; [] where nothing of it was printed."""
-    if result is None:
         return []
     doubts, found = Doubts(frame), []
     for (suite, protocol, dataset), part in result.groupby(["suite", "protocol", "dataset"], sort=False):
