@@ -16,7 +16,7 @@ class Pair:
     """One cell against the same cell at the base value of an axis; the fields name the former.
 
     base, other: values by seed, for the seeds that have both; keys: (base, other) job keys by seed; lost: seeds that
-    only one side or neither has.
+    only one side or neither has; failed: those of lost of which a side failed or diverged.
     """
 
     suite: str
@@ -31,6 +31,7 @@ class Pair:
     other: dict[str, float]
     keys: dict[str, tuple[str, str]]
     lost: tuple[str, ...]
+    failed: tuple[str, ...]
 
     @property
     def relative(self) -> bool:
@@ -68,6 +69,10 @@ def _pair(cell: tuple, base: dict, other: dict) -> Pair:
         return row is not None and row.status == "done" and (row.value > 0 or not positive)
 
     seeds = sorted(set(base) | set(other), key=lambda text: text.zfill(20))
+
+    def failed(row) -> bool:
+        return row is not None and row.status in ("failed", "diverged")
+
     both = [seed for seed in seeds if usable(base.get(seed)) and usable(other.get(seed))]
     return Pair(
         *cell,
@@ -75,4 +80,5 @@ def _pair(cell: tuple, base: dict, other: dict) -> Pair:
         other={seed: other[seed].value for seed in both},
         keys={seed: (base[seed].key, other[seed].key) for seed in both},
         lost=tuple(seed for seed in seeds if seed not in both),
+        failed=tuple(seed for seed in seeds if failed(base.get(seed)) or failed(other.get(seed))),
     )

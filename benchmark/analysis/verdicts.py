@@ -150,7 +150,11 @@ def _percent(log_ratio: float) -> float:
 
 
 def _lost(pair: Pair) -> str:
-    return f"without seed {', '.join(pair.lost)}, which lacks a side" if pair.base and pair.lost else ""
+    """Which seeds do not count; those that were not run are named only beside others that were."""
+    absent = [seed for seed in pair.lost if seed not in pair.failed] if pair.base else []
+    texts = [f"without seed {', '.join(pair.failed)}, which failed or diverged"] if pair.failed else []
+    texts += [f"without seed {', '.join(absent)}, which lacks a side"] if absent else []
+    return "; ".join(texts)
 
 
 def _over_images(pair: Pair, images: Images | None) -> dict:

@@ -39,17 +39,19 @@ class Transposed(nn.ConvTranspose2d):
 
 
 class PenaltyConv(nn.Conv2d):
-    """torch's Conv2d for a network with a gradient penalty; [B, C, H, W] -> [B, O, H', W'].
+    """torch's Conv2d of zero padding for a network with a gradient penalty; [B, C, H, W] -> [B, O, H', W'].
 
-    On a CPU it computes only what a penalty needs. In a gradient that is to be differentiated (`create_graph=True`)
-    only x has one, and not in lower arithmetic than that of x. In other gradients x has one unless it is a leaf. As
-    in `Conv`, the gradient of the weights has no barrier.
+    On a CPU it computes only what a penalty needs: in a gradient that is to be differentiated (`create_graph=True`)
+    only x has one, and RuntimeError is raised if autocast changed the arithmetic. `first` says that x, if it is a
+    leaf, has no other gradient than that. As in `Conv`, the gradient of the weights has no barrier.
     """
+
+    first = False
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return super().forward(x)
-        return _Penalised.apply(x, self.weight, self.bias, OneDNN(self))
+        return _Penalised.apply(x, self.weight, self.bias, OneDNN(self), self.first and x.is_leaf)
 
 
 def way(x: Tensor, conv: nn.Conv2d) -> "Way":
@@ -120,19 +122,19 @@ class _Penalised(_Convolution):
     """A convolution whose gradient of x can be differentiated."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, by) -> Tensor:
-        ctx.leaf = x.is_leaf
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, by, images: bool) -> Tensor:
+        ctx.images = images
         return _Convolution.forward(ctx, x, weight, bias, by)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         if not torch.is_grad_enabled():
             to_x, *to_held = ctx.needs_input_grad[:3]
-            return _gradients(ctx, gradient, [to_x and not ctx.leaf, *to_held])
+            return *_gradients(ctx, gradient, [to_x and not ctx.images, *to_held]), None
         x, kernel = ctx.saved_tensors
-        if x.dtype != ctx.given:
+        if (x.dtype, kernel.dtype) != (ctx.given, ctx.held):  # copies, which no gradient reaches
             raise RuntimeError(f"a gradient in {x.dtype} cannot be differentiated; leave autocast for it")
-        return _ToInput.apply(gradient, x, kernel, ctx.by), None, None, None
+        return _ToInput.apply(gradient, x, kernel, ctx.by), None, None, None, None
 
 
 class _ToInput(torch.autograd.Function):

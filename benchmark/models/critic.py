@@ -19,7 +19,7 @@ class Critic(nn.Module):
         if image_size < 25:
             raise UserError(f"the GAN critic needs images of 25 px or more, not {image_size} px")
         self.layers = nn.Sequential(
-            _halving(3, 64), nn.LeakyReLU(0.2),
+            _halving(3, 64, first=True), nn.LeakyReLU(0.2),
             _halving(64, 128), nn.InstanceNorm2d(128, affine=True), nn.LeakyReLU(0.2),
             _halving(128, 256), nn.InstanceNorm2d(256, affine=True), nn.LeakyReLU(0.2),
             PenaltyConv(256, 1, 4),
@@ -37,5 +37,7 @@ class Critic(nn.Module):
         return self.layers(x).mean((1, 2, 3))
 
 
-def _halving(inputs: int, outputs: int) -> PenaltyConv:
-    return PenaltyConv(inputs, outputs, 5, stride=2, padding=2)
+def _halving(inputs: int, outputs: int, first: bool = False) -> PenaltyConv:
+    conv = PenaltyConv(inputs, outputs, 5, stride=2, padding=2)
+    conv.first = first
+    return conv

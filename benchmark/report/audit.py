@@ -35,8 +35,8 @@ def meaning(found: list[Finding]) -> str:
     """How many findings there are of each severity, as a sentence that needs no explanation."""
     counts = Counter(finding.severity for finding in found)
     return (
-        f"By rules applied to the printed numbers alone, {counts[ERROR]} of them are wrong, and {counts[INCONSISTENT]} "
-        f"disagree with another one or with a sentence of the paper; {counts[NOTE]} more are worth a note."
+        f"By rules alone, {counts[ERROR]} of the printed numbers are wrong, and {counts[INCONSISTENT]} disagree with "
+        f"another one, with a sentence or with the network described; {counts[NOTE]} more are worth a note."
     )
 
 

@@ -150,7 +150,7 @@ def gan(data: DataSet, settings: Settings, device: torch.device) -> Step:
     of the generator's on the last images with fresh noise."""
     model, params = _model(data, device).eval(), settings.attacks["gan"]
     generator = _decoder(model, data, params.blocks, device)
-    critic = Critic(data.image_size).to(device)
+    critic = as_delivered(Critic(data.image_size).to(device))
     betas = (params.beta1, 0.999)
     first = torch.optim.Adam(generator.parameters(), params.generator_lr, betas)
     second = torch.optim.Adam(critic.parameters(), params.critic_lr, betas)

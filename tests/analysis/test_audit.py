@@ -204,6 +204,8 @@ def test_the_command_writes_the_findings(tmp_path):
     assert outcome.code == 0 and "averages" in outcome.out
     written = pd.read_csv(tmp_path / "audit" / "audit.csv", dtype=str)
     errors = (written["severity"] == "error").sum()
-    assert f"{errors} of them are wrong" in outcome.out and set(written["rule"]) <= {rule.__name__ for rule in RULES}
+    assert f"{errors} of the printed numbers are wrong" in outcome.out and set(written["rule"]) <= {
+        rule.__name__ for rule in RULES
+    }
     assert r"\begin{longtable}" in (tmp_path / "audit" / "audit.tex").read_text()
     assert "16.27" in (tmp_path / "audit" / "audit.md").read_text()

@@ -110,6 +110,10 @@ def test_pairs_join_seeds_and_name_what_is_lost():
     found = {pair.cem: pair for pair in pairs(frame_of(rows))}
     assert set(found) == {"on", "full"}
     assert found["on"].changes() == pytest.approx({"1": math.log(2), "2": math.log(2)}) and found["on"].lost == ("3",)
+    assert found["on"].failed == ("3",) and found["full"].failed == ()
+    told = verdicts(frame_of(rows)).set_index("cem")["reason"]
+    assert told["on"].endswith("; without seed 3, which failed or diverged")
+    assert told["full"].endswith("; without seed 2, 3, which lacks a side")
     assert set(found["full"].base) == {"1"} and found["full"].lost == ("2", "3")
     rows += [row(50 + s, metric="accuracy_percent", cem=c, seed=s) for s in (1, 2) for c in ("off", "on")]
     accuracy = next(pair for pair in pairs(frame_of(rows)) if pair.metric == "accuracy_percent")

@@ -111,13 +111,23 @@ def test_a_gradient_penalty_has_the_gradients_of_torch(threads):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_gradient_penalty_in_bf16_is_refused():
-    """A gradient of the rounded tensors would be taken for one of the images."""
-    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_a_gradient_penalty_in_other_arithmetic_is_refused(given):
+    """It would not reach the weights, or not the images."""
+    images = torch.randn(2, 3, 8, 8, dtype=given, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total = PenaltyConv(3, 4, 3)(images).sum()
     with pytest.raises(RuntimeError, match="leave autocast"):
         torch.autograd.grad(total, images, create_graph=True)
+
+
+def test_images_have_no_other_gradient_than_that_of_a_penalty_where_it_is_said():
+    conv, images = PenaltyConv(3, 4, 3), torch.randn(2, 3, 8, 8, requires_grad=True)
+    for first, wanted in ((False, True), (True, False)):
+        conv.first = first
+        (found,) = torch.autograd.grad(conv(images).sum(), images, allow_unused=True)
+        assert (found is not None) == wanted
+        assert torch.autograd.grad(conv(2 * images).sum(), images)[0].any()
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])

@@ -312,6 +312,16 @@ def test_the_answer_says_how_many_defences_were_run():
     assert "of 2 attacks" in grid.sentence and [row[0] for row in grid.rows][-1] == "ressfl"
 
 
+def test_rows_of_one_seed_beside_others_are_counted_apart():
+    grid = only_grid(HELPED + pair([0.010], [0.015], "mse", defense="dropout"))
+    assert grid.sentence == (
+        "CEM raises the attackers' MSE: "
+        "supported in 1, not supported in 0, undecided in 0, one seed in 1 of 2 attacks. "
+        "CEM changes the attackers' MSE by +75\u00a0% in the median of 2 attacks (smallest +50\u00a0%, largest "
+        "+100\u00a0%), and the accuracy by +0.0 points."
+    )
+
+
 def test_one_seed_is_no_verdict():
     grid = only_grid([line for line in HELPED if line["seed"] == 0])
     ((_, _, row),) = grid.rows
@@ -388,7 +398,7 @@ def test_rows_that_cannot_be_compared_are_told():
     (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["validation", "train"])])
     assert board.sentence.startswith("No two defences can be compared") and len(board.lines) == 1
     (board,) = compared.ranked(frame[(frame["defense"] == "bottleneck") & frame["split"].isin(["validation", "train"])])
-    assert board.sentence.startswith("No ranking yet: only Bottleneck was run. Bottleneck+CEM (MSE ")
+    assert board.sentence.startswith("No ranking yet: only Bottleneck can be ranked. Bottleneck+CEM (MSE ")
     assert len(board.lines) == 2
 
 

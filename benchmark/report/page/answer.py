@@ -62,8 +62,10 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     run = {key: verdict for key, verdict in found.items() if verdict.text != NOT_RUN}
     attacks = [verdict for key, verdict in run.items() if key[2] not in ("none", names.ORACLE)]
     cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
-    accuracy = [verdict for key, verdict in run.items() if key[2] == "none"]
-    sentence = _scope(len({key[:2] for key in run}), rows) + _sentence(attacks, accuracy, lines["seeds"].max())
+    told = {key[:2] for key, verdict in run.items() if key[2] != "none" and not math.isnan(verdict.change)}
+    accuracy = [verdict for key, verdict in run.items() if key[2] == "none" and key[:2] in told]
+    seeds = lines[lines["attacker"] != "none"]["seeds"].max()
+    sentence = _scope(len({key[:2] for key in run}), rows) + _sentence(attacks, accuracy, seeds)
     return Grid(title, sentence, cell, columns, rows)
 
 
@@ -71,10 +73,10 @@ def _verdict(line: dict, doubts: Doubts) -> Verdict:
     doubt = doubts.of_change(*(line[name] for name in COLUMNS[1:8]))
     accuracy, change = line["metric"] == "accuracy_percent", line["change"]
     digits, unit = (1, " points") if accuracy else (0, "\u00a0%")
-    if doubt and not accuracy:
-        return Verdict("plain", BLIND if doubt == baseline.NOTE else CHANCE, doubt, math.nan)
     if math.isnan(change):
         return Verdict("plain", NOT_RUN, line["reason"], math.nan)
+    if doubt and not accuracy:
+        return Verdict("plain", BLIND if doubt == baseline.NOTE else CHANCE, doubt, math.nan)
     kind = "plain" if line["seeds"] < 2 or doubt else line["verdict"]
     size, low, high = (_signed(line[name], digits) + unit for name in ("change", "low", "high"))
     interval = "" if math.isnan(line["low"]) else f" ({low} to {high})"
@@ -88,7 +90,8 @@ def _signed(number: float, digits: int) -> str:
 
 def _scope(run: int, rows: list[tuple]) -> str:
     """How many of the rows have a result at all, unless all have."""
-    what = "defences" if len({row[0] for row in rows}) == len(rows) else "rows"  # rows: several forms of CEM
+    defenses = {row[0] for row in rows}
+    what = "rows" if "none" in defenses or len(defenses) < len(rows) else "defences"  # rows: several forms of CEM
     return f"{run} of {len(rows)} {what} run so far. " if run < len(rows) else ""
 
 
@@ -99,6 +102,8 @@ def _sentence(attacks: list[Verdict], accuracy: list[Verdict], seeds: int) -> st
     doubtful = sum(verdict.text in (BLIND, CHANCE) for verdict in attacks)
     count = {kind: sum(verdict.kind == kind for verdict in attacks) for kind in SIGNS}
     told = ", ".join(f"{kind} in {number}" for kind, number in count.items())
+    single = len(attacks) - sum(count.values()) - doubtful
+    told += f", one seed in {single}" if single else ""
     parts = [
         "One seed: no verdict." if seeds < 2 else f"CEM raises the attackers' MSE: {told} of {len(attacks)} attacks.",
         _size(attacks, accuracy),
@@ -111,8 +116,9 @@ def _size(attacks: list[Verdict], accuracy: list[Verdict]) -> str:
     mse, points = (pd.Series([verdict.change for verdict in found]).dropna() for found in (attacks, accuracy))
     if mse.empty:
         return ""
-    middle, low, high = (f"{value:+.0f}\u00a0%" for value in (mse.median(), mse.min(), mse.max()))
+    middle, low, high = (f"{_signed(value, 0)}\u00a0%" for value in (mse.median(), mse.min(), mse.max()))
     whose = "attacker's MSE by" if len(mse) == 1 else "attackers' MSE by"
     spread = "" if len(mse) == 1 else f" in the median of {len(mse)} attacks (smallest {low}, largest {high})"
-    cost = "" if points.empty else f", and the accuracy by {points.median():+.1f} points"
+    middling = "" if len(points) == 1 else " in the median"
+    cost = "" if points.empty else f", and the accuracy by {_signed(points.median(), 1)} points{middling}"
     return f"CEM changes the {whose} {middle}{spread}{cost}."

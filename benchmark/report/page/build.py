@@ -118,7 +118,7 @@ def _facts(cells: list[Cell], frame: pd.DataFrame) -> list[tuple[str, str]]:
     found += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
     departures = len(told(departure for cell in cells for departure in cell.departures))
-    more = f", with {departures} departures" if departures else ""
+    more = f", with {departures} departure{'s' * (departures > 1)}" if departures else ""
     text = (", ".join(protocols) or "none") + more
     return [*found, ("Protocols" if len(protocols) > 1 else "Protocol", text)]
 

@@ -117,9 +117,9 @@ def _best(part: pd.DataFrame, several: bool) -> str:
     sound = part[part["rank"].notna()]
     if len(sound) < 2:
         return "No two defences can be compared: they are not run, at chance, or the attacks on them learnt nothing."
-    if sound["defense"].nunique() == 1:
+    if sound["defense"].nunique() == 1 and not sound.duplicated(["protocol", "cem"]).any():  # not points of a sweep
         forms = ", ".join(_described(row, several) for row in sound.itertuples(index=False))
-        return f"No ranking yet: only {names.row_label(sound.iloc[0].defense, 'off')} was run. {forms}."
+        return f"No ranking yet: only {names.row_label(sound.iloc[0].defense, 'off')} can be ranked. {forms}."
     first, last = sound.iloc[0], sound.iloc[-1]
     text = f"Hardest to invert: {_described(first, several)}; easiest: {_described(last, several)}."
     best = [_row(row, several) for row in sound[sound["frontier"]].itertuples(index=False)]
