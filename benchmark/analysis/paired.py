@@ -68,11 +68,10 @@ def _pair(cell: tuple, base: dict, other: dict) -> Pair:
     def usable(row) -> bool:
         return row is not None and row.status == "done" and (row.value > 0 or not positive)
 
-    seeds = sorted(set(base) | set(other), key=lambda text: text.zfill(20))
-
     def failed(row) -> bool:
         return row is not None and row.status in ("failed", "diverged")
 
+    seeds = sorted(set(base) | set(other), key=lambda text: text.zfill(20))
     both = [seed for seed in seeds if usable(base.get(seed)) and usable(other.get(seed))]
     return Pair(
         *cell,

@@ -50,6 +50,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
     """
     cells, store, frame, lines = found.cells, found.store, found.frame, found.verdicts
     records = devices(cells, store)
+    departures = told(departure for cell in cells for departure in cell.departures)
     pictures, left_out = strips.grids(cells, store, found.pictures)
     script = f"\n//<![CDATA[\n{_asset('page.js')}//]]>\n"  # as CDATA, so that the page is well-formed XML, too
     tables = build_tables(frame, lines, compare=True, extra_metrics=extra_metrics, epochs=found.epochs)
@@ -63,8 +64,8 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
             style=Markup(_asset("page.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-            facts=_facts(cells, frame),
-            departures=told(departure for cell in cells for departure in cell.departures),
+            facts=_facts(cells, frame, len(departures)),
+            departures=departures,
             answers=answer.grids(frame, lines),
             claims=_claims(lines),
             claim_headings=_shared_columns(verdict_stage.HEADINGS),
@@ -110,14 +111,13 @@ def _link(path: Path, out: Path | None) -> str:
     return f"../../{path.relative_to(home).as_posix()}" if path.is_relative_to(home) else ""
 
 
-def _facts(cells: list[Cell], frame: pd.DataFrame) -> list[tuple[str, str]]:
+def _facts(cells: list[Cell], frame: pd.DataFrame, departures: int) -> list[tuple[str, str]]:
     jobs = {cell.job.key for cell in cells}
     done = set(frame[frame["status"] == "done"]["key"])
     found = [("Cells with a result", f"{len(done)} of {len(jobs)}")]
     seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})
     found += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
-    departures = len(told(departure for cell in cells for departure in cell.departures))
     more = f", with {departures} departure{'s' * (departures > 1)}" if departures else ""
     text = (", ".join(protocols) or "none") + more
     return [*found, ("Protocols" if len(protocols) > 1 else "Protocol", text)]
