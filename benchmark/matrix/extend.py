@@ -23,8 +23,9 @@ def read_matrix(path: Path) -> tuple[Source, Source]:
     return functools.reduce(lambda above, below: above.over(below), files), files[-1]
 
 
+@functools.cache  # a report needs it several times, and parsing is slow
 def shipped() -> Source:
-    """`paper.yaml` and every file of `experiments/`. UserError if two of them give the same suite or value."""
+    """`paper.yaml` and every file of `experiments/`, read once. UserError if two give the same suite or value."""
     whole, _ = _read(PAPER)
     for path in sorted((FOLDER / "experiments").glob("*.yaml")):
         source, _ = _read(path)
