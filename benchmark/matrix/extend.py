@@ -1,5 +1,6 @@
 """Matrix files that extend one another: merges a file with all that it extends, and keeps the place of each value."""
 
+import copy
 import functools
 import os
 from pathlib import Path
@@ -23,11 +24,16 @@ def read_matrix(path: Path) -> tuple[Source, Source]:
     return functools.reduce(lambda above, below: above.over(below), files), files[-1]
 
 
-@functools.cache  # a report needs it several times, and parsing is slow
 def shipped() -> Source:
-    """`paper.yaml` and every file of `experiments/`, read once. UserError if two give the same suite or value."""
+    """`paper.yaml` and every file of `experiments/`. UserError if two of them give the same suite or value."""
+    whole = _parsed(FOLDER)
+    return Source(copy.deepcopy(whole.value), whole.places)
+
+
+@functools.cache  # a report needs it several times, and parsing is slow
+def _parsed(folder: Path) -> Source:
     whole, _ = _read(PAPER)
-    for path in sorted((FOLDER / "experiments").glob("*.yaml")):
+    for path in sorted((folder / "experiments").glob("*.yaml")):
         source, _ = _read(path)
         for clash in source.clashes(whole):
             what = ".".join(map(str, clash))

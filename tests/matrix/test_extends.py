@@ -175,4 +175,4 @@ def test_two_shipped_files_that_clash_are_both_named(tmp_path, monkeypatch, text
     (tmp_path / "experiments" / "more.yaml").write_text(text)
     monkeypatch.setattr(extend, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=told):
-        extend.shipped.__wrapped__()
+        extend.shipped()
