@@ -9,6 +9,7 @@ import typer
 from benchmark.cli.app import MORE, app, group
 from benchmark.cli.options import TABLES, AtOnce, Device, Plots, Selection, Tables, Without, path, selecting, several
 from benchmark.cli.tables import say_report
+from benchmark.errors import UserError
 from benchmark.output import say, say_folded, say_lines, tell
 
 if TYPE_CHECKING:
@@ -61,8 +62,16 @@ def speed(
     only: Annotated[str, typer.Option(help="some groups, separated by commas, written to a folder of their own")] = "",
 ):
     """How fast the steps are on this machine, beside plain scripts that do the same; minutes on an idle machine."""
-    from benchmark.speed import stage
     from benchmark.training.device import pick
+
+    try:
+        from benchmarks import stage
+    except ModuleNotFoundError as error:
+        if error.name != "benchmarks":
+            raise
+        raise UserError(
+            "the timed cases come with the repository, not with the installed package; run this in a clone of it"
+        ) from None
 
     groups, written = stage.chosen(only), []
     out = tables / "speed" / ("-".join(groups) if only else "")

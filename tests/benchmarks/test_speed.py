@@ -16,10 +16,10 @@ from benchmark.data import _torchvision
 from benchmark.data.augment import apply, augment, draw
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models.convolution import Conv
-from benchmark.speed import plain, steps
-from benchmark.speed.steps import FULL, SMALL, Size
 from benchmark.training import device
 from benchmark.training.device import precision, tune_allocator
+from benchmarks import plain, steps
+from benchmarks.steps import FULL, SMALL, Size
 from tests.cem.test_cem import eq7_by_loop
 from tests.data.test_augment import one_by_one
 

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmark.cem import ConditionalEntropy, conditional_entropy_bound, memory
 from benchmark.cem.terms import lookup_class
 from benchmark.errors import UserError
-from benchmark.speed.plain import scalar_by_loop
+from benchmarks.plain import scalar_by_loop
 
 SIGMA = 0.05
 

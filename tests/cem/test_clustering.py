@@ -12,7 +12,7 @@ from benchmark.cem import mixture
 from benchmark.cem.blocks import arrange
 from benchmark.cem.mixture import _draw, kmeans
 from benchmark.errors import Diverged, UserError
-from benchmark.speed.plain import kmeans_by_loop
+from benchmarks.plain import kmeans_by_loop
 
 
 @pytest.fixture(autouse=True, params=["compiled", "batched"])

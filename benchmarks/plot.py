@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, SKY, VERMILLION, drawing, write_figure
-from benchmark.speed import cases
+from benchmarks import cases
 
 
 def draw(found, out: Path) -> list[Path]:

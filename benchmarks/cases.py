@@ -8,11 +8,11 @@ from functools import partial
 import torch
 
 from benchmark.data.augment import augment
-from benchmark.speed import plain, steps
-from benchmark.speed.cells import Process
-from benchmark.speed.measure import Case
-from benchmark.speed.steps import FULL, SMALL, Size
 from benchmark.training.graph import allowed
+from benchmarks import plain, steps
+from benchmarks.cells import Process
+from benchmarks.measure import Case
+from benchmarks.steps import FULL, SMALL, Size
 
 TRAINING, ATTACKS, PIECES, FEATURES, SCALING = "training", "attacks", "pieces", "features", "scaling"
 HERE, PLAIN = "here", "plain script"

@@ -16,11 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.data.augment import apply, draw
 from benchmark.errors import UserError
-from benchmark.speed import cases, cells, peaks, plain, stage, steps
-from benchmark.speed.cells import Process, in_company, throughput
-from benchmark.speed.measure import Case, interleave
-from benchmark.speed.steps import SMALL
 from benchmark.training.graph import allowed
+from benchmarks import cases, cells, peaks, plain, stage, steps
+from benchmarks.cells import Process, in_company, throughput
+from benchmarks.measure import Case, interleave
+from benchmarks.steps import SMALL
 from tests.support.command_line import call
 from tests.support.tape import Tape
 
@@ -33,7 +33,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("speed")
-    outcome = call("measure", "speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOMP_SPINCOUNT", "0")  # the plain scripts' threads spin by default, beside other tests for long
+        outcome = call("measure", "speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", folder)
     assert outcome.code == 0, outcome.err
     names = ["speed.csv", "speed.md", "speed.png", "speed.svg"]
     assert sorted(Path(line).name for line in outcome.out.splitlines()) == names

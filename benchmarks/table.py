@@ -5,8 +5,8 @@ import math
 from tabulate import tabulate
 
 from benchmark.report.render import escape_markdown
-from benchmark.speed import cases
-from benchmark.speed.measure import Case
+from benchmarks import cases
+from benchmarks.measure import Case
 
 ESTIMATORS = ("scalar", "diagonal", "full")
 

@@ -13,9 +13,9 @@ from benchmark.cem import ConditionalEntropy, kmeans, mixture
 from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import DEFENSES
 from benchmark.matrix.load import MatrixFile, Settings, parse_set
-from benchmark.speed import plain
 from benchmark.training.device import arithmetic
 from benchmark.training.train import Recipe, Training, build_model
+from benchmarks import plain
 
 Call = Callable[[], object]
 

@@ -21,11 +21,11 @@ from benchmark.monitor.progress import PLAIN_EVERY, clock
 from benchmark.output import Console
 from benchmark.report.drawing import drawing
 from benchmark.report.render import write_text
-from benchmark.speed import cases, peaks, plot, steps, table
-from benchmark.speed.cells import in_company, throughput
-from benchmark.speed.measure import Case, interleave
 from benchmark.training.device import cores, most_threads, precision, settle
 from benchmark.training.graph import eager
+from benchmarks import cases, peaks, plot, steps, table
+from benchmarks.cells import in_company, throughput
+from benchmarks.measure import Case, interleave
 
 # the share of a run's time that each group takes, for the time left; measured on 2 CPU cores
 SHARES = {cases.TRAINING: 0.36, cases.ATTACKS: 0.29, cases.PIECES: 0.13, cases.FEATURES: 0.12, cases.SCALING: 0.05}

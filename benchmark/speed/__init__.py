@@ -1,1 +1,0 @@
-"""How fast the steps are on the machine at hand, beside plain scripts that do the same (`measure speed`)."""
