@@ -1,6 +1,8 @@
 """Calls in separate processes: several cells at once on one device, and scripts that share no settings with us."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -103,19 +105,11 @@ def in_company(device: torch.device, others: int, seconds: float, make: Callable
 @contextmanager
 def _busy() -> Iterator[None]:
     """While the block runs, another process keeps a core busy."""
-    process = SPAWN.Process(target=_count, daemon=True)
-    process.start()
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
-
-
-def _count() -> None:
-    turns = 0
-    while True:
-        turns += 1
+    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 @contextmanager
