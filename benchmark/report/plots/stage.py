@@ -1,7 +1,9 @@
 """The figures of a suite's cells: which there are, their names and captions, and where they are written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +35,7 @@ FIGURES = {
 @dataclass(frozen=True)
 class Drawing:
     """One figure. stem: of its files; caption: what it shows, of which protocol and seeds; changes: how its cells
-    depart from the published setting; shown: its data; svg, pdf, wide: the contents of its files."""
+    depart from the published setting; shown: its data; svg: the figure as wide as a column."""
 
     name: str
     stem: str
@@ -43,8 +45,10 @@ class Drawing:
     changes: list[str]
     shown: pd.DataFrame
     svg: str
-    pdf: bytes  # as wide as a column
-    wide: bytes  # PDF as wide as a page
+
+    def pdf(self, inches: float) -> bytes:
+        """The figure so wide. Half of a report's time goes into PDFs, and the page needs none."""
+        return _drawn(self.name, self.shown, self.changes, inches, style.pdf)
 
 
 def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Drawing]:
@@ -57,18 +61,18 @@ def drawings(cells: list[Cell], store: Store, frame: pd.DataFrame) -> list[Drawi
         for name, shown in _shown(some, store, part).items():
             stem = slug(name, dataset, "" if protocol == "published" else protocol, where)
             caption, changes = _caption(name, part, where), _changes(part)
-            found.append(Drawing(name, stem, dataset, protocol, caption, changes, shown, *_drawn(name, shown, changes)))
+            svg = _drawn(name, shown, changes, style.COLUMN, style.svg)
+            found.append(Drawing(name, stem, dataset, protocol, caption, changes, shown, svg))
     return found
 
 
-def _drawn(name: str, shown: pd.DataFrame, changes: list[str]) -> tuple[str, bytes, bytes]:
-    """The figure as SVG and PDF at a column's width, and as PDF at a page's."""
+def _drawn(name: str, shown: pd.DataFrame, changes: list[str], inches: float, save: Callable[[Any], Any]) -> Any:
+    """What `save` makes of the figure, so wide."""
     with drawing(style.RC):
-        figure, wide = (FIGURES[name][0](shown, width) for width in (style.COLUMN, style.PAGE))
+        figure = FIGURES[name][0](shown, inches)
         if changes:  # a figure may be used without its caption
-            for each in (figure, wide):
-                each.supxlabel(f"{each.get_supxlabel()}\n(reduced run: not at the published setting)")
-        return style.svg(figure), style.pdf(figure), style.pdf(wide)
+            figure.supxlabel(f"{figure.get_supxlabel()}\n(reduced run: not at the published setting)")
+        return save(figure)
 
 
 def write(drawn: list[Drawing], out: Path) -> list[Path]:
@@ -77,8 +81,8 @@ def write(drawn: list[Drawing], out: Path) -> list[Path]:
     for item in drawn:
         paths.append(write_text(out / f"{item.stem}.csv", csv_text(item.shown)))
         paths.append(write_text(out / f"{item.stem}.svg", item.svg))
-        paths.append(write_bytes(out / f"{item.stem}.pdf", item.pdf))
-        paths.append(write_bytes(out / f"{item.stem}-wide.pdf", item.wide))
+        paths.append(write_bytes(out / f"{item.stem}.pdf", item.pdf(style.COLUMN)))
+        paths.append(write_bytes(out / f"{item.stem}-wide.pdf", item.pdf(style.PAGE)))
         departures = f" Not at the published setting: {'; '.join(item.changes)}." if item.changes else ""
         index.append((item.stem, item.caption + departures))
     return [*paths, write_text(out / "README.md", _index(index))] if paths else []
