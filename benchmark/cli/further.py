@@ -1,5 +1,6 @@
 """The commands that go further than the suites: measure, calibrate, attack-released, schema."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -64,15 +65,7 @@ def speed(
     """How fast the steps are on this machine, beside plain scripts that do the same; minutes on an idle machine."""
     from benchmark.training.device import pick
 
-    try:
-        from benchmarks import stage
-    except ModuleNotFoundError as error:
-        if error.name != "benchmarks":
-            raise
-        raise UserError(
-            "the timed cases come with the repository, not with the installed package; run this in a clone of it"
-        ) from None
-
+    stage = _timed_cases()
     groups, written = stage.chosen(only), []
     out = tables / "speed" / ("-".join(groups) if only else "")
     chosen = pick(device)
@@ -89,6 +82,19 @@ def speed(
         raise typer.Exit(130) from None
     for file in written:
         say(file)
+
+
+def _timed_cases():
+    """benchmarks/stage.py, which lies beside this package in the repository, and nowhere else."""
+    root = Path(__file__).parents[2]
+    if not (root / "benchmarks" / "stage.py").is_file():
+        raise UserError(
+            "the timed cases come with the repository, not with the installed package; run this in a clone of it"
+        )
+    sys.path.append(str(root))  # at the end: nothing of it hides another package
+    from benchmarks import stage
+
+    return stage
 
 
 def _machine(selection: Selection, device: str) -> "Machine":

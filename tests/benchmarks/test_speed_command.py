@@ -3,6 +3,8 @@
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 import xml.etree.ElementTree
 from contextlib import ExitStack
@@ -25,6 +27,7 @@ from tests.support.command_line import call
 from tests.support.tape import Tape
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
 
 
 # -- the command
@@ -93,6 +96,21 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp
     (tmp_path / "file").write_text("")
     outcome = call("measure", "speed", "--quick", "--tables", tmp_path / "file")
     assert outcome.code == 2 and "cannot write" in outcome.err
+
+
+def test_an_installed_package_without_the_repository_says_so(tmp_path):
+    """And the repository's own package finds the cases from any folder, as the script `benchmark` is called."""
+    package = ROOT / "benchmark"
+    for place, told in ((tmp_path / "alone", "come with the repository"), (ROOT, "there is no such group")):
+        if place != ROOT:
+            place.mkdir()
+            (place / "benchmark").symlink_to(package)
+        words = ["measure", "speed", "--only", "nothing", "--tables", str(tmp_path / "tables")]
+        start = (
+            f"import sys; sys.path[0] = {str(place)!r}; sys.argv[1:] = {words}; from benchmark.cli import main; main()"
+        )
+        done = subprocess.run([sys.executable, "-c", start], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and told in done.stderr, done.stderr
 
 
 def test_interrupted_it_writes_nothing_and_leaves_no_process(tmp_path, monkeypatch):
