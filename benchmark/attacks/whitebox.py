@@ -1,9 +1,9 @@
-"""White-box inversion: gradient descent on the pixels of each image, through the encoder. Nothing is fitted first.
+"""White-box inversion: gradient descent on each image, through the encoder. Nothing is fitted first.
 
-Minimises -log p(z | F_e(x)) + tv_weight * TV(x) over x in [0, 1]: the regularised maximum likelihood of He et al.
-(ACSAC 2019; their released code: Adam on the pixels, ||F_e(x) - z||^2 + lambda * TV, lambda 10 for a CIFAR-10 network
-cut after 4 convs). The likelihood is that of the defence's noise; with a visible mask, only over the elements kept.
-E ||F_e(x) + noise - z||^2 over fresh noise is the same plus a constant, so the expectation needs no draws.
+`whitebox` minimises -log p(z | F_e(x)) + tv_weight * TV(x) over x in [0, 1]: the regularised maximum likelihood of He
+et al. (ACSAC 2019; their released code: Adam on the pixels, ||F_e(x) - z||^2 + lambda * TV, lambda 10 for a CIFAR-10
+network cut after 4 convs). The likelihood is that of the defence's noise; with a visible mask, only over the elements
+kept. E ||F_e(x) + noise - z||^2 over fresh noise is the same plus a constant, so the expectation needs no draws.
 """
 
 import math
@@ -22,18 +22,103 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's own
 SMOOTH = 1e-3  # the corner of |.| in TV is rounded within about this difference of pixels
 
 
-@ATTACKS.register("whitebox")
-class WhiteBoxAttack(Attack):
-    """One epoch of its history is one Adam step on every image it is scored on; x = sigmoid(pixels)."""
+class Descent(Attack):
+    """Base: Adam on the unknowns of each image. One epoch of its history is one step on every image it is scored on.
 
-    title = "white-box"
+    A subclass says what the unknowns are at first (`first_guess`), which image they stand for (`image`), and what is
+    added to the negative log-likelihood of that image (`prior`).
+    """
+
     keeps_state = True
     keeps_pictures = True
+    tries = 1  # descents for each image
 
     class Params(Strict):
         iterations: Count = Field(description="Adam steps on each image")
         batch_size: Count = Field(description="images in a step")
         lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate, on a cosine to 0")
+
+    @classmethod
+    def flop(cls, params, scale):
+        """Each step runs through the encoder and back to the pixels."""
+        return 4.0 * scale.encoder * scale.scored * params.iterations
+
+    def __init__(self, params, target: Target):
+        self.params, self.target, self.where = params, target, target.where
+        self.images = len(target.received)  # scored on
+        problems = self.images * self.tries
+        self.batch_size = min(params.batch_size, problems)
+        self.epochs, self.steps = params.iterations, -(-problems // self.batch_size)
+        rows = self.steps * self.batch_size  # the last batch is filled up with images from the front, which are dropped
+        self.which = torch.arange(rows, device=target.device) % self.images
+        self.order = Order(rows, self.batch_size, target.device)
+        self.build()
+        self.captured = Captured(target.device, [])
+
+    def first_guess(self, count: int) -> Tensor:
+        """The unknowns of so many images, [count, ...], fp32."""
+        raise NotImplementedError
+
+    def image(self, unknowns: Tensor) -> Tensor:
+        """Unknowns [B, ...] -> images [B, 3, H, W], about in [0, 1]."""
+        raise NotImplementedError
+
+    def prior(self, unknowns: Tensor, x01: Tensor) -> Tensor:
+        """What is added to the negative log-likelihood, [B]."""
+        raise NotImplementedError
+
+    def build(self) -> None:
+        self.unknowns = self.first_guess(len(self.which))
+        self.first, self.second = torch.zeros_like(self.unknowns), torch.zeros_like(self.unknowns)
+        self.objectives = torch.zeros(len(self.which), device=self.target.device)
+        self.rate = scalar(0.0, self.target.device)
+        self.order.begin(torch.arange(len(self.which), device=self.target.device))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """The learning rate with Adam's bias correction: all images are at the same step."""
+        cosine = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        first, second = (1 - beta ** (epoch + 1) for beta in BETAS)
+        self.rate.fill_(self.params.lr * cosine * math.sqrt(second) / first)
+
+    def _step(self, variant: object) -> None:
+        rows = self.order.batch()
+        unknowns = self.unknowns[rows].requires_grad_()
+        x01 = self.image(unknowns)
+        z_clean = self.target.encode(x01.contiguous(memory_format=torch.channels_last))
+        objective = self.target.misfit(z_clean, self.target.received[self.which[rows]])
+        objective = objective + self.prior(unknowns, x01)
+        (gradient,) = torch.autograd.grad(objective.sum(), unknowns)
+        first = torch.lerp(gradient, self.first[rows], BETAS[0])
+        second = torch.lerp(gradient.square(), self.second[rows], BETAS[1])
+        self.first[rows], self.second[rows] = first, second
+        self.unknowns[rows] = unknowns.detach() - self.rate * first / (second.sqrt() + EPSILON)
+        self.objectives[rows] = objective.detach()
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """The mean objective of the images, each before its step."""
+        return {"loss": self.objectives[: self.images * self.tries].double().mean().item()}
+
+    def reconstructions(self):
+        best = self.objectives[: self.images * self.tries].view(self.tries, self.images).argmin(0)
+        chosen = best * self.images + torch.arange(self.images, device=best.device)
+        for rows in chosen.split(SCORE_BATCH):
+            yield self.image(self.unknowns[rows]).clamp(0, 1)
+
+    def fitted(self) -> dict:
+        return {"images": to_bytes(torch.cat(list(self.reconstructions())))}
+
+    def parts(self) -> dict[str, object]:
+        own = {"unknowns": self.unknowns, "first": self.first, "second": self.second}
+        return own | {"objectives": self.objectives}
+
+
+@ATTACKS.register("whitebox")
+class WhiteBoxAttack(Descent):
+    """The prior is the total variation; x = sigmoid(unknowns)."""
+
+    title = "white-box"
+
+    class Params(Descent.Params):
         tv_weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the total variation of an image")
         start: Literal["mean", "decoder"] = Field(
             description="begin at the mean of the attacker's images, or at what the row's decoder rebuilt"
@@ -48,79 +133,33 @@ class WhiteBoxAttack(Attack):
 
     @classmethod
     def flop(cls, params, scale):
-        """Each step runs through the encoder and back to the pixels."""
-        return 4.0 * scale.encoder * scale.scored * params.iterations * (1 + params.restarts)
+        return super().flop(params, scale) * (1 + params.restarts)
 
     def __init__(self, params: Params, target: Target):
-        self.params, self.target, self.where = params, target, target.where
-        self.images = len(target.received)  # scored on
-        problems = self.images * (1 + params.restarts)
-        self.batch_size = min(params.batch_size, problems)
-        self.epochs, self.steps = params.iterations, -(-problems // self.batch_size)
-        rows = self.steps * self.batch_size  # the last batch is filled up with images from the front, which are dropped
-        self.which = torch.arange(rows, device=target.device) % self.images
-        self.order = Order(rows, self.batch_size, target.device)
-        self.build()
-        self.captured = Captured(target.device, [])
+        self.tries = 1 + params.restarts
+        super().__init__(params, target)
 
-    def build(self) -> None:
+    def first_guess(self, count: int) -> Tensor:
         target = self.target
         total = torch.as_tensor(sum(unit(part).sum(0) for part in target.images.split(SCORE_BATCH)))
         mean = total / len(target.images)
-        self.pixels = torch.logit(mean.expand(len(self.which), -1, -1, -1), 0.02).contiguous()
-        noise = torch.randn(self.pixels[self.images :].shape, generator=self._starts(), device=target.device)
-        self.pixels[self.images :] += noise
-        self.first, self.second = torch.zeros_like(self.pixels), torch.zeros_like(self.pixels)
-        self.objectives = torch.zeros(len(self.which), device=target.device)
-        self.rate = scalar(0.0, target.device)
-        self.order.begin(torch.arange(len(self.which), device=target.device))
+        pixels = torch.logit(mean.expand(count, -1, -1, -1), 0.02).contiguous()
+        starts = seeded(target.device, "whitebox-starts", target.seed)
+        pixels[self.images :] += torch.randn(pixels[self.images :].shape, generator=starts, device=target.device)
+        return pixels
 
-    def _starts(self) -> torch.Generator:
-        return seeded(self.target.device, "whitebox-starts", self.target.seed)
+    def image(self, unknowns: Tensor) -> Tensor:
+        return unknowns.sigmoid()
+
+    def prior(self, unknowns: Tensor, x01: Tensor) -> Tensor:
+        return self.params.tv_weight * total_variation(x01)
 
     def start(self, state: dict) -> None:
         """Begin at `images` [M, 3, H, W], uint8 or in [0, 1], for those that are scored."""
         images = state["images"].to(self.target.device)
         x01 = images if images.is_floating_point() else unit(images)
         # a finished result's bytes are restored exactly; a start from floats stays where the sigmoid has a gradient
-        self.pixels[: len(x01)] = torch.logit(x01, 0.02 if images.is_floating_point() else 1e-4)
-
-    def begin_epoch(self, epoch: int) -> None:
-        """The learning rate with Adam's bias correction: all images are at the same step."""
-        cosine = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        first, second = (1 - beta ** (epoch + 1) for beta in BETAS)
-        self.rate.fill_(self.params.lr * cosine * math.sqrt(second) / first)
-
-    def _step(self, variant: object) -> None:
-        rows = self.order.batch()
-        pixels = self.pixels[rows].requires_grad_()
-        x01 = pixels.sigmoid()
-        z_clean = self.target.encode(x01.contiguous(memory_format=torch.channels_last))
-        objective = self.target.misfit(z_clean, self.target.received[self.which[rows]])
-        objective = objective + self.params.tv_weight * total_variation(x01)
-        (gradient,) = torch.autograd.grad(objective.sum(), pixels)
-        first = torch.lerp(gradient, self.first[rows], BETAS[0])
-        second = torch.lerp(gradient.square(), self.second[rows], BETAS[1])
-        self.first[rows], self.second[rows] = first, second
-        self.pixels[rows] = pixels.detach() - self.rate * first / (second.sqrt() + EPSILON)
-        self.objectives[rows] = objective.detach()
-
-    def end_epoch(self, epoch: int) -> dict[str, float]:
-        """The mean objective of the images, each before its step."""
-        return {"loss": self.objectives[: self.images * (1 + self.params.restarts)].double().mean().item()}
-
-    def reconstructions(self):
-        starts = 1 + self.params.restarts
-        best = self.objectives[: self.images * starts].view(starts, self.images).argmin(0)
-        chosen = best * self.images + torch.arange(self.images, device=best.device)
-        for rows in chosen.split(SCORE_BATCH):
-            yield self.pixels[rows].sigmoid()
-
-    def fitted(self) -> dict:
-        return {"images": to_bytes(torch.cat(list(self.reconstructions())))}
-
-    def parts(self) -> dict[str, object]:
-        return {"pixels": self.pixels, "first": self.first, "second": self.second, "objectives": self.objectives}
+        self.unknowns[: len(x01)] = torch.logit(x01, 0.02 if images.is_floating_point() else 1e-4)
 
 
 def total_variation(x01: Tensor) -> Tensor:

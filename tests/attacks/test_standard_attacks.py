@@ -10,6 +10,9 @@ from benchmark.attacks import ATTACKS, Target
 from benchmark.attacks.held_out import MSE, SSIM, set_aside
 from benchmark.attacks.network import Average
 from benchmark.attacks.ridge import PENALTIES
+from benchmark.attacks.whitebox import Descent
+from benchmark.attacks.whitebox_standard import LEAST, principal_axes
+from benchmark.data import ImageSet
 from benchmark.errors import UserError
 from benchmark.matrix.load import MatrixFile
 from benchmark.metrics.reconstruction import mse_per_image
@@ -388,24 +391,58 @@ def test_the_stages_mend_the_first_guess(images):  # noqa: F811
 
 @pytest.mark.parametrize("batch_size", [5, 256])
 def test_images_held_out_do_not_disturb_the_descent(images, batch_size):  # noqa: F811
-    """Each image is descended to by itself: those under attack end as those of `whitebox` that starts where it did."""
+    """Each image is descended to by itself: those under attack end the same, whatever the held-out features are."""
     task = attack("whitebox_standard", images, iterations=6, batch_size=batch_size)
-    plain = attack("whitebox", images, iterations=6, batch_size=batch_size)
-    plain.pixels[:16] = task.pixels[:16]
+    other = attack("whitebox_standard", images, iterations=6, batch_size=256)
+    other.target.received[16:] = 0.5
     loop.run(task)
-    loop.run(plain)
-    own, other = (torch.cat(list(one.reconstructions())) for one in (task, plain))
-    assert own.shape == other.shape == (16, 3, 32, 32)
-    torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+    loop.run(other)
+    ours, theirs = (torch.cat(list(one.reconstructions())) for one in (task, other))
+    assert ours.shape == theirs.shape == (16, 3, 32, 32)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert task.found({})[MSE] != other.found({})[MSE]
     first = attack("whitebox_standard", images, iterations=60).found({})[MSE]
     long = attack("whitebox_standard", images, iterations=60)
     loop.run(long)
     assert long.found({})[MSE] < 0.5 * first
     kept = attack("whitebox_standard", images)
     kept.start(long.fitted())
-    own, other = (torch.cat(list(one.reconstructions())) for one in (kept, long))
-    assert own.shape == (16, 3, 32, 32)
-    torch.testing.assert_close(own, other, rtol=0, atol=0.003)  # kept in bytes
+    ours, theirs = (torch.cat(list(one.reconstructions())) for one in (kept, long))
+    assert ours.shape == (16, 3, 32, 32)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.003)  # kept in bytes
+
+
+@pytest.mark.parametrize("count", [40, 400])
+def test_the_axes_are_those_of_the_covariance(count):
+    """numpy's covariance in float64, with fewer and with more images than pixels."""
+    drawn = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    mean, axes = principal_axes(drawn)
+    x = drawn.flatten(1).numpy().astype(np.float64) / 255
+    np.testing.assert_allclose(mean.numpy(), x.mean(0), atol=1e-6)
+    assert axes.shape == (min(count, 192), 192)
+    a = axes.double().numpy()
+    lengths = (a**2).sum(1)
+    unit_axes = a / np.sqrt(lengths)[:, None]
+    covariance = np.cov(x.T, bias=True)
+    spread = unit_axes.T @ np.diag(lengths - LEAST) @ unit_axes  # what the axes say, without what was added
+    np.testing.assert_allclose(spread, covariance, atol=2e-4)
+
+
+def test_for_a_linear_encoder_it_is_the_best_linear_estimate():
+    """The mode under the Gaussian prior in float64, by the formula of Bayes' linear regression."""
+    draws = torch.Generator().manual_seed(5)
+    low = torch.rand(100, 3, 4, 4, generator=draws)  # smooth images
+    drawn = (torch.nn.functional.interpolate(low, scale_factor=8, mode="bilinear") * 255).to(torch.uint8)
+    data = ImageSet(drawn, torch.zeros(100, dtype=torch.int64))
+    task = attack("whitebox_standard", data, iterations=200, lr=0.3, batch_size=512)
+    loop.run(task)
+    found = torch.cat(list(Descent.reconstructions(task)))[:5]
+    mean, axes = (part.double().numpy() for part in (task.mean, task.axes))
+    encode = lambda rows: shrink(torch.tensor(rows).view(-1, 3, 32, 32)).flatten(1).numpy()  # noqa: E731
+    base, columns = encode(mean[None])[0], encode(axes) / 0.01  # the noise of these tests
+    received = task.target.received[:5].flatten(1).double().numpy()
+    u = np.linalg.solve(columns @ columns.T + np.eye(len(axes)), columns @ ((received - base) / 0.01).T).T
+    np.testing.assert_allclose(found.flatten(1).numpy(), (mean + u @ axes).clip(0, 1), atol=0.02)
 
 
 # -- the choice

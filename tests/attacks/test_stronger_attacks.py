@@ -159,7 +159,7 @@ def test_the_larger_decoder_fits_every_data_set(shape, size):
 
 def test_the_steps_are_those_of_torchs_adam(images):  # noqa: F811
     task = attack("whitebox", images, iterations=4, batch_size=16, lr=0.05, tv_weight=2.0)
-    pixels = task.pixels.clone().requires_grad_()
+    pixels = task.unknowns.clone().requires_grad_()
     optimizer = torch.optim.Adam([pixels], lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
     expected = []
@@ -172,7 +172,7 @@ def test_the_steps_are_those_of_torchs_adam(images):  # noqa: F811
         optimizer.step()
         schedule.step()
     assert [record["loss"] for record in loop.run(task)] == pytest.approx(expected, rel=1e-4)
-    torch.testing.assert_close(task.pixels, pixels.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(task.unknowns, pixels.detach(), rtol=1e-3, atol=1e-4)
 
 
 def test_descent_lowers_the_objective_and_beats_the_mean_image(images):  # noqa: F811
@@ -202,13 +202,13 @@ def test_of_several_starts_the_lowest_objective_is_taken(images):  # noqa: F811
     assert len({tuple(row.tolist()) for row in objectives}) == 3
     chosen = torch.cat(list(task.reconstructions()))
     for image, column in enumerate(objectives.T):
-        assert torch.equal(chosen[image], task.pixels[int(column.argmin()) * 16 + image].sigmoid())
+        assert torch.equal(chosen[image], task.unknowns[int(column.argmin()) * 16 + image].sigmoid())
 
 
 def test_a_start_at_given_images_begins_there(images):  # noqa: F811
     task = attack("whitebox", images, restarts=1)
     task.start({"images": images.images})
-    rebuilt = task.pixels[:16].sigmoid()
+    rebuilt = task.unknowns[:16].sigmoid()
     assert (rebuilt - images.images.float() / 255).abs().max() < 0.021  # pixels of 0 and 1 have no logit
     kept = attack("whitebox", images)
     kept.start(task.fitted())
