@@ -7,7 +7,7 @@ kept. E ||F_e(x) + noise - z||^2 over fresh noise is the same plus a constant, s
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -39,7 +39,7 @@ class Descent(Attack):
         lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate, on a cosine to 0")
 
     @classmethod
-    def flop(cls, params, scale):
+    def flop(cls, params: Any, scale):
         """Each step runs through the encoder and back to the pixels."""
         return 4.0 * scale.encoder * scale.scored * params.iterations
 
@@ -108,8 +108,8 @@ class Descent(Attack):
         return {"images": to_bytes(torch.cat(list(self.reconstructions())))}
 
     def parts(self) -> dict[str, object]:
-        own = {"unknowns": self.unknowns, "first": self.first, "second": self.second}
-        return own | {"objectives": self.objectives}
+        own = ("unknowns", "first", "second", "objectives")
+        return {name: getattr(self, name) for name in own}
 
 
 @ATTACKS.register("whitebox")
@@ -132,10 +132,10 @@ class WhiteBoxAttack(Descent):
         return ("decoder", split) if params.start == "decoder" else None
 
     @classmethod
-    def flop(cls, params, scale):
+    def flop(cls, params: Any, scale):
         return super().flop(params, scale) * (1 + params.restarts)
 
-    def __init__(self, params: Params, target: Target):
+    def __init__(self, params, target: Target):
         self.tries = 1 + params.restarts
         super().__init__(params, target)
 

@@ -8,6 +8,7 @@ The held-out images are optimised together with those under attack, each by itse
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class StandardWhiteBox(Descent):
     title = "white-box, Gaussian prior"
 
     @classmethod
-    def flop(cls, params, scale):
+    def flop(cls, params: Any, scale):
         """Of each step, the change of coordinates and back as well."""
         pixels = 3 * scale.image_size**2
         return super().flop(params, scale) + 4.0 * pixels**2 * scale.scored * params.iterations
