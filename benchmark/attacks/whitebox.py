@@ -43,7 +43,7 @@ class Descent(Attack):
         """Each step runs through the encoder and back to the pixels."""
         return 4.0 * scale.encoder * scale.scored * params.iterations
 
-    def __init__(self, params, target: Target):
+    def __init__(self, params: Any, target: Target):
         self.params, self.target, self.where = params, target, target.where
         self.images = len(target.received)  # scored on
         problems = self.images * self.tries
