@@ -25,12 +25,13 @@ ONE = ("--where", "attacker=decoder,split=infer,cem=off")
 @pytest.mark.parametrize(
     ("backend", "settings"),
     [
+        ("nonsense", ""),
         ("TkAgg", "text.usetex: True\nfont.family: serif\nfont.serif: Nowhere\n"),
         (
             "",
             "savefig.bbox: tight\nfigure.facecolor: red\nsavefig.transparent: True\naxes.grid: False\nfont.size: 30\n",
         ),
-        ("nonsense", "no such key: 1\nfont.size: many\n"),
+        ("", "no such key: 1\nfont.size: many\n"),
     ],
 )
 def test_figures_are_ours(finished, undisturbed, tmp_path, backend, settings):  # noqa: F811
