@@ -72,16 +72,16 @@ def principal_axes(images: Tensor) -> tuple[Tensor, Tensor]:
 
     An axis is as long as the standard deviation along it, LEAST included. Computed in float64.
     """
-    parts = [unit(part).flatten(1) for part in images.split(SCORE_BATCH)]
-    mean = torch.as_tensor(sum(part.double().sum(0) for part in parts)) / len(images)
+    parts = images.split(SCORE_BATCH)  # all of them as floats at once may be gigabytes
+    mean = torch.as_tensor(sum(unit(part).flatten(1).double().sum(0) for part in parts)) / len(images)
     if len(images) < len(mean):  # the images' products have the same variances as the pixels' covariance
-        away = torch.cat(parts).double() - mean
+        away = unit(images).flatten(1).double() - mean
         variances, across = torch.linalg.eigh(away @ away.T / len(images))
         axes = torch.nn.functional.normalize(across.T @ away, dim=1)
     else:
         covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=images.device)
         for part in parts:
-            away = part.double() - mean
+            away = unit(part).flatten(1).double() - mean
             covariance.addmm_(away.T, away, alpha=1 / len(images))
         variances, across = torch.linalg.eigh(covariance)
         axes = across.T
