@@ -76,12 +76,14 @@ def test_jobs_that_shared_a_gpu_count_with_their_share(store, suite):
 
 @pytest.mark.parametrize("record", ["{}", "[]", "{", '{"seconds": "long"}', '{"seconds": NaN, "device": "cpu"}'])
 def test_what_cannot_be_read_and_what_diverged_says_nothing(store, suite, record):
+    """Two results less than there were; how many the archive holds is not for this test to say."""
+    before = pace.learn(store, DEVICE).count
     training, attack = [job for job in suite if store.done(job)][:2]
     (store.path(training) / "provenance.json").write_text(record)
     change(store, attack, "metrics.json", status="diverged")
     learned = pace.learn(store, DEVICE)
     assert (
-        learned.count < 4
+        learned.count == before - 2
         and ("train",) not in learned.rates
         and ("attack", *attack.what.split("-")) not in learned.rates
     )
