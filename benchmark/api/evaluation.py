@@ -27,7 +27,7 @@ from benchmark.jobs.pictures import FIRST, save_pairs
 from benchmark.jobs.run_job import encode, mean_image_mse, score_images
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.matrix.source import suggest
-from benchmark.metrics.reconstruction import summarise
+from benchmark.metrics.reconstruction import combine, summarise
 from benchmark.models import SplitModel
 from benchmark.training import device, loop
 from benchmark.training.loop import seeded
@@ -106,16 +106,14 @@ def evaluate(
             )
         fit, score = split_images(split, images, False, seed)
         features = [encode(model, images, part, autocast) for part in (fit, score)]
-        lines, per_image, pictures = [], {}, {}
+        lines, pictures = [], {}
         for name, params in chosen.items():
-            line, per_image[name], rebuilt = _attack(
-                name, params, model, sent, images, (fit, score), features, seed, split, autocast
-            )
+            line, rebuilt = _attack(name, params, model, sent, images, (fit, score), features, seed, split, autocast)
             lines.append({"attacker": name, "split": split} | line)
             if images.publishable:
                 pictures[name] = _picture(score.images[:FIRST].cpu(), rebuilt[:FIRST])
     if choosing:
-        lines.append(_choice(lines, per_image))
+        lines.append(_choice(lines))
     frame = pd.DataFrame(lines)
     return Evaluation(frame, pictures, _summary(frame, dataset))
 
@@ -228,8 +226,8 @@ def _attack(
     seed: int,
     split: str,
     autocast: dict[str, Any],
-) -> tuple[dict, dict[str, Tensor], Tensor]:
-    """One attacker's line of the frame, per-image values, and the rebuilt images, uint8 [N, 3, H, W] on the CPU."""
+) -> tuple[dict, Tensor]:
+    """One attacker's line of the frame, and the rebuilt images, uint8 [N, 3, H, W] on the CPU."""
     attack: type[Attack] = ATTACKS.get(name)
     where = features[0].device
 
@@ -267,17 +265,16 @@ def _attack(
         "converged": convergence.verdict(convergence.decrease_percent(losses)) if losses else "yes",
         "beats_mean_image": baseline.beats(line["mse"], blindly),
     }
-    return line, per_image, rebuilt
+    return line, rebuilt
 
 
-def _choice(lines: list[dict], per_image: dict[str, dict[str, Tensor]]) -> dict:
+def _choice(lines: list[dict]) -> dict:
     """The line `standard`: the attacker that is best on the held-out images, as in a suite."""
-    found, selection = {line["attacker"]: line for line in lines}, ATTACKS.get(STANDARD)()
-    chosen = selection.choose(found)
-    values = selection.select(per_image, chosen)
+    found = {line["attacker"]: line for line in lines}
+    chosen = ATTACKS.get(STANDARD)().choose(found)
     same = {"attacker": STANDARD, MSE: found[chosen["mse"]][MSE], SSIM: found[chosen["ssim"]][SSIM]}
     other = "" if chosen["ssim"] == chosen["mse"] else f", for SSIM {chosen['ssim']}"
-    line = found[chosen["mse"]] | same | summarise(values["mse"], values["ssim"], selection.psnr_batch)
+    line = found[chosen["mse"]] | same | combine(found[chosen["mse"]], found[chosen["ssim"]])
     return line | {"chosen": chosen["mse"] + other}
 
 

@@ -102,17 +102,19 @@ class Attacker:
 
 
 class Selection(Attacker):
-    """Base of selections among the results of the row's other attackers; the parents of its job are their jobs."""
+    """Base of selections among the results of the row's other attackers; the parents of its job are their jobs.
+
+    A subclass has `choose`, or `by_image = True` and `select`.
+    """
+
+    by_image = False  # whether it chooses for each image: then all others' per-image values must be in the store
 
     def choose(self, found: dict[str, dict[str, float]]) -> dict[str, str]:
-        """{attacker: its metrics} -> {metric: the chosen attacker}; {} if the choice is made for each image."""
-        return {}
+        """{attacker: its metrics} -> {"mse": the attacker whose MSE and PSNR count, "ssim": whose SSIM counts}."""
+        raise NotImplementedError
 
-    def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
-        """{attacker: {metric: fp32 [N]}} -> {metric: fp32 [N]} over the same N images; metrics `mse` and `ssim`.
-
-        chosen: the result of `choose`.
-        """
+    def select(self, members: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """{attacker: {metric: fp32 [N]}} -> {metric: fp32 [N]} over the same N images; metrics `mse` and `ssim`."""
         raise NotImplementedError
 
 

@@ -16,8 +16,9 @@ class Ensemble(Selection):
 
     title = "best of all (oracle)"
     one_feature = False
+    by_image = True
 
-    def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
+    def select(self, members: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         def stacked(metric: str, worst: float) -> Tensor:
             values = torch.stack([values[metric] for values in members.values()])
             return torch.where(values.isnan(), worst, values)

@@ -7,8 +7,6 @@ images under attack. So this is an attack that somebody can carry out, not an op
 
 import math
 
-from torch import Tensor
-
 from benchmark.attacks.base import ATTACKS, Selection
 from benchmark.attacks.held_out import MSE, SSIM
 from benchmark.errors import UserError
@@ -32,6 +30,3 @@ class Standard(Selection):
             "mse": min(judged, key=lambda name: judged[name][MSE]),
             "ssim": max(judged, key=lambda name: judged[name][SSIM]),
         }
-
-    def select(self, members: dict[str, dict[str, Tensor]], chosen: dict[str, str]) -> dict[str, Tensor]:
-        return {metric: members[name][metric] for metric, name in chosen.items()}

@@ -27,7 +27,7 @@ from benchmark.jobs.pictures import save_pictures
 from benchmark.jobs.provenance import provenance, told_commit
 from benchmark.jobs.stages import Stages
 from benchmark.matrix.expand import Job
-from benchmark.metrics.reconstruction import mse_per_image, summarise
+from benchmark.metrics.reconstruction import combine, mse_per_image, summarise
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models import SplitModel
 from benchmark.store.store import CHECKPOINT, ENCODER, HISTORY, PER_IMAGE, Store
@@ -203,7 +203,11 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
 
 
 def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
-    """The best of the other attackers' finished results, image by image; diverged attackers have no images."""
+    """The best of the other attackers' finished results; those that diverged have none.
+
+    If one is chosen for a metric, its numbers count, and its per-image values are kept if they are here: results that
+    come with the project are without them.
+    """
     selection, store = ATTACKS.get(job.config["attack"])(), machine.store
     done = {
         role: parent
@@ -212,12 +216,24 @@ def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
     }
     if not done:
         raise Diverged("all other attackers of the row diverged")
-    members = {role: checkpoint.load(store.checkpoint(parent, PER_IMAGE)) for role, parent in done.items()}
-    chosen = selection.choose({role: store.metrics(parent)["values"] for role, parent in done.items()})
-    per_image = selection.select(members, chosen)
-    checkpoint.save(folder / PER_IMAGE, per_image)
-    values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
-    return values | {"scored_on": len(per_image["mse"])}, {"members": list(members), "chosen": chosen}
+    found = {role: store.metrics(parent)["values"] for role, parent in done.items()}
+    told = {"members": list(found), "chosen": {}}
+    if selection.by_image:
+        per_image = selection.select({role: _per_image(store, parent) for role, parent in done.items()})
+        values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
+    else:
+        chosen = told["chosen"] = selection.choose(found)
+        values = combine(found[chosen["mse"]], found[chosen["ssim"]])
+        kept = all(store.checkpoint(done[role], PER_IMAGE).is_file() for role in chosen.values())
+        per_image = {metric: _per_image(store, done[role])[metric] for metric, role in chosen.items() if kept}
+    if per_image:
+        checkpoint.save(folder / PER_IMAGE, per_image)
+    return values | {"scored_on": next(iter(found.values()))["scored_on"]}, told
+
+
+def _per_image(store: Store, attack: Job) -> dict[str, Tensor]:
+    """{metric: fp32 [N]} for the scored images."""
+    return checkpoint.load(store.checkpoint(attack, PER_IMAGE))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,13 @@ def summarise(per_image_mse: Tensor, per_image_ssim: Tensor, batch: int = 128) -
     return {name: float(value) for name, value in summary.items()}
 
 
+def combine(of_mse: dict[str, float], of_ssim: dict[str, float]) -> dict[str, float]:
+    """The numbers of `summarise` from two sets of them: SSIM's from the second, MSE's and PSNR's from the first."""
+    names = summarise(torch.zeros(1), torch.zeros(1))
+    sources = {name: of_ssim if name.startswith("ssim") else of_mse for name in names}
+    return {name: found[name] for name, found in sources.items() if name in found}
+
+
 def quantile_names(metric: str) -> list[str]:
     """The keys of QUANTILES of a metric: `mse_q01`, ..."""
     return [f"{metric}_q{percent:02d}" for percent in QUANTILES]

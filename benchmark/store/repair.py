@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
+from benchmark.attacks import ATTACKS, Selection
 from benchmark.matrix.expand import Job
 from benchmark.store.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
 
-# the file that a job reads from a parent, by the parent's role; from the members of a selection, per-image values
+# the file that a job reads from a parent, by the parent's role
 READS = {"train": ENCODER, "warm_start": CHECKPOINT, "start": CHECKPOINT, "fit": CHECKPOINT}
 
 
@@ -20,14 +21,23 @@ def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
             _set_aside(job, store.damage(job, tensors=False), store, say)
     waiting = [job for job in jobs if not store.done(job)]
     while waiting:
-        for role, parent in waiting.pop().parents.items():
+        job = waiting.pop()
+        for role, parent in job.parents.items():
             if store.done(parent) and store.metrics(parent)["status"] == "done":
                 found = store.damage(parent, tensors=True)
-                name = READS.get(role, PER_IMAGE)
-                if not (store.path(parent) / name).is_file():
+                name = _read(job, role)
+                if name and not (store.path(parent) / name).is_file():
                     found = [f"{parent.title} has no {name}"]
                 if _set_aside(parent, found, store, say):
                     waiting.append(parent)
+
+
+def _read(job: Job, role: str) -> str | None:
+    """The file of a parent that the job cannot do without."""
+    attack = ATTACKS.get(job.config["attack"]) if job.kind == "attack" else None
+    if attack is not None and issubclass(attack, Selection):
+        return PER_IMAGE if attack.by_image and role != "train" else None
+    return READS[role]
 
 
 def _set_aside(job: Job, problems: list[str], store: Store, say: Callable[[str], None]) -> bool:

@@ -253,7 +253,7 @@ def test_the_ensemble_is_at_least_as_good_as_each_member_on_each_image():
         for seed, name in enumerate("abc")
     }
     members["b"]["mse"][3] = members["b"]["ssim"][4] = torch.nan
-    best = ATTACKS.get("ensemble")().select(members, {})
+    best = ATTACKS.get("ensemble")().select(members)
     for values in members.values():
         assert (best["mse"] <= values["mse"].nan_to_num(1.0)).all()
         assert (best["ssim"] >= values["ssim"].nan_to_num(0.0)).all()
