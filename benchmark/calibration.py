@@ -134,7 +134,7 @@ class Calibrator:
     def _cells(self, where: dict[str, list[str]], changes: list[Change]) -> list[Cell]:
         """The suite's cells without CEM, and without bounds, which have no targets."""
         cells = expand(self.file, self.suite, self.data_root, where | {"cem": ["off"]}, changes)
-        return [cell for cell in cells if cell.job.kind in ("train", "attack")]
+        return [cell for cell in cells if cell.kind in ("train", "attack")]
 
     def _row_cells(self, row: tuple[str, str, str], changes: list[Change]) -> list[Cell]:
         dataset, defense, protocol = row
@@ -177,7 +177,7 @@ def _changes(defense: str, strengths: Strengths, epochs: int) -> list[Change]:
 
 
 def _metric(cell: Cell) -> tuple[str, ...]:
-    return ("accuracy_percent",) if cell.job.kind == "train" else ("mse", cell.attacker, cell.split)
+    return ("accuracy_percent",) if cell.kind == "train" else ("mse", cell.attacker, cell.split)
 
 
 def _key(metric: str, attacker: str, split: str) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def test_weights_damaged_in_the_course_of_a_run_are_noticed_as_they_are_read(cop
     """What is looked at before a run cannot show it."""
     (weights,) = copied.results.glob("photos/dropout/train-*/encoder.safetensors")
     cells = copied.cells("defense=dropout,cem=off,attacker=decoder,split=infer")
-    (job,) = [cell.job for cell in cells if cell.job.kind == "attack"]
+    (job,) = [cell.job for cell in cells if cell.kind == "attack"]
     machine = Machine(Store(copied.results), copied.data, torch.device("cpu"))
     prepare_attack(job, machine)
     flip(weights)

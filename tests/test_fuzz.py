@@ -252,10 +252,7 @@ BEAT = {"stage": "epoch 1/2", "done": 0.5, "epochs": 2, "images_per_second": 1.5
 def test_the_results_reader(tmp_path, count):
     """Metrics, provenance, failures, locks, heartbeats and checksums, through all that reads them."""
     store = Store(tmp_path)
-    cells = [
-        Cell("smoke", "photos", "dropout", "off", "none", split, "published", 1, job, "")
-        for job, split in ((TRAIN, "validation"), (TIMED, "encoder"))
-    ]
+    cells = [Cell("smoke", "photos", "dropout", "off", "", "", "published", 1, job, "") for job in (TRAIN, TIMED)]
     good = {"metrics.json": METRICS, "provenance.json": RECORD, "failed.json": {"reason": "x"}, "lock.json": LOCK}
     good |= {"progress.json": BEAT}
     sums = "".join(f"{'0' * 64}  {name}\n" for name in good).encode()
@@ -310,9 +307,7 @@ def report_cells() -> list[Cell]:
                 "attack", {"attack": "decoder", "split": "infer", "params": params, "quirks": {}}, {"train": train}
             )
             at = ("smoke", "photos", "dropout", cem)
-            cells.append(
-                Cell(*at, "none", "validation", "published", seed, train, (Departure("train.epochs", 6, 240),))
-            )
+            cells.append(Cell(*at, "", "", "published", seed, train, (Departure("train.epochs", 6, 240),)))
             cells.append(Cell(*at, "decoder", "infer", "published", seed, attack, ()))
     return cells
 
@@ -327,7 +322,7 @@ def report_files(cell: Cell) -> dict[str, bytes]:
     }
     files = {"provenance.json": json.dumps(record).encode(), "history.csv": HISTORY.encode()}
     files["log.txt"] = b"epoch 1"
-    if cell.job.kind == "train":
+    if cell.kind == "train":
         return files | {"metrics.json": json.dumps(METRICS).encode()}
     values = summarise(torch.linspace(0.01, 0.1, 20), torch.linspace(0.1, 0.9, 20)) | {"mse_of_mean_image": 0.2}
     values |= {"final_loss": 0.3, "scored_on": 20, "fitted_on": 180}
@@ -444,8 +439,8 @@ def test_checkpoints_of_another_structure(tmp_path, count, again):
 
 def test_the_reader_of_results_csv(tmp_path, count):
     rows = [
-        "smoke,photos,dropout,off,published,none,validation,accuracy_percent,1,12.5,done,,k,",
-        'smoke,photos,dropout,on,published,gan,infer,mse,2,,failed,"it, broke",k,train.epochs 2',
+        "smoke,photos,dropout,off,published,train,,,accuracy_percent,1,12.5,done,,k,",
+        'smoke,photos,dropout,on,published,attack,gan,infer,mse,2,,failed,"it, broke",k,train.epochs 2',
     ]
     good = "\n".join([",".join(COLUMNS), *rows, ""]).encode()
     fuzzed(damaged(good), lambda content: diff.read_reference(_written(tmp_path / "results.csv", content)), count)

@@ -76,7 +76,7 @@ def test_names_of_files_and_metrics(copied):  # noqa: F811
     """A stranger's store, read by every command on a real terminal."""
     folder = sorted(copied.results.glob("photos/*/decoder-infer-*"))[0]
     (folder / f"{EVIL}.txt").symlink_to("nowhere")
-    job, other = (cell.job for cell in copied.cells("defense=bottleneck") if cell.attacker == "none")
+    job, other = (cell.job for cell in copied.cells("defense=bottleneck") if cell.kind == "train")
     store = Store(copied.results)
     for running in (job, other):
         path = copied.results / running.folder / "metrics.json"

@@ -18,7 +18,7 @@ def attacks(cells: list[Cell], store: Store) -> pd.DataFrame:
     Columns: AXES, epochs, final_loss, loss_decrease_percent and converged (analysis/convergence.py), images, mse,
     mse_of_mean_image, mse_worst_1_percent, MEASURED_LATER, QUANTILE_COLUMNS, ssim_worst_1_percent, key.
     """
-    found = [cell for cell in cells if cell.job.kind == "attack" and store.status(cell.job)[0] == "done"]
+    found = [cell for cell in cells if cell.kind == "attack" and store.status(cell.job)[0] == "done"]
     return pd.DataFrame([_line(cell, store) for cell in found])
 
 

@@ -250,21 +250,22 @@ def claimed(printed: Printed) -> Iterator[Finding]:
 
 def sizes(printed: Printed) -> Iterator[Finding]:
     """Table S6 prints parameters and MACs of networks that are built here; PATROL's server is everybody's server."""
-    for cell, value in _of(printed, metric="params_m"):
-        built, digits = _parameters()[cell[2], cell[5]] / 1e6, 3 if cell[5] == "encoder" else 2
+    for cell, part, value in _of_parts(printed, "params_m"):
+        built, digits = _parameters()[cell[2], part] / 1e6, 3 if part == "encoder" else 2
         if rounded(built, digits) != value:
             why = f"the network of the description has {built:.6f} million parameters"
             expected = str(rounded(built, digits))
             if value == truncated(built, digits):
                 yield Finding("sizes", NOTE, cell, str(value), expected, f"{why}: truncated, not rounded")
                 continue
-            whole = sum(_parameters()[cell[2], part] for part in ("encoder", "server")) / 1e6
+            whole = sum(_parameters()[cell[2], one] for one in names.PARTS) / 1e6
             if abs(whole - float(value)) < abs(built - float(value)):
                 why += f"; encoder and server together have {whole:.6f}"
             yield Finding("sizes", INCONSISTENT, cell, str(value), expected, why)
-    for cell, value in _of(printed, defense="patrol", split="server"):
+    servers = [cell for cell, part, _ in _of_parts(printed, "params_m", "mmac") if part == "server"]
+    for cell, value in ((cell, printed[cell]) for cell in servers if cell[2] == "patrol"):
         other = printed.get(_with(cell, defense="others"))
-        if other is not None and cell[6] != "inference_ms" and value != other:
+        if other is not None and value != other:
             why = "PATROL changes the encoder alone, so its server is that of the other rows"
             yield Finding("sizes", INCONSISTENT, cell, str(value), str(other), why)
 
@@ -304,6 +305,13 @@ def _of(printed: Printed, **wanted: str) -> Iterator[tuple[Cell, Decimal]]:
     for cell, value in printed.items():
         if all(cell[_PLACE[name]] == word for name, word in wanted.items()):
             yield cell, value
+
+
+def _of_parts(printed: Printed, *metrics: str) -> Iterator[tuple[Cell, str, Decimal]]:
+    """(cell, part of the network, value) of the rows of Table S6."""
+    for metric, part in product(metrics, names.PARTS):
+        for cell, value in _of(printed, metric=f"{part}_{metric}"):
+            yield cell, part, value
 
 
 def _with(cell: Cell, **changes: str) -> Any:
@@ -424,6 +432,6 @@ def _parameters() -> dict[tuple[str, str], int]:
         model = models.build(settings.model.arch, **build)
         widths = kind.final_widths(settings.params, model.encoder.widths)
         model = models.build(settings.model.arch, **build, widths=widths)
-        for part in ("encoder", "server"):
+        for part in names.PARTS:
             found[row, part] = sum(p.numel() for p in getattr(model, part).parameters())
     return found

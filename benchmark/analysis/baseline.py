@@ -23,7 +23,7 @@ def mean_images(cells: list[Cell], store: Store) -> dict[tuple, float]:
     """
     found = {}
     for cell in cells:
-        if cell.job.kind == "attack" and place(cell) not in found and store.status(cell.job)[0] == "done":
+        if cell.kind == "attack" and place(cell) not in found and store.status(cell.job)[0] == "done":
             value = store.metrics(cell.job)["values"].get("mse_of_mean_image")
             if value is not None:
                 found[place(cell)] = value

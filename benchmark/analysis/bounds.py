@@ -10,7 +10,6 @@ from benchmark.analysis.frame import tidy
 from benchmark.analysis.ranks import associations
 from benchmark.departures import column, parted
 
-SPLIT = "bounds"
 SPLITS = ("train", "infer")
 ROW = ["suite", "protocol", "dataset", "defense", "cem"]
 
@@ -34,7 +33,7 @@ def bounds_rows(frame: pd.DataFrame) -> pd.DataFrame:
     frame = tidy(frame)
     lines = []
     for row, part in frame.groupby(ROW, sort=False):
-        found = part[part["split"] == SPLIT]
+        found = part[part["kind"] == "bounds"]
         if not found.empty:
             lines.append(dict(zip(ROW, row, strict=True)) | _line(found) | _strongest(part))
     rows = pd.DataFrame(lines)

@@ -11,6 +11,7 @@ from benchmark.analysis.verdicts import Images
 from benchmark.departures import Departure, column, told
 from benchmark.errors import foreign
 from benchmark.matrix.expand import Cell
+from benchmark.metrics.facts import PARTS
 from benchmark.store.store import HISTORY, PER_IMAGE, Store
 from benchmark.training import checkpoint
 
@@ -41,7 +42,8 @@ BOUNDS = (
     "linearised_mse",
     "dfil",
 )
-EFFICIENCY = ("params_m", "mmac", "mmac_conv", "inference_ms")
+EFFICIENCY = tuple(f"{part}_{name}" for part in PARTS for name in ("params_m", "mmac", "mmac_conv", "inference_ms"))
+METRICS = {"train": TRAINING, "attack": ATTACK, "bounds": BOUNDS, "efficiency": EFFICIENCY}  # by a job's kind
 
 
 def tidy_frame(cells: list[Cell], store: Store) -> pd.DataFrame:
@@ -76,10 +78,10 @@ def epochs(cells: list[Cell]) -> dict[tuple[str, str], str]:
     """(protocol, data set) -> `Epochs: training 240, decoder 50, gan 150.`; several numbers where cells differ."""
     found: dict[tuple[str, str], dict[str, set[int]]] = {}
     for cell in cells:
-        if cell.job.kind in ("train", "attack"):
+        if cell.kind in ("train", "attack"):
             counts = found.setdefault((cell.protocol, cell.dataset), {})
             counts.setdefault("training", set()).add(cell.job.cell["train"]["epochs"])
-        if cell.job.kind == "attack" and "epochs" in cell.job.config["params"]:
+        if cell.kind == "attack" and "epochs" in cell.job.config["params"]:
             counts.setdefault(cell.attacker, set()).add(cell.job.config["params"]["epochs"])
     told = {}
     for place, counts in found.items():
@@ -92,11 +94,8 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
     status, reason = store.status(cell.job)
     status = {"waiting": "missing"}.get(status, status)
     values = store.metrics(cell.job)["values"] if status == "done" else {}
-    if cell.job.kind == "efficiency":
-        metrics, prefix = EFFICIENCY, f"{cell.split}_"
-    else:
-        metrics, prefix = {"attack": ATTACK, "train": TRAINING, "bounds": BOUNDS}[cell.job.kind], ""
-    if cell.job.kind == "attack" and status == "done":
+    metrics = METRICS[cell.kind]
+    if cell.kind == "attack" and status == "done":
         values = values | {columns.METRIC: float(columns.as_named(cell.job))}
         mean_image = values.get("mse_of_mean_image", mean_image)
         losses = convergence.read_losses(store.path(cell.job) / HISTORY)
@@ -110,13 +109,13 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
         else:  # no attack of the place has recorded it: `ensemble` alone, which has no images of its own
             metrics = [name for name in metrics if name != baseline.METRIC]
     departures = cell.departures
-    if cell.job.kind == "efficiency" and status == "done":
+    if cell.kind == "efficiency" and status == "done":
         device = store.provenance(cell.job).get("device", "unknown")
         departures = (*departures, Departure("device", device, "RTX 4090"))
     rows = []
     for metric in metrics:
-        value = values.get(prefix + metric)
-        lost = status == "done" and prefix + metric not in values
+        value = values.get(metric)
+        lost = status == "done" and metric not in values
         rows.append(
             {
                 "suite": cell.suite,
@@ -124,6 +123,7 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
                 "defense": cell.defense,
                 "cem": cell.cem,
                 "protocol": cell.protocol,
+                "kind": cell.kind,
                 "attacker": cell.attacker,
                 "split": cell.split,
                 "metric": metric,

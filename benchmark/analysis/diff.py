@@ -134,8 +134,8 @@ def _in_printed_order(frame: pd.DataFrame) -> pd.DataFrame:
         "dataset": [*names.DATASETS],
         "defense": ["none", *names.DEFENSES],
         "cem": ["off", "on"],
-        "attacker": ["none", *names.ATTACKERS],
-        "split": ["validation", "train", "infer"],
+        "attacker": ["", *names.ATTACKERS],
+        "split": ["", "train", "infer"],
         "metric": [*names.METRICS],
     }
 
@@ -184,5 +184,5 @@ def method(row) -> str:
 
 
 def attack(row) -> str:
-    attacker = "" if row["attacker"] == "none" else row["attacker"] + " "
-    return f"{attacker}{row['split']}"
+    """`decoder infer`; "" for what is not an attack."""
+    return f"{row['attacker']} {row['split']}".strip()

@@ -41,7 +41,7 @@ class Doubts:
     def of(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
         """Why this cell must not be interpreted, "" if there is no doubt."""
         row = (suite, protocol, dataset, defense, cem)
-        return self._why.get((*row, "none", "validation")) or self._why.get((*row, attacker, split), "")
+        return self._why.get((*row, "", "")) or self._why.get((*row, attacker, split), "")
 
     def of_change(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
         """Why the change from CEM off to this form of it must not be interpreted: a doubt about either side."""

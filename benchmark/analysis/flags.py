@@ -116,7 +116,7 @@ def _each_row(frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], l
 
 def _errors(frame: pd.DataFrame) -> pd.DataFrame:
     """The MSE of the attacks that are done."""
-    return frame[(frame["metric"] == "mse") & (frame["status"] == "done") & (frame["attacker"] != "none")]
+    return frame[(frame["metric"] == "mse") & (frame["status"] == "done")]
 
 
 def _below(errors: pd.DataFrame, name: str, other: str) -> float:

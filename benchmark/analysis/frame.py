@@ -1,9 +1,9 @@
 """The tidy frame of results: one row per suite, cell, metric and seed.
 
-Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (float, NaN for none),
-status (one of STATUSES), reason (text), key (the job's), label (how the cell departs from the published
-setting, "" where it does not; `benchmark.departures` writes and reads it). cem is "off", "on" or a variant's
-name; attacker is "none" for accuracy (split validation) and for the efficiency rows (split encoder or server).
+Columns: suite, dataset, defense, cem, protocol, kind (one of KINDS, what the job did), attacker, split, metric, seed,
+value (float, NaN for none), status (one of STATUSES), reason (text), key (the job's), label (how the cell departs from
+the published setting, "" where it does not; `benchmark.departures` writes and reads it). cem is "off", "on" or a
+variant's name; attacker and split are "" unless the kind is attack.
 """
 
 import math
@@ -19,8 +19,9 @@ from benchmark.text import plain
 CELL = ["dataset", "defense", "cem", "attacker", "split", "metric"]
 IDENTITY = ["suite", "protocol", *CELL, "seed"]
 TEXT = ["status", "reason", "key", "label"]
-COLUMNS = ["suite", "dataset", "defense", "cem", "protocol", *CELL[3:], "seed", "value", *TEXT]
+COLUMNS = ["suite", "dataset", "defense", "cem", "protocol", "kind", *CELL[3:], "seed", "value", *TEXT]
 _FORMULA = ("=", "+", "-", "@")  # first characters by which a spreadsheet recognises a formula
+KINDS = ("train", "attack", "bounds", "efficiency")
 STATUSES = ("done", "failed", "diverged", "missing", "running")
 
 
@@ -28,20 +29,21 @@ def tidy(frame: pd.DataFrame, source: str = "the results") -> pd.DataFrame:
     """The frame checked and put in canonical form: text columns as text, rows sorted, repeated rows once.
 
     A value is kept only on a row that is done; a done row whose value is not finite counts as diverged.
-    Raises UserError, naming `source`, for missing columns, unknown statuses, values that are not numbers, and
+    Raises UserError, naming `source`, for missing columns, unknown statuses and kinds, values that are not numbers, and
     two different results for one cell and seed.
     """
     absent = [name for name in COLUMNS if name not in frame.columns]
     if absent:
         raise UserError(f"{source} lacks the columns {', '.join(absent)}; write it again with the report command")
     frame = frame[COLUMNS].copy()
-    for name in [*IDENTITY, *TEXT]:
+    for name in [*IDENTITY, "kind", *TEXT]:
         frame[name] = [_text(item) for item in frame[name]]
     # an efficiency row has no CEM: the encoder that runs is the same
     frame["cem"] = frame["cem"].replace("", "off")
-    unknown = sorted(set(frame["status"]) - set(STATUSES))
-    if unknown:
-        raise UserError(f"{source} has the unknown status '{unknown[0]}'; known: {', '.join(STATUSES)}")
+    for name, known in (("status", STATUSES), ("kind", KINDS)):
+        unknown = sorted(set(frame[name]) - set(known))
+        if unknown:
+            raise UserError(f"{source} has the unknown {name} '{unknown[0]}'; known: {', '.join(known)}")
     frame["value"] = [_number(item, source) for item in frame["value"]]
     _mark_not_finite(frame)
     frame = frame.drop_duplicates([*IDENTITY, "value", "status"])

@@ -35,8 +35,8 @@ def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
     flagged = flags(frame, random, swept={})  # a store does not know suites
     accuracy = done[done["metric"] == "accuracy_percent"].groupby(ROW[:5])["value"].agg(list).to_dict()
     lines = []
-    alike = done["attacker"].map(lambda name: name != "none" and one_feature(name) and not chooses(name))
-    attacks = done[alike.astype(bool)]
+    alike = done["attacker"].map(lambda name: one_feature(name) and not chooses(name))
+    attacks = done[(done["kind"] == "attack") & alike.astype(bool)]
     for row, part in attacks[attacks["metric"] == "mse"].groupby(ROW, sort=True):
         errors = part.groupby("attacker")["value"].agg(list)
         strongest = errors.map(_mean).idxmin()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from benchmark import attacks, defenses
 from benchmark.metrics.facts import METRICS as METRICS
+from benchmark.metrics.facts import PARTS as PARTS
 from benchmark.metrics.facts import base_metric as base_metric
 from benchmark.metrics.facts import metric as metric
 from benchmark.registry import Registry
@@ -53,8 +54,8 @@ def dataset_title(name: str) -> str:
 
 
 def family(attacker: str) -> str:
-    """PAPER for an attacker of the paper's claims (or `none`, for a training), else FURTHER."""
-    return PAPER if attacker in ("none", *ATTACKERS) else FURTHER
+    """PAPER for an attacker of the paper's claims (or "", for a training), else FURTHER."""
+    return PAPER if attacker in ("", *ATTACKERS) else FURTHER
 
 
 def attacker_title(name: str) -> str:

@@ -6,6 +6,7 @@ from importlib.resources import files
 import pandas as pd
 
 from benchmark.analysis.frame import CELL, COLUMNS, tidy
+from benchmark.metrics.facts import PARTS
 
 # the two rows that the paper names differently from the matrix
 _NAMES = {"no_defense": "none", "others": "others"}
@@ -17,6 +18,12 @@ def _load() -> pd.DataFrame:
         frame = pd.read_csv(file, dtype={"table": str}, keep_default_na=False)
     frame["defense"] = frame["defense"].replace(_NAMES)
     frame["cem"] = frame["cem"].replace("", "off")
+    of_part = frame["split"].isin(PARTS)
+    frame.loc[of_part, "metric"] = frame["split"] + "_" + frame["metric"]
+    frame["kind"] = "attack"
+    frame.loc[frame["attacker"] == "none", "kind"] = "train"
+    frame.loc[of_part, "kind"] = "efficiency"
+    frame.loc[frame["kind"] != "attack", ["attacker", "split"]] = ""
     # one seed, 125, is all the released code ever used
     fixed = {"suite": "published.csv", "protocol": "published", "seed": "125", "status": "done"}
     return frame.assign(**fixed, reason="", key="", label="")[["table", *COLUMNS]]

@@ -43,7 +43,7 @@ def stored_cells(store: Store, say: Callable[[str], None]) -> list[Cell]:
                     continue
                 value = store.metrics(job)["values"].get("mse")
                 cell = _cell(job, matrix)
-                training = replace(cell, attacker="none", split="validation", job=job.parents["train"])
+                training = replace(cell, attacker="", split="", job=job.parents["train"])
                 store.metrics(training.job)
         except UserError as error:
             say(str(error))

@@ -23,7 +23,7 @@ def swept(frame: pd.DataFrame, points: Mapping[str, Point]) -> pd.DataFrame:
     frame: tidy (frame.py); points: suite -> its point. doubt: why the number must not be interpreted, or "".
     """
     doubts, order = Doubts(frame), {suite: number for number, suite in enumerate(points)}
-    found = frame[(frame["status"] == "done") & frame["suite"].isin(points) & (frame["attacker"] != "none")]
+    found = frame[(frame["status"] == "done") & frame["suite"].isin(points) & (frame["kind"] == "attack")]
     found = found[found["metric"].isin(["mse", "ssim"])]
     lines = []
     for key, part in found.groupby(["suite", *ROW], sort=False):

@@ -8,6 +8,7 @@ import math
 import pandas as pd
 
 from benchmark.analysis import names
+from benchmark.analysis.diff import attack
 
 GAINS = {
     name: "ratio" if names.METRICS[name].kind == "relative" else "difference"
@@ -66,7 +67,7 @@ def _change(on: float, off: float, kind: str) -> float:
 def lines(result: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:
     """(gains, ranks) as rows of text for GAINS_HEADINGS and RANKS_HEADINGS; both empty where there are none."""
     order = [
-        [row["dataset"], row["protocol"], _attack(row), row["metric"], row["cem"], str(row["rows"])]
+        [row["dataset"], row["protocol"], attack(row), row["metric"], row["cem"], str(row["rows"])]
         + ["–" if math.isnan(row["rho"]) else f"{row['rho']:+.2f}"]
         for row in ranks(result).to_dict("records")
     ]
@@ -81,7 +82,7 @@ def gain_lines(found: pd.DataFrame) -> list[list[str]]:
         spec = ".2f" if row["kind"] == "ratio" else f"+.{names.metric(row['metric']).decimals}f"
         what = f"{row['metric']} on / off" if row["kind"] == "ratio" else f"{row['metric']} on - off"
         numbers = [f"{row[name]:{spec}}" for name in ("reference", "produced")]
-        place = [row["dataset"], row["protocol"], names.row_label(row["defense"], "off"), _attack(row)]
+        place = [row["dataset"], row["protocol"], names.row_label(row["defense"], "off"), attack(row)]
         told.append([*place, what, *numbers, signs[row["same_sign"]]])
     return told
 
@@ -97,7 +98,3 @@ GAINS_HEADINGS = [
     "same direction",
 ]
 RANKS_HEADINGS = ["data set", "protocol", "attack", "metric", "CEM", "rows", "Spearman's rho"]
-
-
-def _attack(row: dict) -> str:
-    return row["split"] if row["attacker"] == "none" else f"{row['attacker']} {row['split']}"

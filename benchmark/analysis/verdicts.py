@@ -159,7 +159,7 @@ def _lost(pair: Pair) -> str:
 
 def _over_images(pair: Pair, images: Images | None) -> dict:
     """Results from per-image values, if they were kept for every seed."""
-    if images is None or pair.attacker == "none" or base_metric(pair.metric) not in ("mse", "ssim"):
+    if images is None or base_metric(pair.metric) not in ("mse", "ssim"):
         return {}
     asked = [images(*pair.keys[seed], pair.metric) for seed in pair.base]
     found = [item for item in asked if item is not None]

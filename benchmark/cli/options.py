@@ -117,7 +117,7 @@ class Selection:
 
     def datasets(self) -> list[str]:
         """The data sets that the cells are trained on, and those that their attackers use."""
-        cells = [cell for cell in self.cells if cell.job.kind != "efficiency"]
+        cells = [cell for cell in self.cells if cell.kind != "efficiency"]
         others = [cell.job.config.get("knowledge", {}).get("dataset") for cell in cells]
         return list(dict.fromkeys([*(cell.dataset for cell in cells), *filter(None, others)]))
 

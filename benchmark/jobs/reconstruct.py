@@ -42,7 +42,7 @@ def ask(
 ) -> Iterator[tuple[Cell, str]]:
     """Each attack of `cells` with the result of `measure`, or why it was skipped: an `obstacle`, or a UserError."""
     for cell in cells:
-        if cell.job.kind == "attack":
+        if cell.kind == "attack":
             try:
                 with foreign(cell.job.title):  # somebody else's state may have the right form but wrong contents
                     reason = obstacle(cell)

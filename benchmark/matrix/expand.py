@@ -26,7 +26,7 @@ from benchmark.training.train import VERSION
 _CEM_QUIRKS = {"scalar": ("q1", "q2", "q10")}
 _SPLIT_QUIRKS = {"train": (), "infer": ("q5",)}
 
-AXES = ("dataset", "defense", "cem", "attacker", "split", "protocol", "seed")
+AXES = ("dataset", "defense", "cem", "kind", "attacker", "split", "protocol", "seed")
 MOST_CELLS = 100_000  # of a suite; the largest of ours has some thousands
 
 
@@ -90,8 +90,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table before it is measured; `departures` are from the published setting.
+    """What one job measures; `departures` are from the published setting.
 
+    kind: of the job; attacker and split are "" unless it is an attack, cem and protocol are for an efficiency.
     strength: the point of the suite's sweep, if it has one; `suite` then ends in it, which distinguishes the points.
     """
 
@@ -106,6 +107,11 @@ class Cell:
     job: Job
     departures: tuple[Departure, ...]
     strength: Point | None = None
+
+    @property
+    def kind(self) -> str:
+        """`train`, `attack`, `bounds` or `efficiency`."""
+        return self.job.kind
 
 
 def expand(
@@ -170,7 +176,7 @@ def select(cells: list[Cell], where: dict[str, list[str]], suite: str) -> list[C
                 )
 
     def matches(cell: Cell, axis: str) -> bool:
-        free = axis in ("attacker", "split") and cell.attacker == "none" and cell.split == "validation"
+        free = axis in ("attacker", "split") and cell.kind == "train"
         return free or str(getattr(cell, axis)) in where[axis]
 
     return [cell for cell in cells if all(matches(cell, axis) for axis in where)]
@@ -265,7 +271,7 @@ class _Expansion:
         common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
         common += tuple(of_training(settings, published))
         at: dict[str, Any] = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
-        cells = [Cell(self.name, **at, attacker="none", split="validation", job=parent, departures=common)]
+        cells = [Cell(self.name, **at, attacker="", split="", job=parent, departures=common)]
         attackers, known = self.file.members(name, "attacker"), self._known(settings.knowledge)
         unlike = changed("knowledge", settings.knowledge, published.knowledge, "default")
         for attacker, split in itertools.product(attackers, suite.split):
@@ -277,7 +283,7 @@ class _Expansion:
         if suite.bounds:
             job = _bounds_job(parent, settings, quirks)
             own = changed("bounds", settings.bounds, published.bounds)
-            cells.append(Cell(self.name, **at, attacker="none", split="bounds", job=job, departures=(*common, *own)))
+            cells.append(Cell(self.name, **at, attacker="", split="", job=job, departures=(*common, *own)))
         return cells
 
     def _known(self, knowledge: Knowledge) -> dict:
@@ -345,9 +351,7 @@ class _Expansion:
             }
             job = Job("efficiency", config, resources=settings.resources["efficiency"])
             own = tuple(changed("efficiency", settings.efficiency, published.efficiency))
-            cells += [
-                Cell(self.name, dataset, row, "", "none", part, "", 0, job, own) for part in ("encoder", "server")
-            ]
+            cells.append(Cell(self.name, dataset, row, "", "", "", "", 0, job, own))
         return cells
 
 

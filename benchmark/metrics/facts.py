@@ -51,8 +51,13 @@ METRICS = {
 }
 
 
+PARTS = ("encoder", "server")  # of a network; `encoder_params_m` is the encoder's `params_m`
+
+
 def base_metric(name: str) -> str:
     """The printed metric that `name` is a form of (`psnr_db_per_image` -> `psnr_db`), else `name` itself."""
+    for part in PARTS:
+        name = name.removeprefix(f"{part}_")
     return next((base for base in METRICS if name == base or name.startswith(base + "_")), name)
 
 

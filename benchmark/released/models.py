@@ -61,7 +61,7 @@ def models(
     for row in rows:
         chosen = where | {"dataset": [dataset], "defense": [row.defense], "cem": [row.cem]}
         cells = expand(file, suite, data_root, chosen, row.changes + changes)
-        cells = [cell for cell in cells if cell.job.kind in ("train", "attack")]
+        cells = [cell for cell in cells if cell.kind in ("train", "attack")]
         label = SUITE if count[row.defense, row.cem] == 1 else f"{SUITE} {row.name}"
         checksums = files.digests(row.folder)
         cells = [
@@ -69,7 +69,7 @@ def models(
         ]
         found += [
             Model(row, job, [cell for cell in cells if cell.job.parents.get("train", cell.job) == job])
-            for job in {cell.job.key: cell.job for cell in cells if cell.job.kind == "train"}.values()
+            for job in {cell.job.key: cell.job for cell in cells if cell.kind == "train"}.values()
         ]
     return found
 

@@ -44,7 +44,7 @@ def texts(finding: Finding) -> list[str]:
     """A finding as text, under HEADINGS."""
     table, _, defense, cem, attacker, split, metric = finding.cell
     method = (names.average_label(cem) if defense == "average" else names.row_label(defense, cem)) if defense else ""
-    words = [method, attacker if attacker != "none" else "", split if split != "validation" else "", metric]
+    words = [method, attacker, split, metric]
     cell = " ".join(word for word in words if word)
     return [table, cell, finding.printed, finding.expected, finding.why, finding.rule, finding.severity]
 

@@ -46,7 +46,7 @@ def on_same_originals(cells: list[Cell], store: Store, order: list[str]) -> list
 
     order: the order of the defences. UserError for a file that is not such a picture.
     """
-    attacks = [cell for cell in cells if cell.job.kind == "attack"]
+    attacks = [cell for cell in cells if cell.kind == "attack"]
     first = first_seeds(attacks, store)
     chosen = [cell for cell in _drawn(attacks, store) if cell.seed == first[cell.dataset, cell.protocol]]
     chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, names.form_rank(cell.cem)))

@@ -30,8 +30,8 @@ class Column:
 
     @property
     def cell(self) -> dict[str, str]:
-        """The attacker and split of the whole column; {} for an accuracy."""
-        return {} if self.attacker == "none" else {"attacker": self.attacker, "split": self.split}
+        """The attacker and split of the whole column; {} if it is not of an attack."""
+        return {"attacker": self.attacker, "split": self.split} if self.attacker else {}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from benchmark.analysis import baseline, columns, convergence, names, published
+from benchmark.analysis.collect import EFFICIENCY
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.flags import closed_form_wins, decoder_beaten
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
@@ -15,7 +16,6 @@ from benchmark.departures import parted
 from benchmark.report.table import Cell, Column, Group, Row, Table
 
 DASH = "–"
-EFFICIENCY_SPLITS = ("encoder", "server")
 COMPARED = "In brackets: the published value."
 ALL_ATTACKERS = ("attackers_mse", "attackers_ssim")  # layouts of our own, beside the paper's
 NOT_IN_SUITE = "not in this suite"
@@ -105,13 +105,13 @@ def build_tables(
 
 def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     """The (data set, layout) pairs with cells: the printed tables in their order, then the rest."""
-    efficiency = part["split"].isin(EFFICIENCY_SPLITS)
+    efficiency = part["kind"] == "efficiency"
     found = {(name, "efficiency") for name in part[efficiency]["dataset"]}
     found |= {(name, layout) for name in part[~efficiency]["dataset"] for layout in ("mse", "ssim_psnr")}
     # SSIM and PSNR are printed for attacks on `infer`; without one, a data set of ours has no values there
     attacked = set(part[(part["split"] == "infer") & part["attacker"].isin(names.ATTACKERS)]["dataset"])
     found -= {(name, "ssim_psnr") for name in set(part["dataset"]) - attacked - set(names.DATASETS)}
-    stronger = part[~part["attacker"].isin(["none", *names.ATTACKERS])]
+    stronger = part[(part["kind"] == "attack") & ~part["attacker"].isin(names.ATTACKERS)]
     found |= {(name, layout) for name in stronger["dataset"] for layout in ALL_ATTACKERS}
     order = list(names.PRINTED_TABLES)
     return sorted(found, key=lambda pair: names.rank(pair, order))
@@ -137,20 +137,20 @@ def _flagged(frame: pd.DataFrame) -> dict[tuple, list[str]]:
 
 def _shape(part, dataset: str, layout: str, extra_metrics: Sequence[str]) -> tuple[list[Column], list[tuple[str, str]]]:
     """The columns and the rows (defense, cem) of a layout."""
-    efficiency = part["split"].isin(EFFICIENCY_SPLITS)
+    efficiency = part["kind"] == "efficiency"
     if layout == "efficiency":
         return _efficiency_columns(), _efficiency_rows(part[efficiency])
     all_of_them = layout in ALL_ATTACKERS
     columns = _all_attackers_columns(layout, part) if all_of_them else _attack_columns(layout, extra_metrics)
     if dataset not in names.DATASETS:  # the paper has no table for it whose columns must be kept
-        there = {("none", "validation"), *zip(part["attacker"], part["split"], strict=True)}
+        there = {("", ""), *zip(part["attacker"], part["split"], strict=True)}
         columns = [column for column in columns if (column.attacker, column.split) in there]
     return columns, _method_rows(part[~efficiency], dataset, layout)
 
 
 def _attack_columns(layout: str, extra_metrics: Sequence[str]) -> list[Column]:
     accuracy = names.metric("accuracy_percent")
-    columns = [Column("", accuracy.heading, "none", "validation", "accuracy_percent", accuracy.decimals)]
+    columns = [Column("", accuracy.heading, "", "", "accuracy_percent", accuracy.decimals)]
     for attacker in names.ATTACKERS:
         title = names.attacker_title(attacker)
         if layout == "mse":
@@ -170,7 +170,7 @@ def _all_attackers_columns(layout: str, part: pd.DataFrame) -> list[Column]:
     metric = names.metric(what)
     present, splits = part["attacker"].unique(), part["split"].unique()
     order = [*names.ATTACKERS, *names.STRONGER]
-    listed = [name for name in order if name in present] + sorted(set(present) - set(order) - {"none"})
+    listed = [name for name in order if name in present] + sorted(set(present) - {*order, ""})
     return [
         Column(f"{metric.heading} {split}", names.attacker_title(name), name, split, what, metric.decimals)
         for split in ("train", "infer")
@@ -183,9 +183,9 @@ def _efficiency_columns() -> list[Column]:
     decimals = {"encoder": (3, 1, 2), "server": (2, 2, 2)}  # as S6 prints them
     titles = {"encoder": "Local encoder", "server": "Cloud server"}
     return [
-        Column(titles[split], names.metric(name).heading, "none", split, name, digits)
-        for split in EFFICIENCY_SPLITS
-        for name, digits in zip(("params_m", "mmac", "inference_ms"), decimals[split], strict=True)
+        Column(titles[part], names.metric(name).heading, "", "", f"{part}_{name}", digits)
+        for part in names.PARTS
+        for name, digits in zip(("params_m", "mmac", "inference_ms"), decimals[part], strict=True)
     ]
 
 
@@ -297,12 +297,12 @@ def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
     notes += _attack_notes(draft, defense, cem, column)
     place = (*draft.place, defense, cem, column.attacker, column.split)
     doubt = draft.doubts.of(*place)
-    if doubt and doubt not in notes and column.split not in EFFICIENCY_SPLITS:
+    if doubt and doubt not in notes:
         notes.append(doubt)
     if draft.mixed and summary.values:
         notes += [f"reduced: {label}" for label in sorted(summary.labels - {""})]
     bold = (*place, column.metric) in draft.supported and not draft.doubts.of_change(*place)
-    judged = column.split in EFFICIENCY_SPLITS or (not doubt and summary.labels == {""})
+    judged = column.metric in EFFICIENCY or (not doubt and summary.labels == {""})
     return _make_cell(draft, column, (defense, cem), summary.mean, summary.half_width, notes, bold, judged)
 
 

@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from benchmark.analysis import names
 from benchmark.analysis.ablation import BASE
+from benchmark.analysis.diff import attack
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED
 from benchmark.report import keep
@@ -69,7 +70,7 @@ def text_rows(lines: pd.DataFrame) -> list[list[str]]:
             row["protocol"],
             names.dataset_title(row["dataset"]),
             names.row_label(row["defense"], row["cem"]),
-            " ".join(word for word in (row["attacker"], row["split"]) if word != "none"),
+            attack(row),
             row["claim"],
             str(row["seeds"]),
             *(_number(row[side], names.metric(row["metric"]).decimals) for side in ("off", "on")),
@@ -130,9 +131,8 @@ def _ablation(lines: pd.DataFrame, labels: list[str]) -> str:
         found = []
         for row in lines[lines["what"] == what].to_dict("records"):
             spec = "{:+.1f} %" if row["metric"] == "mse" else f"{{:+.{names.metric(row['metric']).decimals}f}}"
-            attack = " ".join(word for word in (row["attacker"], row["split"]) if word != "none")
             found.append(
-                [names.dataset_title(row["dataset"]), row["protocol"], row["cem"], attack, row["metric"]]
+                [names.dataset_title(row["dataset"]), row["protocol"], row["cem"], attack(row), row["metric"]]
                 + [str(row["rows"]), str(row["seeds"]), spec.format(row["change"]), _interval(row, spec)]
             )
         return found

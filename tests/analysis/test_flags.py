@@ -10,7 +10,7 @@ from benchmark.analysis.frame import tidy
 from benchmark.matrix.expand import Point
 
 CELL = {"suite": "s", "dataset": "cifar10", "defense": "bottleneck", "cem": "off", "protocol": "corrected"}
-CELL |= {"split": "train", "metric": "mse", "status": "done", "reason": "", "key": "k", "label": ""}
+CELL |= {"kind": "attack", "split": "train", "metric": "mse", "status": "done", "reason": "", "key": "k", "label": ""}
 
 
 def row(attacker, value, seed=1, **changes):

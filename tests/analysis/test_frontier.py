@@ -70,13 +70,14 @@ def test_points_take_the_strongest_attacker_of_every_seed():
     rows = []
     for seed in (0, 1):
         for attacker, split, metric, value in [
-            ("none", "validation", "accuracy_percent", 80 + seed),
+            ("", "", "accuracy_percent", 80 + seed),
             ("decoder", "train", "mse", 0.02 - 0.015 * seed),
             ("gan", "train", "mse", 0.01),
             ("gan", "infer", "mse", 0.5),
         ]:
             rows.append(
                 dict(suite="s a=1", dataset="cifar10", defense="d", cem="off", protocol="p", attacker=attacker)
+                | dict(kind="attack" if attacker else "train")
                 | dict(split=split, metric=metric, seed=seed, value=value, status="done", reason="", key="", label="")
             )
     found = points(tidy(pd.DataFrame(rows, columns=COLUMNS)), {"s a=1": Point("a", 1)})
@@ -138,7 +139,7 @@ def test_a_sweep_over_the_precision(matrix, tmp_path):
         tmp_path,
         {"defense": ["dropout"]},
     )
-    found = {cell.strength.value: cell.job.config["train"]["precision"] for cell in cells if cell.job.kind == "train"}
+    found = {cell.strength.value: cell.job.config["train"]["precision"] for cell in cells if cell.kind == "train"}
     assert found == {"fp32": "fp32", "bf16": "bf16"} and {cell.protocol for cell in cells} == {"published"}
 
 

@@ -21,7 +21,8 @@ CELL = {"dataset": "cifar10", "cem": "off", "protocol": "corrected", "status": "
 
 
 def attacked(suite, attacker, mse, seed=1, split="train", beats=1.0, **more):
-    base = CELL | {"suite": suite, "defense": "bottleneck", "attacker": attacker, "split": split, "seed": seed}
+    base = CELL | {"suite": suite, "defense": "bottleneck", "kind": "attack", "seed": seed}
+    base |= {"attacker": attacker, "split": split}
     values = {"mse": mse, "ssim": 0.5, "beats_mean_image": beats}
     return [
         base | {"metric": name, "value": value, "label": "a 1 (published 2)"} | more for name, value in values.items()
@@ -29,7 +30,7 @@ def attacked(suite, attacker, mse, seed=1, split="train", beats=1.0, **more):
 
 
 def trained(suite, accuracy, seed=1):
-    base = CELL | {"suite": suite, "defense": "bottleneck", "attacker": "none", "split": "validation", "seed": seed}
+    base = CELL | {"suite": suite, "defense": "bottleneck", "kind": "train", "attacker": "", "split": "", "seed": seed}
     return [base | {"metric": "accuracy_percent", "value": accuracy, "label": ""}]
 
 
@@ -116,7 +117,7 @@ def test_a_stronger_setting_of_the_same_attacker_takes_its_place(tmp_path):
         job.key: store.metrics(job)["values"]["mse"] for job in finished_jobs(store, print) if job.kind == "attack"
     }
     found = stored_cells(store, print)
-    assert len(attacks) == 2 and [cell.attacker for cell in found] == ["none", "decoder"]
+    assert len(attacks) == 2 and [cell.attacker for cell in found] == ["", "decoder"]
     assert found[1].job.key == min(attacks, key=attacks.get)
     assert "attacks.decoder.epochs" in str(found[1].departures[0])
 

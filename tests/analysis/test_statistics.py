@@ -26,8 +26,15 @@ from tests.support.command_line import finished, place  # noqa: F401
 
 def row(value, metric="mse", **changes) -> dict:
     base = {"suite": "s", "dataset": "cifar10", "defense": "bottleneck", "cem": "off", "protocol": "corrected"}
-    attacker = {"attacker": "none", "split": "validation"} if metric == "accuracy_percent" else {}
-    base |= {"attacker": "decoder", "split": "infer", "metric": metric, "seed": 0, "value": value} | attacker
+    attacker = {"kind": "train", "attacker": "", "split": ""} if metric == "accuracy_percent" else {}
+    base |= {
+        "kind": "attack",
+        "attacker": "decoder",
+        "split": "infer",
+        "metric": metric,
+        "seed": 0,
+        "value": value,
+    } | attacker
     return base | {"status": "done", "reason": "", "key": "k", "label": ""} | changes
 
 

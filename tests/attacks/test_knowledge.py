@@ -82,15 +82,15 @@ def test_keys_know_of_it_only_where_it_is_another(matrix, tmp_path):
         del value["suites"]["smoke"]["sweep"]
 
     cells, before = (expand(matrix(change), "smoke", tmp_path) for change in (sweep, plain))
-    assert {cell.job.key for cell in cells if cell.attacker == "none"} == {
-        cell.job.key for cell in before if cell.attacker == "none"
+    assert {cell.job.key for cell in cells if cell.kind == "train"} == {
+        cell.job.key for cell in before if cell.kind == "train"
     }
     by_point = {}
     for cell in cells:
-        if cell.attacker != "none":
+        if cell.kind == "attack":
             by_point.setdefault(str(cell.strength), []).append(cell)
     assert [cell.job.key for cell in by_point["knowledge.share=1"]] == [
-        cell.job.key for cell in before if cell.attacker != "none"
+        cell.job.key for cell in before if cell.kind == "attack"
     ]
     half, other = by_point["knowledge.share=0.5"], by_point["knowledge.dataset=cifar10"]
     assert {json.dumps(cell.job.config["knowledge"]) for cell in half} == {'{"share": 0.5, "dataset": null}'}
@@ -144,7 +144,7 @@ def test_one_table(place, monkeypatch):  # noqa: F811
 
     cells = expand(MatrixFile(place.matrix), "smoke", place.data)
     for cell in cells:
-        if cell.attacker == "none":
+        if cell.kind == "train":
             continue
         folder = place.results / cell.job.folder
         values = json.loads((folder / "metrics.json").read_text())["values"]

@@ -487,7 +487,7 @@ def test_the_standard_suite_runs_end_to_end(place):  # noqa: F811
         folders = {
             cell.attacker: place.results / cell.job.folder
             for cell in place.cells(f"defense={defense}")
-            if cell.attacker != "none"
+            if cell.kind == "attack"
         }
         assert list(folders) == SUITE
         values = {name: json.loads((path / "metrics.json").read_text())["values"] for name, path in folders.items()}
@@ -516,7 +516,7 @@ def test_the_choice_needs_no_per_image_values_but_the_best_of_all_does(place):  
 
     place.edit(change)
     assert place.call("run").code == 0
-    folders = {cell.attacker: place.results / cell.job.folder for cell in place.cells() if cell.attacker != "none"}
+    folders = {cell.attacker: place.results / cell.job.folder for cell in place.cells() if cell.kind == "attack"}
     numbers = json.loads((folders["standard"] / "metrics.json").read_text())
     for name, again in (("standard", 0), ("ensemble", 2)):
         for folder in folders.values():

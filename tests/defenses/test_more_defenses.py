@@ -621,7 +621,7 @@ def test_every_one_runs_from_training_to_table(place):  # noqa: F811
             learned = checkpoint.load(folder / "encoder.safetensors").get("defense", {})
             assert bool(learned) == (config["defense"]["name"] in LEARNING)
     machine = Machine(Store(place.results), place.data, torch.device("cpu"))
-    attacks = [cell.job for cell in place.cells("attacker=decoder,cem=on") if cell.job.kind == "attack"]
+    attacks = [cell.job for cell in place.cells("attacker=decoder,cem=on") if cell.kind == "attack"]
     for job in attacks:  # the attacker is sent what the chosen encoder's defence sends, and may not train it
         defense = prepare_attack(job, machine).task.target.kept.__self__
         folder = place.results / job.parents["train"].folder

@@ -106,7 +106,7 @@ def test_every_value_and_its_published_one_stand_in_the_tables(small, page):
     printed = {tuple(row[name] for name in CELL): row["value"] for row in published.reference().to_dict("records")}
     seen = 0
     for cell in cells:
-        if cell.job.kind != "attack":
+        if cell.kind != "attack":
             continue
         both = [other for other in cells if other.job.cell | {"seed": 0} == cell.job.cell | {"seed": 0}]
         both = [other for other in both if (other.attacker, other.split) == (cell.attacker, cell.split)]
@@ -204,7 +204,7 @@ def test_many_pictures_are_cut_to_a_budget(small, page, monkeypatch):
 def test_pictures_come_from_the_first_seed_that_has_them(small, tmp_path):
     cells, store = small
     for cell in cells:
-        if cell.attacker != "none" and cell.seed == 126:  # of which no pictures are kept here, but of the first
+        if cell.kind == "attack" and cell.seed == 126:  # of which no pictures are kept here, but of the first
             what = (cell.defense, cell.cem, cell.attacker, cell.split, 125)
             other = next(c for c in cells if (c.defense, c.cem, c.attacker, c.split, c.seed) == what)
             shutil.copytree(store.path(other.job), tmp_path / "results" / cell.job.folder)
@@ -216,7 +216,7 @@ def test_people_are_never_shown(tmp_path):
     """Not even where a results folder of somebody else's holds such pictures."""
     cells, store = simulate(tmp_path, "facescrub", lambda value: only_bottleneck(value, "facescrub"))
     for cell in cells:
-        if cell.job.kind == "attack":
+        if cell.kind == "attack":
             Image.fromarray(np.zeros((100, 600, 3), np.uint8)).save(store.path(cell.job) / "reconstructions.png")
     text = build_page(findings(cells, store))
     assert "<img" not in text and "may not be published" in text
@@ -274,7 +274,7 @@ def test_the_history_of_the_simulation_is_drawn(small, page):
     cells, store = small
     last = []
     for cell in cells:
-        if cell.job.kind == "train" and (cell.defense, cell.cem) == ("patrol", "on"):
+        if cell.kind == "train" and (cell.defense, cell.cem) == ("patrol", "on"):
             with open(store.path(cell.job) / "history.csv", newline="") as file:
                 last.append(float([*csv.DictReader(file)][-1]["selection_accuracy_percent"]))
     assert len(last) == 3 and f"<title>PATROL+CEM: {sum(last) / 3:.4g} in epoch 6</title>" in page
@@ -292,7 +292,7 @@ def only_grid(rows: list[dict]) -> answer.Grid:
 def test_the_answer_is_a_grid_of_rows_by_attackers():
     worse = pair([0.020, 0.022, 0.024], [0.010, 0.011, 0.012], "mse", "gan")
     grid = only_grid(HELPED + SPREAD + worse)
-    assert grid.columns == [("none", "validation"), ("decoder", "infer"), ("gan", "infer")]
+    assert grid.columns == [("", ""), ("decoder", "infer"), ("gan", "infer")]
     found = {defense: row for defense, _, row in grid.rows}
     assert list(found) == ["bottleneck", "dropout"] and found["dropout"][2] is None
     assert [verdict.kind for verdict in found["bottleneck"]] == ["supported", "supported", "not supported"]
@@ -342,7 +342,7 @@ def test_an_attack_that_learnt_nothing_has_no_verdict_and_no_part_in_the_sentenc
 
 
 def test_a_row_at_chance_has_no_verdict():
-    chance = pair([10.0, 10.2, 10.4], [10.1, 10.2, 10.3], "accuracy_percent", "none")
+    chance = pair([10.0, 10.2, 10.4], [10.1, 10.2, 10.3], "accuracy_percent", "")
     ((_, _, row),) = only_grid([line for line in HELPED if line["metric"] != "accuracy_percent"] + chance).rows
     assert [verdict.kind for verdict in row] == ["plain", "plain"] and row[1].text == "chance"
 
@@ -354,7 +354,7 @@ def printed_frame(*changed: tuple[str, str, str, float], label: str = "") -> pd.
     """Table S1's decoder columns as results of one seed, `changed` in place of (defense, cem, split, MSE)."""
     other = {row[:3]: row[3] for row in changed}
     frame = published.reference()
-    frame = frame[(frame["dataset"] == "cifar10") & frame["attacker"].isin(["none", "decoder"])]
+    frame = frame[(frame["dataset"] == "cifar10") & frame["attacker"].isin(["", "decoder"])]
     frame = frame[frame["metric"].isin(["accuracy_percent", "mse", "ssim", "psnr_db"])].copy()
     frame = frame.assign(suite="mine", protocol="published", seed=1, label=label)
     mse = frame["metric"] == "mse"
@@ -395,9 +395,9 @@ def test_a_row_at_chance_is_not_held_against_the_printed_one_and_has_no_rank():
 
 def test_rows_that_cannot_be_compared_are_told():
     frame = printed_frame()
-    (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["validation", "train"])])
+    (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["", "train"])])
     assert board.sentence.startswith("No two defences can be compared") and len(board.lines) == 1
-    (board,) = compared.ranked(frame[(frame["defense"] == "bottleneck") & frame["split"].isin(["validation", "train"])])
+    (board,) = compared.ranked(frame[(frame["defense"] == "bottleneck") & frame["split"].isin(["", "train"])])
     assert board.sentence.startswith("No ranking yet: only Bottleneck can be ranked. Bottleneck+CEM (MSE ")
     assert len(board.lines) == 2
 

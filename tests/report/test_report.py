@@ -48,7 +48,7 @@ def row(value=0.01, **changes) -> dict:
         "cem": "off",
         "protocol": "published",
     }
-    base |= {"attacker": "decoder", "split": "infer", "metric": "mse", "seed": 0, "value": value}
+    base |= {"kind": "attack", "attacker": "decoder", "split": "infer", "metric": "mse", "seed": 0, "value": value}
     return base | {"status": "done", "reason": "", "key": "k", "label": ""} | changes
 
 
@@ -159,7 +159,7 @@ def test_package_data_is_the_given_file():
 def pair(off: list, on: list, metric: str, attacker="decoder", defense="bottleneck", **more) -> list[dict]:
     """Rows of one cell with CEM off and on, a value for each seed."""
     place = {"metric": metric, "attacker": attacker, "defense": defense} | more
-    place["split"] = "validation" if attacker == "none" else "infer"
+    place |= {"kind": "attack" if attacker else "train", "split": "infer" if attacker else ""}
     return [
         row(value, cem=cem, seed=seed, **place)
         for cem, values in (("off", off), ("on", on))
@@ -168,13 +168,13 @@ def pair(off: list, on: list, metric: str, attacker="decoder", defense="bottlene
 
 
 HELPED = [  # three seeds that agree
-    *pair([90.0, 90.1, 90.2], [90.1, 90.0, 90.2], "accuracy_percent", "none"),
+    *pair([90.0, 90.1, 90.2], [90.1, 90.0, 90.2], "accuracy_percent", ""),
     *pair([0.010, 0.011, 0.012], [0.020, 0.022, 0.024], "mse"),
     *pair([0.50, 0.51, 0.52], [0.40, 0.41, 0.42], "ssim"),
     *pair([20.0, 20.1, 20.2], [20.0, 20.1, 20.2], "psnr_db"),
 ]
 SPREAD = [  # as much on average, but the seeds disagree
-    *pair([90.0, 90.1, 90.2], [91.0, 88.0, 92.0], "accuracy_percent", "none", "dropout"),
+    *pair([90.0, 90.1, 90.2], [91.0, 88.0, 92.0], "accuracy_percent", "", "dropout"),
     *pair([0.010, 0.011, 0.012], [0.009, 0.030, 0.027], "mse", defense="dropout"),
 ]
 
@@ -225,7 +225,7 @@ def test_a_number_of_another_setting_is_not_judged_by_the_published_one():
 def test_an_interval_wider_than_the_scale_is_not_printed():
     wide = table_named(frame_of(row(0.01), row(0.03, seed=1)), "1")
     assert cells_of(wide, "Bottleneck")[2].text == "0.0200 (n too small)"
-    accuracy = pair([85.0, 97.0], [], "accuracy_percent", "none")
+    accuracy = pair([85.0, 97.0], [], "accuracy_percent", "")
     assert cells_of(table_named(frame_of(*accuracy), "1"), "Bottleneck")[0].text == "91.00 (n too small)"
     same = table_named(frame_of(row(0.0), row(0.0, seed=1)), "1")
     assert cells_of(same, "Bottleneck")[2].text == "0.0000 ± 0.0000"
@@ -568,10 +568,10 @@ def test_what_beats_the_decoder_stands_at_its_mse():
 
 def test_a_data_set_that_the_paper_lacks_has_columns_for_its_own_attacks_alone():
     ours = row(dataset="photos", split="train")
-    accuracy = row(90.0, dataset="photos", attacker="none", split="validation", metric="accuracy_percent")
+    accuracy = row(90.0, dataset="photos", kind="train", attacker="", split="", metric="accuracy_percent")
     (table,) = tables_of(frame_of(ours, accuracy))
     assert [(column.attacker, column.split) for column in table.columns] == [
-        ("none", "validation"),
+        ("", ""),
         ("decoder", "train"),
     ]
     both = tables_of(frame_of(ours, accuracy, row(dataset="photos")))

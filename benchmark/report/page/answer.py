@@ -52,7 +52,7 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     first, found = lines.iloc[0], {}
     for line in lines.to_dict("records"):
         found[line["defense"], line["cem"], line["attacker"], line["split"]] = _verdict(line, doubts)
-    order = ["none", *names.ATTACKERS, *names.STRONGER]
+    order = ["", *names.ATTACKERS, *names.STRONGER]
     columns = sorted({key[2:] for key in found}, key=lambda key: (names.rank(key[0], order), key[1] == "infer"))
     rows: list[tuple] = [
         (*row, [found.get((*row, *column)) for column in columns]) for row in dict.fromkeys(key[:2] for key in found)
@@ -60,11 +60,11 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     rows.sort(key=lambda row: (names.rank(row[0], ["none", *names.DEFENSES]), names.form_rank(row[1])))
     title = f"{names.dataset_title(first['dataset'])}, protocol {first['protocol']}{where}"
     run = {key: verdict for key, verdict in found.items() if verdict.text != NOT_RUN}
-    attacks = [verdict for key, verdict in run.items() if key[2] not in ("none", names.ORACLE)]
+    attacks = [verdict for key, verdict in run.items() if key[2] not in ("", names.ORACLE)]
     cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
-    told = {key[:2] for key, verdict in run.items() if key[2] != "none" and not math.isnan(verdict.change)}
-    accuracy = [verdict for key, verdict in run.items() if key[2] == "none" and key[:2] in told]
-    seeds = lines[lines["attacker"] != "none"]["seeds"].max()
+    told = {key[:2] for key, verdict in run.items() if key[2] and not math.isnan(verdict.change)}
+    accuracy = [verdict for key, verdict in run.items() if not key[2] and key[:2] in told]
+    seeds = lines[lines["attacker"] != ""]["seeds"].max()
     sentence = _scope(len({key[:2] for key in run}), rows) + _sentence(attacks, accuracy, seeds)
     return Grid(title, sentence, cell, columns, rows)
 

@@ -115,7 +115,7 @@ def _facts(cells: list[Cell], frame: pd.DataFrame, departures: int) -> list[tupl
     jobs = {cell.job.key for cell in cells}
     done = set(frame[frame["status"] == "done"]["key"])
     found = [("Cells with a result", f"{len(done)} of {len(jobs)}")]
-    seeds = sorted({str(cell.seed) for cell in cells if cell.job.kind != "efficiency"})
+    seeds = sorted({str(cell.seed) for cell in cells if cell.kind != "efficiency"})
     found += [("Seeds" if len(seeds) > 1 else "Seed", ", ".join(seeds) or "none")]
     protocols = list(dict.fromkeys(cell.protocol for cell in cells if cell.protocol))
     more = f", with {departures} departure{'s' * (departures > 1)}" if departures else ""
@@ -133,7 +133,7 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
     found = []
     for axis, heading in AXES.items():
         kinds = {"attack"} if axis in ("attacker", "split") else {"train"}
-        values = list(dict.fromkeys(getattr(cell, axis) for cell in cells if cell.job.kind in kinds))
+        values = list(dict.fromkeys(getattr(cell, axis) for cell in cells if cell.kind in kinds))
         if len(values) > 1:
             found.append((axis, heading, [(value, called.get(axis, str)(value)) for value in values]))
     return found
@@ -143,7 +143,7 @@ def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
     """Every verdict as text (verdicts.HEADINGS), with its filter axes: an accuracy belongs to every attack."""
     axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
     cells = [dict(zip(axes, cell, strict=True)) for cell in lines[axes].itertuples(index=False)]
-    own = [{axis: value for axis, value in cell.items() if value not in ("none", "validation")} for cell in cells]
+    own = [{axis: value for axis, value in cell.items() if value} for cell in cells]
     return list(zip(own, map(_shared_columns, verdict_stage.text_rows(lines)), strict=True))
 
 
@@ -202,7 +202,7 @@ def _missing(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path | N
         listed = []
         for row in part.itertuples(index=False):
             words = [names.dataset_title(row.dataset), names.row_label(row.defense, row.cem), row.protocol]
-            words += [row.attacker] * (row.attacker != "none") + [row.split, "seed", str(row.seed)]
-            listed.append((_link(store.workdir(jobs[row.key]) / LOG, out), " ".join(words)))
+            words += [row.attacker or row.kind, row.split, "seed", str(row.seed)]
+            listed.append((_link(store.workdir(jobs[row.key]) / LOG, out), " ".join(filter(None, words))))
         found.append((status, reason or "no reason recorded", listed))
     return found

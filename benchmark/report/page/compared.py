@@ -108,7 +108,7 @@ def _printed_lines(gains: pd.DataFrame) -> list[tuple[dict, list[str]]]:
     told = transfer.gain_lines(gains)
     axes = ["dataset", "protocol", "defense", "attacker", "split"]
     cells = [dict(zip(axes, row, strict=True)) for row in gains[axes].itertuples(index=False)]
-    own = [{axis: value for axis, value in cell.items() if value not in ("none", "validation")} for cell in cells]
+    own = [{axis: value for axis, value in cell.items() if value} for cell in cells]
     return [(cell, line[2:]) for cell, line in zip(own, told, strict=True)]
 
 

@@ -56,7 +56,7 @@ def grids(cells: list[Cell], store: Store, groups: list[list[Rebuilt]]) -> tuple
 
     groups: of pictures.on_same_originals.
     """
-    attacks = [cell for cell in cells if cell.job.kind == "attack"]
+    attacks = [cell for cell in cells if cell.kind == "attack"]
     result = _within_budget(groups)
     kept = max((item.pairs.shape[1] for group in groups for item in group), default=0)
     return result, _left_out(attacks, first_seeds(attacks, store), result, kept)

@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from benchmark.analysis import history, names
+from benchmark.analysis.collect import EFFICIENCY
 from benchmark.analysis.diff import diff
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.frame import Summary, summarise, too_wide
@@ -22,7 +23,7 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
     summaries, doubts = summarise(part), Doubts(part)
     rows = []
     for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
-        accuracy = summaries.get((dataset, defense, cem, "none", "validation", "accuracy_percent"))
+        accuracy = summaries.get((dataset, defense, cem, "", "", "accuracy_percent"))
         if metric == "mse" and found.values:
             known = accuracy if accuracy is not None and accuracy.values else None
             rows.append(
@@ -52,7 +53,7 @@ def against(part: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     if not summarise(part).keys() & summarise(reference).keys():
         return pd.DataFrame(columns=columns)
     found = diff(reference, part).rename(columns={"reference": "published"})
-    found.loc[(found["label"] != "") & ~found["split"].isin(["encoder", "server"]), "tolerance"] = math.nan
+    found.loc[(found["label"] != "") & ~found["metric"].isin(EFFICIENCY), "tolerance"] = math.nan
     return found.dropna(subset=["published", "produced"])[columns].reset_index(drop=True)
 
 
@@ -61,7 +62,7 @@ def histories(cells: list[Cell], store: Store, kind: str = "train") -> pd.DataFr
     the history's columns."""
     first, parts = [*ATTACKED, "seed", "epoch"], []
     for cell in cells:
-        if cell.job.kind == kind and store.done(cell.job):
+        if cell.kind == kind and store.done(cell.job):
             epochs = pd.DataFrame(history.read(store.path(cell.job) / HISTORY) or [])
             if "epoch" in epochs:
                 parts.append(epochs.assign(**{name: getattr(cell, name) for name in first[:-1]}))
@@ -75,7 +76,7 @@ def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
     """Quantiles of the MSE of single images, means over seeds, of every finished attack that recorded them."""
     found: dict[tuple, list[dict]] = {}
     for cell in cells:
-        values = store.metrics(cell.job)["values"] if cell.job.kind == "attack" and store.done(cell.job) else {}
+        values = store.metrics(cell.job)["values"] if cell.kind == "attack" and store.done(cell.job) else {}
         if all(values.get(name) is not None for name in quantile_names("mse")):
             found.setdefault((cell.attacker, cell.split, cell.defense, cell.cem), []).append(values)
     rows = []

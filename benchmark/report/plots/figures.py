@@ -81,11 +81,12 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
 
 def against(frame: pd.DataFrame, width: float = COLUMN):
     """Published against produced values, a panel for each metric, the tolerance shaded. frame: data.against."""
-    metrics = [name for name in names.METRICS if name in set(frame["metric"])]
+    found = frame["metric"].map(names.base_metric)
+    metrics = [name for name in names.METRICS if name in set(found)]
     figure, grid = _grid(len(metrics), width, 1.6)
-    colours = {"none": (BLACK, "x"), "decoder": (style.BLUE, "o"), "gan": (style.ORANGE, "^")}
+    colours = {"": (BLACK, "x"), "decoder": (style.BLUE, "o"), "gan": (style.ORANGE, "^")}
     for panel, metric in zip(grid, metrics, strict=True):
-        rows = frame[frame["metric"] == metric]
+        rows = frame[found == metric]
         both = pd.concat([rows["published"], rows["produced"]])
         logarithmic = metric == "mse" and both.min() > SMALLEST * both.max()
         low, high = _span(both.min(), both.max(), logarithmic)
@@ -105,7 +106,7 @@ def against(frame: pd.DataFrame, width: float = COLUMN):
                     markeredgewidth=0.6,
                 )
                 digits = names.metric(metric).decimals
-                text = f"{_row(row.defense, row.cem)}, {row.split}: published {row.published:.{digits}f}"
+                text = f"{_row(row.defense, row.cem)}, {row.split or row.metric}: published {row.published:.{digits}f}"
                 tell(mark, f"{text}, produced {row.produced:.{digits}f}")
         if logarithmic:
             panel.set(xscale="log", yscale="log")
@@ -115,7 +116,7 @@ def against(frame: pd.DataFrame, width: float = COLUMN):
     figure.supxlabel("published")
     figure.supylabel("produced")
     seen = list(dict.fromkeys(frame["attacker"]))
-    titles = ["no attacker" if name == "none" else f"{names.attacker_title(name)} attack" for name in seen]
+    titles = [f"{names.attacker_title(name)} attack" if name else "no attacker" for name in seen]
     marks = [_mark(title, *colours.get(name, (style.GREEN, "s"))) for name, title in zip(seen, titles, strict=True)]
     marks += [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
     equal = "equal (shaded: tolerance)" if frame["tolerance"].notna().any() else "equal"

@@ -15,7 +15,7 @@ from benchmark.matrix.expand import Cell
 from benchmark.report.drawing import drawing
 from benchmark.report.plots import data, figures, style
 from benchmark.report.render import escape_markdown, write_bytes, write_text
-from benchmark.report.tables import EFFICIENCY_SPLITS, slug
+from benchmark.report.tables import slug
 from benchmark.store.store import Store
 
 # name -> (its figure, what that shows)
@@ -118,7 +118,7 @@ def _caption(name: str, part: pd.DataFrame, suite: str) -> str:
 
 def _changes(part: pd.DataFrame) -> list[str]:
     """How the finished cells depart from the published setting."""
-    labels = part[(part["status"] == "done") & ~part["split"].isin(EFFICIENCY_SPLITS)]["label"]
+    labels = part[(part["status"] == "done") & (part["kind"] != "efficiency")]["label"]
     return parted(labels)
 
 
