@@ -113,7 +113,7 @@ def test_names_of_files_and_metrics(copied):  # noqa: F811
 
 def test_cells_of_a_csv_are_no_formulas(tmp_path):
     row = dict.fromkeys(COLUMNS, "") | {"suite": "smoke", "dataset": "d", "defense": "x", "metric": "mse", "seed": "1"}
-    row |= {"protocol": "p", "attacker": "gan", "split": "infer", "status": "failed"}
+    row |= {"protocol": "p", "kind": "attack", "attacker": "gan", "split": "infer", "status": "failed"}
     texts = ["=1+1", "+1+1", "-2+3", "@SUM(A1)", "plain", "-0.5", "+3", "–"]
     frame = pd.DataFrame([row | {"defense": f"d{n}", "reason": text, "value": -0.5} for n, text in enumerate(texts)])
     (tmp_path / "results.csv").write_text(csv_text(frame), encoding="utf-8", newline="")
