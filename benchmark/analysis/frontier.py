@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
-from benchmark.analysis.names import ORACLE
+from benchmark.analysis.names import chooses
 from benchmark.data import DATASETS
 from benchmark.matrix.expand import Point
 
@@ -40,7 +40,7 @@ def points(frame: pd.DataFrame, strengths: dict[str, Point]) -> pd.DataFrame:
     frame = frame[(frame["status"] == "done") & frame["suite"].isin(strengths)]
     cell = ["suite", *LINE[:4], "seed"]
     accuracy = frame[frame["metric"] == "accuracy_percent"].set_index(cell)["value"].rename("accuracy")
-    attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & (frame["attacker"] != ORACLE)]
+    attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & ~frame["attacker"].map(chooses).astype(bool)]
     attacks = attacks.loc[attacks.groupby([*cell, "split"])["value"].idxmin()]
     found = attacks.join(accuracy, on=cell, how="inner").rename(columns={"value": "mse"})
     found["strength"] = found["suite"].map(strengths).map(str)

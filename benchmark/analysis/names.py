@@ -23,7 +23,6 @@ STRONGER = (  # ours, in the order in which tables show them
     *("ridge", "kernel", "converged", "ssim_decoder", "unet", "unrolled", "whitebox_standard", "standard"),
 )
 PAPER, FURTHER = "paper", "further"  # families of attackers
-ORACLE = "ensemble"  # a choice among the others, not an attacker itself: it enters no average with them
 
 # (data set, layout) -> the number under which the paper or its supplement prints that table
 PRINTED_TABLES = {
@@ -78,7 +77,7 @@ def one_feature(attacker: str) -> bool:
 
 
 def chooses(attacker: str) -> bool:
-    """Whether it selects among the results of other attackers."""
+    """Whether it selects among the results of other attackers: it enters no average with them."""
     return attacker in attacks.ATTACKS.names() and issubclass(attacks.ATTACKS.get(attacker), attacks.Selection)
 
 

@@ -49,9 +49,9 @@ def load_results(
 ) -> pd.DataFrame:
     """The results of a suite as a tidy frame: a line for each cell, metric and seed, measured or not.
 
-    Columns: suite, dataset, defense, cem, protocol, attacker, split, metric, seed, value (NaN for none), status (done,
-    failed, diverged, missing, running), reason, key, label (how the cell departs from the published setting,
-    separated by `; `).
+    Columns: suite, dataset, defense, cem, protocol, kind (train, attack, bounds, efficiency), attacker and split ("" if
+    it is no attack), metric, seed, value (NaN for none), status (done, failed, diverged, missing, running), reason,
+    key, label (how the cell departs from the published setting, separated by `; `).
     where: as `--where`, for example ["defense=patrol,cem=on"]; settings: as `--set`. UserError for unknown names and
     damaged results.
 

@@ -322,6 +322,14 @@ def test_rows_of_one_seed_beside_others_are_counted_apart():
     )
 
 
+def test_a_choice_among_the_attacks_is_no_attack_more():
+    """`standard` has the number of one of the others, which counted twice."""
+    chosen = pair([0.010, 0.011, 0.012], [0.020, 0.022, 0.024], "mse", "standard")
+    grid = only_grid(HELPED + chosen)
+    assert "supported in 1, not supported in 0, undecided in 0 of 1 attacks. " in grid.sentence
+    assert [column[0] for column in grid.columns] == ["", "decoder", "standard"]
+
+
 def test_one_seed_is_no_verdict():
     grid = only_grid([line for line in HELPED if line["seed"] == 0])
     ((_, _, row),) = grid.rows

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from benchmark.analysis import published
+from benchmark.analysis import names, published
 from benchmark.analysis.frame import COLUMNS, half_width
 from benchmark.metrics.reconstruction import QUANTILES
 from benchmark.report.plots import data, figures, stage, style
@@ -226,26 +226,47 @@ def beyond(figure) -> list[Text]:
     return found
 
 
+def require_room(figure, name: str, width: float) -> None:
+    """Every text stands inside the page, and none on another."""
+    canvas = FigureCanvasAgg(figure)
+    with matplotlib.rc_context(style.RC):
+        canvas.draw()
+    renderer, page = canvas.get_renderer(), figure.bbox
+    assert figure.get_figwidth() == width, name
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    shown = [text for text in shown if text not in beyond(figure)]
+    boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in shown]
+    for text, box in boxes:
+        assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, (name, text)
+        assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, (name, text)
+    for index, (text, box) in enumerate(boxes):
+        for other, against in boxes[:index]:
+            wide = min(box.x1, against.x1) - max(box.x0, against.x0)
+            high = min(box.y1, against.y1) - max(box.y0, against.y0)
+            assert wide <= 1 or high <= 1, (name, text, other)
+
+
 @pytest.mark.parametrize("width", [style.COLUMN, style.PAGE])
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_every_text_stands_inside_the_page_and_no_label_on_another(seeds, width):
+def test_every_text_has_room(seeds, width):
     for name, figure in every_figure(whole_suite(seeds), width).items():
-        canvas = FigureCanvasAgg(figure)
+        require_room(figure, name, width)
+        assert figure.get_figheight() < 6, name
+
+
+@pytest.mark.parametrize("width", [style.COLUMN, style.PAGE])
+def test_the_long_names_of_further_attackers_have_room_and_stand_in_their_order(width):
+    """`standard (chosen) attack, infer` ran out of the page."""
+    values = {("bottleneck", cem, "", "", "accuracy_percent"): [90.0] for cem in ("off", "on")}
+    for number, attacker in enumerate(names.STRONGER):
+        for cem, factor in (("off", 1), ("on", 1.5)):
+            values[("bottleneck", cem, attacker, "infer", "mse")] = [factor * (0.01 + number / 1000)]
+    rows = data.attacks(made(values))
+    assert list(dict.fromkeys(rows["attacker"])) == list(names.STRONGER)
+    for name, draw in (("tradeoff", figures.tradeoff), ("bars", figures.bars)):
         with matplotlib.rc_context(style.RC):
-            canvas.draw()
-        renderer, page = canvas.get_renderer(), figure.bbox
-        assert figure.get_figwidth() == width and figure.get_figheight() < 6, name
-        shown = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-        shown = [text for text in shown if text not in beyond(figure)]
-        boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in shown]
-        for text, box in boxes:
-            assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, (name, text)
-            assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, (name, text)
-        for index, (text, box) in enumerate(boxes):
-            for other, against in boxes[:index]:
-                wide = min(box.x1, against.x1) - max(box.x0, against.x0)
-                high = min(box.y1, against.y1) - max(box.y0, against.y0)
-                assert wide <= 1 or high <= 1, (name, text, other)
+            figure = draw(rows, width)
+        require_room(figure, name, width)
 
 
 def test_rows_are_told_apart_by_colour_and_by_marker():

@@ -60,7 +60,7 @@ def _grid(lines: pd.DataFrame, doubts: Doubts, where: str) -> Grid:
     rows.sort(key=lambda row: (names.rank(row[0], ["none", *names.DEFENSES]), names.form_rank(row[1])))
     title = f"{names.dataset_title(first['dataset'])}, protocol {first['protocol']}{where}"
     run = {key: verdict for key, verdict in found.items() if verdict.text != NOT_RUN}
-    attacks = [verdict for key, verdict in run.items() if key[2] not in ("", names.ORACLE)]
+    attacks = [verdict for key, verdict in run.items() if key[2] and not names.chooses(key[2])]
     cell = {"dataset": first["dataset"], "protocol": first["protocol"]}
     told = {key[:2] for key, verdict in run.items() if key[2] and not math.isnan(verdict.change)}
     accuracy = [verdict for key, verdict in run.items() if not key[2] and key[:2] in told]

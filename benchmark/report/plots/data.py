@@ -89,7 +89,7 @@ def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
 def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in the order of the printed tables."""
     known = {
-        "attacker": [*names.ATTACKERS],
+        "attacker": [*names.ATTACKERS, *names.STRONGER],
         "split": ["train", "infer"],
         "defense": ["none", *names.DEFENSES],
         "cem": ["off", "on"],

@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 
 from benchmark.analysis import names
 from benchmark.report.drawing import BLACK, BLUE, FURTHER, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
@@ -19,6 +20,7 @@ DEFENSES = {
     "noise_arl": (GREY, "h"),
 }
 SPARE = list(zip(FURTHER, ("<", ">", "p", "*", "X", "d"), strict=True))
+TITLE = 24  # characters that stand above a panel
 TIP = "tip: "  # an artist's hover text is its gid, after this prefix
 
 RC = {
@@ -64,7 +66,8 @@ def ordered(defenses) -> list[str]:
 
 
 def panel_title(attacker: str, split: str) -> str:
-    return f"{names.attacker_title(attacker)} attack, {split}"
+    """In lines that are no wider than a panel."""
+    return textwrap.fill(f"{names.attacker_title(attacker)} attack, {split}", TITLE)
 
 
 def tell(artist, text: str) -> None:
