@@ -113,8 +113,7 @@ def _arguments(job: Job) -> tuple:
 
 @functools.cache
 def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
-    with torch.device("meta"), torch.no_grad():  # only sizes: a network of any size costs nothing
-        model = models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)).eval()
-        encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
-        server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
+    model = macs.blank(lambda: models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)))
+    encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
+    server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
     return encoder, server, model.feature_shape

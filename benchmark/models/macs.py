@@ -3,10 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
@@ -31,9 +33,18 @@ class Scale:
 
 @functools.cache
 def forward(make: Callable[..., nn.Module], shape: tuple[int, int, int], *arguments: object) -> int:
-    """Multiply-accumulates of make(shape, *arguments) for one input of that shape, without allocating anything."""
-    with torch.device("meta"), torch.no_grad():
-        return count(make(shape, *arguments).eval(), torch.zeros(1, *shape))["macs_conv"]
+    """Multiply-accumulates of make(shape, *arguments) for one input of that shape."""
+    return count(blank(lambda: make(shape, *arguments)), torch.zeros(1, *shape))["macs_conv"]
+
+
+def blank(make: Callable[[], Network]) -> Network:
+    """make() on the CPU with arbitrary weights, which takes no time: for counting.
+
+    On the meta device it would take no memory either, but with the first operator there torch imports its compiler,
+    which takes a second.
+    """
+    with torch.device("meta"):
+        return make().to_empty(device="cpu")
 
 
 def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:
