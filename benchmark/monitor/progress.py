@@ -60,7 +60,9 @@ class Display:
             self.line(f"  {job.title}: {told(beat)}; suite {clock(self.eta())} left")
 
     def eta(self) -> float | None:
-        """Seconds left for the suite, from the rate of all jobs run here so far."""
+        """Seconds left for the suite, from the rate of all jobs run here so far; None if that says nothing yet."""
+        if self.finished == self.total:
+            return 0.0
         seconds = self.spent + (time.monotonic() - self.since if self.running else 0.0)
         running = list(self.running.items())  # a separate thread draws the picture
         worked = self.worked + sum(self.work[key] * (job.beat.fraction - (job.first or 0.0)) for key, job in running)

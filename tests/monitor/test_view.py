@@ -86,6 +86,14 @@ def test_time_left_counts_what_a_resumed_job_had_done_before(monkeypatch):
     assert display.eta() == pytest.approx(110)
 
 
+def test_after_the_last_job_no_time_is_left(capsys):
+    """`? left`, where it took less than the second that a rate needs."""
+    display = Display({job(1).key: 0.0}, 1)
+    display.begin(job(1))
+    display.end(job(1), "MSE 0.0073")
+    assert display.eta() == 0 and capsys.readouterr().err.endswith("; 0 s left\n")
+
+
 def test_a_watcher_reads_the_store_alone(tmp_path):
     jobs, store = [job(seed) for seed in range(5)], Store(tmp_path)
     finished, diverged, running, failed, _ = jobs
