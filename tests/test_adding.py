@@ -71,8 +71,8 @@ def test_a_defence(example):
     name, place = example("defenses")  # noqa: F811
     found = results(place)
     for cem in ("off", "on"):
-        assert re.search(rf",{name},{cem},published,decoder,infer,mse,125,0\.\d+,done,", found)
-    assert re.search(r",none,off,published,decoder,infer,mse,125,0\.\d+,done,", found)
+        assert re.search(rf",{name},{cem},published,attack,decoder,infer,mse,125,0\.\d+,done,", found)
+    assert re.search(r",none,off,published,attack,decoder,infer,mse,125,0\.\d+,done,", found)
     stored = benchmark.load_encoder(f"photos/{name}", results=place.results)
     options = {"train_images": 24, "test_images": 20, "data": place.data}
     judged = benchmark.evaluate(stored, stored.dataset, stored.channel, ["ridge"], **options)
@@ -81,7 +81,7 @@ def test_a_defence(example):
 
 def test_an_attacker(example):
     name, place = example("attacks")  # noqa: F811
-    assert re.search(rf",bottleneck,off,published,{name},infer,mse,125,0\.\d+,done,", results(place))
+    assert re.search(rf",bottleneck,off,published,attack,{name},infer,mse,125,0\.\d+,done,", results(place))
     table = (place.tables / "smoke" / "photos-attackers-mse.md").read_text()
     assert name in table and re.search(r"^\| Bottleneck \|.* 0\.\d{4}", table, flags=re.M)
     encoder = benchmark.load_encoder("photos/bottleneck", results=place.results)
@@ -102,4 +102,4 @@ def test_a_data_set(example, tiny_images, tmp_path):
     wrong = call("data", "prepare", name, "--from", tmp_path, "--data", tmp_path / "data")
     assert wrong.code == 2 and "needs the folders train and test" in wrong.err
     found = results(Place(place.folder, tmp_path / "data"))
-    assert re.search(rf"^smoke,{name},bottleneck,off,published,decoder,infer,mse,125,0\.\d+,done,", found, flags=re.M)
+    assert re.search(rf"^smoke,{name},bottleneck,off,published,attack,decoder,infer,mse,125,0\.\d+,done,", found, flags=re.M)

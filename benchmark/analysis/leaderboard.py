@@ -1,4 +1,4 @@
-"""The leaderboard: the rows of a tidy frame, ranked by how badly the strongest attacker used rebuilds images.
+"""The leaderboard: the rows of a tidy frame, ranked by the MSE of the strongest attacker that was used.
 
 Per data set and split, the highest MSE first. The strongest attacker is the one with the lowest MSE on the images under
 attack, so adding weak attackers does not help a row. Attackers that see more than one feature of an image, and choices

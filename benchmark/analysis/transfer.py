@@ -1,4 +1,4 @@
-"""How to compare a shorter run: its MSE depends on the lengths, CEM's gain and the order of rows perhaps do not.
+"""How to compare a shorter run: its MSE depends on its length; CEM's gain and the order of rows may not.
 
 Both are computed from a diff (diff.py), so from the same pairs of numbers as its absolute values.
 """

@@ -50,7 +50,7 @@ class _Row:
 def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     """One line for each claim about a row: the change from CEM off to on, its uncertainty, and the verdict.
 
-    frame: tidy (report/frame.py). images: reads per-image values, for the bootstrap over seeds and images and the share
+    frame: tidy (frame.py). images: reads per-image values, for the bootstrap over seeds and images and the share
     of images that got harder. Columns COLUMNS: off, on (means over the paired seeds), change with low and high (95 %
     Student t interval over seeds; percent for MSE, else in the metric's unit), p and p_holm (two-sided; adjusted over
     the rows of the same claim, suite, protocol, form of CEM and family of attackers), effect_size (d_z), image_low and

@@ -1,4 +1,4 @@
-"""The paper's decoder, fitted for longer than the printed attack, with averaged weights."""
+"""The paper's decoder, on a schedule of its own, with averaged weights; the mean of several."""
 
 from pydantic import Field
 from torch import nn

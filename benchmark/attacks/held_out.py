@@ -1,7 +1,7 @@
 """The attacker's held-out images: it is not fitted on them, and the choice among attackers is made on them.
 
 A real attacker does not have the originals of the images under attack, so it cannot compare attackers on them; a choice
-made there gives an optimum, not an attack. So a share of the attacker's own images is held out: the same images, with
+made there gives a bound, not an attack. So a share of the attacker's own images is held out: the same images, with
 the same features as sent, for all attackers of a row.
 """
 

@@ -27,7 +27,7 @@ PROBES, ALIKE = 64, 1e-3  # pairs that tell whether the likelihood is a squared 
 
 @ATTACKS.register("kernel")
 class KernelAttack(ClosedForm):
-    """It never holds a matrix of all images by all features, at most that for a batch of features."""
+    """It holds the matrix of images by features for only one batch of features at a time."""
 
     class Params(Strict):
         doublings: Count = Field(description="the noise is widened by factors of 2 up to 2^doublings, T = 4^k")

@@ -109,7 +109,7 @@ class NetworkAttack(Judged):
 
 
 class Average(nn.Module):
-    """A copy of a module, in evaluation mode, whose weights and BatchNorm statistics follow the other's slowly.
+    """A copy of a module, in evaluation mode, whose weights and BatchNorm statistics slowly follow the original's.
 
     A step moves them by the fraction 1 - decay, at first by 9 / (10 + steps): the first weights are soon forgotten.
     """

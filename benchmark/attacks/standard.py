@@ -2,7 +2,7 @@
 
 Each attacker says how well it rebuilds its held-out images (held_out.py), the same for all. For MSE and PSNR the one
 with the lowest MSE there is taken, for SSIM the one with the highest SSIM there. The tables show its score on the
-images under attack. So this is an attack that somebody can carry out, not an optimum.
+images under attack. So this is an attack that somebody can carry out, not a bound.
 """
 
 import math

@@ -124,7 +124,7 @@ class WhiteBoxAttack(Descent):
             description="begin at the mean of the attacker's images, or at what the row's decoder rebuilt"
         )
         restarts: Annotated[int, Field(ge=0)] = Field(
-            description="further starts, from noise; of each image's results that with the lowest objective is taken"
+            description="further starts, from noise; for each image the result with the lowest objective is taken"
         )
 
     @classmethod

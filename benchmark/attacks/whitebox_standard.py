@@ -2,8 +2,8 @@
 
 Minimises -log p(z | F_e(x)) + |u|^2 / 2 over u, x = mean + L u, where L L^T is the covariance of the attacker's images:
 the most probable image if images were normally distributed. For a linear encoder and Gaussian noise that is the best
-linear estimate, as of `ridge`; here the encoder itself is used, not a linear fit of it. No weight has to be chosen, as
-the total variation of `whitebox` needs one. Each column of L is a principal axis, so Adam's steps are scaled by axis.
+linear estimate, as of `ridge`; here the encoder itself is used, not a linear fit of it. No weight has to be chosen,
+unlike for the total variation of `whitebox`. Each column of L is a principal axis, so Adam's steps are scaled by axis.
 The held-out images are optimised together with those under attack, each by itself.
 """
 

@@ -28,7 +28,7 @@ def lpips(
     selection: Selection,
     device: Device = "auto",
     weights: Annotated[
-        Path | None, typer.Option(parser=path, help="AlexNet's weights, not where torch keeps its own")
+        Path | None, typer.Option(parser=path, help="file of AlexNet's weights; default: where torch keeps them")
     ] = None,
 ):
     """How far rebuilt images are from the originals in a network's features, where its weights are at hand."""
@@ -43,7 +43,7 @@ def recognise(
     selection: Selection,
     device: Device = "auto",
     classifier: Annotated[
-        Path | None, typer.Option(parser=path, help="folder of a finished training, not the row `none`")
+        Path | None, typer.Option(parser=path, help="folder of a finished training; default: the row `none`")
     ] = None,
 ):
     """How many rebuilt images an undefended classifier recognises."""
@@ -119,7 +119,7 @@ def calibrate(
     device: Device = "auto",
     cells: AtOnce = "auto",
     against: Annotated[
-        Path | None, typer.Option(parser=path, help="targets from a results.csv, not the printed ones")
+        Path | None, typer.Option(parser=path, help="a results.csv with targets; default: the printed ones")
     ] = None,
 ):
     """Search the strengths of a suite's rows, so that without CEM they meet the printed accuracy and MSE.
@@ -165,7 +165,7 @@ def attack_released(
     folder: Annotated[Path, typer.Argument(parser=path, help="a released model's folder, or one that holds several")],
     *,
     dataset: Annotated[str, typer.Option(help="the data set that the models were trained on")],
-    suite: Annotated[str | None, typer.Option(help="whose attackers and settings; else the data set's own")] = None,
+    suite: Annotated[str | None, typer.Option(help="suite of attackers and settings; default: the data set's")] = None,
     defense: Annotated[
         list[str],
         several(help="the row, or PART=ROW for folders with PART in their path"),

@@ -63,7 +63,7 @@ def status(
     selection: Selection,
     watch: Annotated[bool, typer.Option("--watch", help="keep looking until every job is over, or Ctrl-C")] = False,
 ):
-    """Say how far a suite is: done, running, in the Slurm queue, waiting, failed, and why."""
+    """Show the progress of a suite: done, running, in the Slurm queue, waiting, failed, and why."""
     from benchmark.engines import slurm_queue
     from benchmark.jobs import pace
     from benchmark.monitor.watch import Watcher

@@ -27,7 +27,7 @@ def verify(
     """Check every finished job's files against their checksums. Exit status 1 where any is damaged or unreadable.
 
     With --rescore also whether numbers follow from what is there: attacks that kept their state rebuild their images,
-    closed forms are computed again from the encoder. Exit status 1 where one disagrees, or none can be.
+    closed forms are computed again from the encoder. Exit status 1 if one disagrees, or none can be scored.
     """
     from benchmark.store import hygiene
 

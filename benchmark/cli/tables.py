@@ -59,7 +59,8 @@ def diff(
     ] = None,
     tolerance: Annotated[list[str], several(help="metric=value, for example mse=0.1")],
     markdown: Annotated[
-        Path | None, typer.Option(parser=path, help="also write it, fit for a comment, to this file")
+        Path | None,
+        typer.Option(parser=path, help="also write it to this file, as Markdown that fits a comment"),
     ] = None,
 ):
     """Compare every cell of a suite with the published value or an earlier run, or two runs with each other.

@@ -8,6 +8,6 @@ from benchmark.defenses import DEFENSES, Defense
 
 @DEFENSES.register("bottleneck")
 class Bottleneck(Defense):
-    """The 8-channel bottleneck, which every other defence also has, and noise: the base class does it all."""
+    """The 8-channel bottleneck, which all but `none` have, and noise: the base class does it all."""
 
     title = "Bottleneck"

@@ -34,7 +34,7 @@ class Fisher(Defense):
 
     class Params(Defense.Params):
         noise_std: Annotated[Number, Field(ge=0)] = Field(
-            description="least standard deviation of the noise, which CEM reckons with"
+            description="least standard deviation of the noise, which CEM assumes"
         )
         leakage: Annotated[Number, Field(gt=0)] = Field(description="dFIL, on average over images in [0, 1]")
         images: Count = Field(description="images of each batch whose Jacobian is probed")

@@ -30,7 +30,7 @@ class Patrol(ResSFL):
         front: Count = Field(description="channels of the additional conv")
         prune_ratio: Fraction = Field(description="share of a layer's channels that is pruned")
         prune_at: Fraction = Field(
-            description="pruned at the start of this fraction of the epochs (counted from 1), of the second at least"
+            description="pruned at the start of this fraction of the epochs (counted from 1), never before epoch 2"
         )
 
     @classmethod
@@ -42,7 +42,7 @@ class Patrol(ResSFL):
         return list(prune.target_widths(widths, params.prune_ratio))
 
     def end_epoch(self, epoch, model, optimizer):
-        """Removes each layer's least important channels at the end of the epoch before, whose gradients judge them."""
+        """At the end of the epoch before `prune_at`, removes the channels that its last gradients score lowest."""
         if epoch + 2 == max(2, math.ceil(self.params.prune_at * self.setting.epochs)):
             goals = self.final_widths(self.params, model.encoder.widths)
             keep = [

@@ -33,7 +33,7 @@ class VIB(Defense):
 
     class Params(Defense.Params):
         noise_std: Annotated[Number, Field(ge=0)] = Field(
-            description="standard deviation that the noise starts from (at least 0.001), and that CEM reckons with"
+            description="standard deviation that the noise starts from (at least 0.001), and that CEM assumes"
         )
         beta: Annotated[Number, Field(ge=0)] = Field(description="factor on the KL divergence in nats an image")
         noise_lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate for log s")

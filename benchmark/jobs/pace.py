@@ -34,7 +34,7 @@ class Pace:
         return work(job) * (otherwise if rate is None else rate)
 
     def _rate(self, job: Job) -> float | None:
-        """Seconds per GFLOP of the most similar finished jobs; of trainings and attacks for a kind without any."""
+        """Seconds per GFLOP of the most similar finished jobs, else of all trainings and attacks."""
         known = (self.rates[like] for like in [*_likenesses(job), LEARNS] if like in self.rates)
         return next(known, None)
 

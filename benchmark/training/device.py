@@ -70,7 +70,7 @@ def most_threads() -> int:
 def threads() -> int:
     """The threads of every job on a CPU: `most_threads`, but 1 on two cores.
 
-    There, two jobs with one thread each do more work than one job with both (1.2 times; docs/SPEED.md). The number does
+    There, two jobs with one thread each do more work than one job with both (1.3 times; docs/SPEED.md). The number does
     not depend on other jobs: sums are split among threads, so results depend on the number of threads (bit for bit;
     checked), and must not depend on how many jobs run at once.
     """

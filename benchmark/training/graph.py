@@ -38,8 +38,8 @@ class Captured:
     def __call__(self, step: Callable[..., None], *variant, note: Callable[[str], None] = lambda text: None) -> None:
         """step(*variant). Each combination of the plain values `variant` has a graph of its own.
 
-        The first steps of each run eagerly and count. A step that cannot be captured always runs eagerly, and `note`
-        gets a sentence that says why.
+        The first steps of each graph run eagerly; they are real steps. A step that cannot be captured always runs
+        eagerly, and `note` gets a sentence that says why.
         """
         if self.backend is not None and self.obstacle:
             self.backend = None
