@@ -102,4 +102,5 @@ def test_a_data_set(example, tiny_images, tmp_path):
     wrong = call("data", "prepare", name, "--from", tmp_path, "--data", tmp_path / "data")
     assert wrong.code == 2 and "needs the folders train and test" in wrong.err
     found = results(Place(place.folder, tmp_path / "data"))
-    assert re.search(rf"^smoke,{name},bottleneck,off,published,attack,decoder,infer,mse,125,0\.\d+,done,", found, flags=re.M)
+    row = rf"^smoke,{name},bottleneck,off,published,attack,decoder,infer,mse,125,0\.\d+,done,"
+    assert re.search(row, found, flags=re.M)
