@@ -10,7 +10,7 @@ from benchmark.analysis import names
 from benchmark.analysis.bounds import QUANTITIES, SPLITS, bounds_rows, ranks
 from benchmark.analysis.frame import csv_text
 from benchmark.departures import parted
-from benchmark.report.render import environment, write_text
+from benchmark.report.render import rendered, write_texts
 from benchmark.report.table import Cell, Group, Row, Table
 from benchmark.report.tables import DASH
 
@@ -43,17 +43,10 @@ def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
         return []
     order = ranks(rows)
     tables = _tables(rows, order)
-    markdown, latex = (
-        "\n".join(environment(kind).get_template(f"table.{kind}.j2").render(table=table) for table in tables)
-        for kind in ("md", "tex")
-    )
-    files = {
-        "bounds.md": markdown,
-        "bounds.tex": latex,
-        "bounds.csv": csv_text(rows),
-        "bounds_ranks.csv": csv_text(order),
+    texts = {
+        f"bounds.{kind}": "\n".join(rendered(kind, "table", table=table) for table in tables) for kind in ("md", "tex")
     }
-    return [write_text(Path(out) / name, text) for name, text in files.items()]
+    return write_texts(out, texts | {"bounds.csv": csv_text(rows), "bounds_ranks.csv": csv_text(order)})
 
 
 def bounds_tables(frame: pd.DataFrame) -> list[Table]:

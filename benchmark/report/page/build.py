@@ -21,7 +21,7 @@ from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
 from benchmark.report.findings import Findings
 from benchmark.report.page import answer, compared, drawn, grades, strips
-from benchmark.report.render import environment
+from benchmark.report.render import rendered
 from benchmark.report.tables import COMPARED, build_tables
 from benchmark.store.store import Store, is_number
 
@@ -56,46 +56,44 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
     tables = build_tables(frame, lines, compare=True, extra_metrics=extra_metrics, epochs=found.epochs)
     first = [table for table in tables if any(column.metric == "mse" for column in table.columns)]
     printed = [cell for table in tables for row in table.rows for cell in row.cells if cell.behind]
-    return (
-        environment("html")
-        .get_template("page.html.j2")
-        .render(
-            title=f"Model inversion benchmark: {cells[0].suite}",
-            style=Markup(_asset("page.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-            facts=_facts(cells, frame, len(departures)),
-            departures=departures,
-            answers=answer.grids(frame, lines),
-            claims=_claims(lines),
-            claim_headings=_shared_columns(verdict_stage.HEADINGS),
-            printed_answers=compared.printed(frame),
-            printed_headings=compared.PRINTED_HEADINGS,
-            ranked_answers=compared.ranked(frame),
-            ranked_headings=compared.RANKED_HEADINGS,
-            axes=_axes(cells),
-            tables=first,
-            more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],
-            files={table.name for table in tables},  # the bounds share one file
-            printed=bool(printed),
-            judged=any(cell.comparable and cell.value is not None for cell in printed),
-            brackets=COMPARED,  # explained in the caption of a file, and here by the control that shows them
-            shown=grades.shown,
-            graded=grades.graded,
-            row_label=names.row_label,
-            attacker_title=names.attacker_title,
-            figures=drawn.figures(found.drawings),
-            open_figures=drawn.OPEN,
-            grids=pictures,
-            pictures_left_out=left_out,
-            audit=_audit(),
-            shared=_shared(records),
-            jobs=_jobs(cells, store, records, out),
-            job_headings=["Job", *JOB.values()],
-            missing=_missing(cells, store, frame, out),
-            paper=PAPER,
-            documents=_link(DOCS, out),
-        )
+    return rendered(
+        "html",
+        "page",
+        title=f"Model inversion benchmark: {cells[0].suite}",
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        facts=_facts(cells, frame, len(departures)),
+        departures=departures,
+        answers=answer.grids(frame, lines),
+        claims=_claims(lines),
+        claim_headings=_shared_columns(verdict_stage.HEADINGS),
+        printed_answers=compared.printed(frame),
+        printed_headings=compared.PRINTED_HEADINGS,
+        ranked_answers=compared.ranked(frame),
+        ranked_headings=compared.RANKED_HEADINGS,
+        axes=_axes(cells),
+        tables=first,
+        more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],
+        files={table.name for table in tables},  # the bounds share one file
+        printed=bool(printed),
+        judged=any(cell.comparable and cell.value is not None for cell in printed),
+        brackets=COMPARED,  # explained in the caption of a file, and here by the control that shows them
+        shown=grades.shown,
+        graded=grades.graded,
+        row_label=names.row_label,
+        attacker_title=names.attacker_title,
+        figures=drawn.figures(found.drawings),
+        open_figures=drawn.OPEN,
+        grids=pictures,
+        pictures_left_out=left_out,
+        audit=_audit(),
+        shared=_shared(records),
+        jobs=_jobs(cells, store, records, out),
+        job_headings=["Job", *JOB.values()],
+        missing=_missing(cells, store, frame, out),
+        paper=PAPER,
+        documents=_link(DOCS, out),
     )
 
 
