@@ -11,8 +11,9 @@ from benchmark.analysis.diff import attack
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED
 from benchmark.report import keep
-from benchmark.report.latex import SETUP, Entry, align, escape_latex
+from benchmark.report.latex import SETUP, align, escape_latex
 from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
+from benchmark.report.table import Cell
 
 HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
 HEADINGS += ["p (Holm)", "d_z", "images harder", "verdict", "why"]
@@ -152,7 +153,7 @@ def _latex(lines: pd.DataFrame) -> str:
     spec, heads, parts = "", [], []
     for name, texts in zip(HEADINGS, columns, strict=True):
         if name in NUMBERS:
-            aligned = align([Entry(text) for text in texts])
+            aligned = align([Cell(text) for text in texts])
             spec, heads, parts = spec + aligned.spec, [*heads, aligned.head(name)], [*parts, aligned.cells]
         else:
             spec, heads, parts = spec + "l", [*heads, escape_latex(name)], [*parts, map(escape_latex, texts)]
