@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmark.analysis.collect import devices
+from benchmark.analysis.collect import all_jobs, devices
 from benchmark.matrix.expand import Cell
 from benchmark.report.keep import ASIDE
 from benchmark.report.render import escape_markdown, pipe_table, write_text
@@ -25,7 +25,7 @@ def write_index(cells: list[Cell], store: Store, out: Path, description: str, an
         "description": description,
         "answer": answer.partition("\n")[0],
         "finished": len(records),
-        "jobs": len({job.key for cell in cells for job in (cell.job, *cell.job.parents.values())}),
+        "jobs": len(all_jobs(cells)),
         "first": days[0] if days else "",
         "last": days[-1] if days else "",
         "devices": sorted({str(record.get("device", "unknown")) for record in records}),

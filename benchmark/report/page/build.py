@@ -12,10 +12,10 @@ from markupsafe import Markup
 import benchmark
 from benchmark.analysis import names, published
 from benchmark.analysis.audit import audit
-from benchmark.analysis.collect import devices
+from benchmark.analysis.collect import all_jobs, devices
 from benchmark.analysis.printed import cells as printed_cells
 from benchmark.departures import told
-from benchmark.matrix.expand import Cell, Job
+from benchmark.matrix.expand import Cell
 from benchmark.report import audit as audit_stage
 from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
@@ -139,9 +139,7 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
     """Every verdict as text (verdicts.HEADINGS), with its filter axes: an accuracy belongs to every attack."""
-    axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
-    cells = [dict(zip(axes, cell, strict=True)) for cell in lines[axes].itertuples(index=False)]
-    own = [{axis: value for axis, value in cell.items() if value} for cell in cells]
+    own = compared.filter_axes(lines, ["dataset", "protocol", "defense", "cem", "attacker", "split"])
     return list(zip(own, map(_shared_columns, verdict_stage.text_rows(lines)), strict=True))
 
 
@@ -180,20 +178,16 @@ def _packages(record: dict) -> dict:
 
 def _jobs(cells: list[Cell], store: Store, records: list[dict], out: Path | None) -> list[tuple[str, list]]:
     """(link to its log, or "", its name and JOB) of each finished job; records: of collect.devices."""
-    done = [job for job in _all_jobs(cells).values() if store.done(job)]
+    done = [job for job in all_jobs(cells).values() if store.done(job)]
     return [
         (_link(store.path(job) / LOG, out), [line["job"], *(line.get(key, "") for key in JOB)])
         for job, line in zip(done, records, strict=True)
     ]
 
 
-def _all_jobs(cells: list[Cell]) -> dict[str, Job]:
-    return {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
-
-
 def _missing(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path | None) -> list[tuple[str, str, list]]:
     """(status, reason, (link to the log, or "", cell)) of what has no value, each cell once for its job."""
-    jobs = _all_jobs(cells)
+    jobs = all_jobs(cells)
     lost = frame[frame["status"] != "done"].drop_duplicates(["key", "dataset", "defense", "cem", "attacker", "split"])
     found = []
     for (status, reason), part in lost.groupby(["status", "reason"], sort=True):
