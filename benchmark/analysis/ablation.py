@@ -26,27 +26,22 @@ def ablation(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = tidy(frame)
     frame = frame[frame["metric"].isin(METRICS)]
-    values = {_line(pair, "value"): [] for pair in pairs(frame, "protocol", BASE)}
+    found: dict[tuple, list[dict[str, float]]] = {}
     for pair in pairs(frame, "protocol", BASE):
-        values[_line(pair, "value")].append(pair.changes())
-    gains: dict[tuple, list[dict[str, float]]] = {}
-    by_cell = {_cell(pair): pair for pair in pairs(frame)}
-    for (protocol, *rest), pair in by_cell.items():
-        published = by_cell.get((BASE, *rest))
+        found.setdefault(_line(pair, "value"), []).append(pair.changes())
+    by_cell = {pair.cell: pair for pair in pairs(frame)}
+    for (suite, protocol, *rest), pair in by_cell.items():
+        published = by_cell.get((suite, BASE, *rest))
         if protocol != BASE and published is not None:
             ours, theirs = pair.changes(), published.changes()
             difference = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
-            gains.setdefault(_line(pair, "gain"), []).append(difference)
-    lines = [_summarise(line, rows) for line, rows in [*values.items(), *gains.items()]]
+            found.setdefault(_line(pair, "gain"), []).append(difference)
+    lines = [_summarise(line, rows) for line, rows in found.items()]
     return pd.DataFrame([line for line in lines if line is not None], columns=COLUMNS)
 
 
 def _line(pair: Pair, what: str) -> tuple:
     return (pair.suite, pair.dataset, pair.protocol, what, pair.cem, pair.attacker, pair.split, pair.metric)
-
-
-def _cell(pair: Pair) -> tuple:
-    return (pair.protocol, pair.suite, pair.dataset, pair.defense, pair.cem, pair.attacker, pair.split, pair.metric)
 
 
 def _summarise(line: tuple, rows: list[dict[str, float]]) -> list | None:

@@ -10,6 +10,7 @@ from importlib.resources import files
 from itertools import combinations, product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from benchmark import models
@@ -106,14 +107,10 @@ def psnr_is_derived(printed: Printed) -> Iterator[Finding]:
 
 def _chance_of_at_least(count: int, chances: list[float]) -> float:
     """P(at least `count` successes) of independent trials with these chances (Poisson binomial, exact)."""
-    distribution = [1.0]
+    distribution = np.ones(1)
     for chance in chances:
-        distribution = [
-            (distribution[k] if k < len(distribution) else 0.0) * (1 - chance)
-            + (distribution[k - 1] * chance if k else 0.0)
-            for k in range(len(distribution) + 1)
-        ]
-    return sum(distribution[count:])
+        distribution = np.convolve(distribution, [1 - chance, chance])
+    return float(distribution[count:].sum())
 
 
 def printed_twice(printed: Printed) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from benchmark.analysis.frame import COLUMNS
 from benchmark.analysis.verdicts import Images
 from benchmark.departures import Departure, column, told
 from benchmark.errors import foreign
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics.facts import PARTS
 from benchmark.store.store import HISTORY, PER_IMAGE, Store
 from benchmark.training import checkpoint
@@ -70,8 +70,12 @@ def per_image_reader(cells: list[Cell], store: Store) -> Images:
 
 def devices(cells: list[Cell], store: Store) -> list[dict]:
     """Provenance of the finished jobs of `cells`, a record for each job, in order."""
-    jobs = {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
-    return [{"job": job.title} | store.provenance(job) for job in jobs.values() if store.done(job)]
+    return [{"job": job.title} | store.provenance(job) for job in all_jobs(cells).values() if store.done(job)]
+
+
+def all_jobs(cells: list[Cell]) -> dict[str, Job]:
+    """By key: the jobs of `cells` and those that they build on, in order."""
+    return {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
 
 
 def epochs(cells: list[Cell]) -> dict[tuple[str, str], str]:
@@ -112,27 +116,18 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
     if cell.kind == "efficiency" and status == "done":
         device = store.provenance(cell.job).get("device", "unknown")
         departures = (*departures, Departure("device", device, "RTX 4090"))
+    place = ("suite", "dataset", "defense", "cem", "protocol", "kind", "attacker", "split", "seed")
+    shared = {name: getattr(cell, name) for name in place}
+    shared |= {"key": cell.job.key, "label": column(told(departures))}
     rows = []
     for metric in metrics:
         value = values.get(metric)
         lost = status == "done" and metric not in values
-        rows.append(
-            {
-                "suite": cell.suite,
-                "dataset": cell.dataset,
-                "defense": cell.defense,
-                "cem": cell.cem,
-                "protocol": cell.protocol,
-                "kind": cell.kind,
-                "attacker": cell.attacker,
-                "split": cell.split,
-                "metric": metric,
-                "seed": cell.seed,
-                "value": math.nan if value is None else value,
-                "status": "missing" if lost else status,
-                "reason": (reason or "not recorded") if lost else "" if status == "done" else reason,
-                "key": cell.job.key,
-                "label": column(told(departures)),
-            }
-        )
+        own = {
+            "metric": metric,
+            "value": math.nan if value is None else value,
+            "status": "missing" if lost else status,
+            "reason": (reason or "not recorded") if lost else "" if status == "done" else reason,
+        }
+        rows.append(shared | own)
     return rows

@@ -5,6 +5,7 @@ verdict: it says where to look, and what a stronger attack would probably change
 that both sides have; attackers that see more than one feature and choices among attackers do not count.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -35,13 +36,13 @@ def flags(frame: pd.DataFrame, random: Collection[str], swept: Mapping[str, Poin
 def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
     """`decoder_beaten`: another attacker's MSE is more than 5 % below the printed decoder's. The strongest is named."""
 
-    def of_row(errors: pd.DataFrame) -> list[dict]:
+    def of_row(errors: pd.DataFrame) -> list[tuple[str, float, str]]:
         gains = {name: _below(errors, name, "decoder") for name in errors.columns if name != "decoder"}
         best = max(gains, key=lambda name: gains[name], default="")
         if not best or not gains[best] > LIMIT:
             return []
         text = f"{attacker_title(best)} rebuilds with an MSE {gains[best]:.1f} % below the decoder's"
-        return [{"attacker": best, "percent": gains[best], "text": text}]
+        return [(best, gains[best], text)]
 
     return _each_row(frame, "decoder_beaten", of_row)
 
@@ -49,14 +50,14 @@ def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
 def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
     """`closed_form_wins`: an attacker without training rebuilds better than the named network, which has failed."""
 
-    def of_row(errors: pd.DataFrame) -> list[dict]:
+    def of_row(errors: pd.DataFrame) -> list[tuple[str, float, str]]:
         found = []
         for name in errors.columns.difference(CLOSED_FORMS):
             gains = {form: _below(errors, form, name) for form in CLOSED_FORMS if form in errors}
             best = max(gains, key=lambda name: gains[name], default="")
             if best and gains[best] > 0:
                 text = f"{attacker_title(best)}, a closed form, beats {attacker_title(name)} by {gains[best]:.1f} %"
-                found.append({"attacker": name, "percent": gains[best], "text": text})
+                found.append((name, gains[best], text))
         return found
 
     return _each_row(frame, "closed_form_wins", of_row)
@@ -70,7 +71,7 @@ def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFra
     open_ones = frame[(frame["metric"] == convergence.METRIC) & (frame["value"] == 0)]
     for key, _ in open_ones.groupby([*ROW, "attacker"], sort=True):
         text = f"{attacker_title(key[-1])} was not shown to have converged"
-        lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": float("nan"), "text": text}))
+        lines.append((*key[:-1], "still_falling", key[-1], math.nan, text))
     points: dict[tuple, dict[Any, dict[Any, float]]] = {}
     for row in _errors(frame).itertuples():
         point = swept.get(row.suite)
@@ -84,7 +85,7 @@ def still_falling(frame: pd.DataFrame, swept: Mapping[str, Point]) -> pd.DataFra
         fall = _below(pd.DataFrame({"before": before, "after": after}), "after", "before")
         if fall >= convergence.LIMIT:
             text = f"{attacker_title(key[-1])} gains {fall:.1f} % of MSE from budget {less} to {more}"
-            lines.append(_line(key[:-1], "still_falling", {"attacker": key[-1], "percent": fall, "text": text}))
+            lines.append((*key[:-1], "still_falling", key[-1], fall, text))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -98,19 +99,21 @@ def few_draws(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
         count = part["seed"].nunique()
         if key[ROW.index("defense")] in random and count < FEWEST_SEEDS:
             text = f"a random defence, scored over {count} {'draw' if count == 1 else 'draws'}"
-            lines.append(_line(key[:-1], "few_draws", {"attacker": key[-1], "percent": float("nan"), "text": text}))
+            lines.append((*key[:-1], "few_draws", key[-1], math.nan, text))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _each_row(frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[dict]]) -> pd.DataFrame:
-    """of_row: MSE, a line for each seed and a column for each attacker -> the flags there."""
+def _each_row(
+    frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[tuple[str, float, str]]]
+) -> pd.DataFrame:
+    """of_row: MSE, a line for each seed and a column for each attacker -> (attacker, percent, text) of the flags."""
     errors = _errors(frame)
     alike = errors["attacker"].map(lambda name: one_feature(name) and not chooses(name))
     errors = errors[alike.astype(bool)]
     lines = []
     for key, part in errors.groupby(ROW, sort=True):
         found = of_row(part.pivot(index="seed", columns="attacker", values="value"))
-        lines += [_line(key, flag, one) for one in found]
+        lines += [(*key, flag, *one) for one in found]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -125,7 +128,3 @@ def _below(errors: pd.DataFrame, name: str, other: str) -> float:
         return float("-inf")
     both = errors[[name, other]].dropna()
     return 100 * (1 - both[name].mean() / both[other].mean()) if len(both) and both[other].mean() > 0 else float("-inf")
-
-
-def _line(row: tuple, flag: str, found: dict) -> dict:
-    return dict(zip(ROW, row, strict=True)) | {"flag": flag} | found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
+from benchmark.analysis.intervals import PERCENTILES, RESAMPLES
 from benchmark.analysis.names import chooses
 from benchmark.data import DATASETS
 from benchmark.matrix.expand import Point
@@ -90,9 +90,8 @@ def gain(off: np.ndarray, on: np.ndarray, chance: float, seed: int = 0) -> Gain:
         rng = np.random.default_rng(seed)
         drawn = [rng.integers(count, size=count) for _ in range(RESAMPLES)]
         found = np.array([_measured(off[rows].mean(0), on[rows].mean(0), chance) for rows in drawn])
-        tail = 100 * (1 - CONFIDENCE) / 2
         if not np.isnan(found).all(axis=0).any():
-            low, high = np.nanpercentile(found, [tail, 100 - tail], axis=0)
+            low, high = np.nanpercentile(found, PERCENTILES, axis=0)
     percent = [100 * math.expm1(side[0]) for side in (middle, low, high)]
     return Gain(*percent, float(middle[1]), float(low[1]), float(high[1]), count)
 
@@ -124,7 +123,7 @@ def gains(found: pd.DataFrame) -> pd.DataFrame:
             both = _paired(part, cem)
             if both is not None:
                 lines.append(dict(zip(ROW, row, strict=True)) | {"cem": cem} | vars(gain(*both, chance)))
-    return pd.DataFrame(lines, columns=[*ROW, "cem", *gain.__annotations__["return"].__annotations__])
+    return pd.DataFrame(lines, columns=[*ROW, "cem", *Gain.__annotations__])
 
 
 def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -8,6 +8,7 @@ from scipy.stats import t as student_t
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+PERCENTILES = (100 * (1 - CONFIDENCE) / 2, 100 - 100 * (1 - CONFIDENCE) / 2)  # the ends of a bootstrap interval
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ def bootstrap_log_ratio(off: list[np.ndarray], on: list[np.ndarray], seed: int =
     ratios = np.stack([_resampled(a, b, rng) for a, b in zip(off, on, strict=True)])  # [seeds, RESAMPLES]
     seeds = rng.integers(len(ratios), size=(len(ratios), RESAMPLES))
     means = np.take_along_axis(ratios, seeds, axis=0).mean(axis=0)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
+    low, high = np.percentile(means, PERCENTILES)
     return float(low), float(high)
 
 
@@ -102,6 +102,5 @@ def bootstrap_aggregate(rows: list[np.ndarray], seed: int = 0) -> tuple[float, f
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([row[rng.integers(len(row), size=(RESAMPLES, len(row)))] for row in rows], axis=1)
     found = [interquartile_mean(sample) for sample in drawn]
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(found, [tail, 100 - tail])
+    low, high = np.percentile(found, PERCENTILES)
     return float(low), float(high)

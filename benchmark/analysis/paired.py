@@ -34,14 +34,20 @@ class Pair:
     failed: tuple[str, ...]
 
     @property
+    def cell(self) -> tuple[str, ...]:
+        """The values of CELL."""
+        return tuple(getattr(self, name) for name in CELL)
+
+    @property
     def relative(self) -> bool:
         """Whether the change is measured as log(other / base): an MSE differs by factors from row to row."""
         return base_metric(self.metric) == "mse"
 
     def changes(self) -> dict[str, float]:
         """By seed: log(other / base) for an MSE, else other - base in the metric's own unit."""
-        pairs = {seed: (self.base[seed], self.other[seed]) for seed in self.base}
-        return {seed: math.log(b / a) if self.relative else b - a for seed, (a, b) in pairs.items()}
+        if self.relative:
+            return {seed: math.log(self.other[seed] / base) for seed, base in self.base.items()}
+        return {seed: self.other[seed] - base for seed, base in self.base.items()}
 
 
 def pairs(frame: pd.DataFrame, axis: str = "cem", base: str = "off") -> list[Pair]:

@@ -8,15 +8,12 @@ import pandas as pd
 from benchmark.analysis.frame import CELL, COLUMNS, tidy
 from benchmark.metrics.facts import PARTS
 
-# the two rows that the paper names differently from the matrix
-_NAMES = {"no_defense": "none", "others": "others"}
-
 
 @cache
 def _load() -> pd.DataFrame:
     with files("benchmark.analysis").joinpath("published.csv").open(encoding="utf-8") as file:
         frame = pd.read_csv(file, dtype={"table": str}, keep_default_na=False)
-    frame["defense"] = frame["defense"].replace(_NAMES)
+    frame["defense"] = frame["defense"].replace("no_defense", "none")  # the matrix's name
     frame["cem"] = frame["cem"].replace("", "off")
     of_part = frame["split"].isin(PARTS)
     frame.loc[of_part, "metric"] = frame["split"] + "_" + frame["metric"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.analysis.intervals import CONFIDENCE, RESAMPLES
+from benchmark.analysis.intervals import PERCENTILES, RESAMPLES
 
 FEWEST_ROWS, FEWEST_GROUPS = 4, 3  # below these there is no correlation, or no interval
 
@@ -64,6 +64,5 @@ def _interval(value: float, drawn: np.ndarray) -> Association:
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return Association(value, math.nan, math.nan)
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
+    low, high = np.percentile(drawn, PERCENTILES)
     return Association(value, float(low), float(high))

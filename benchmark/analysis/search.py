@@ -31,13 +31,13 @@ class Evaluation:
     distance: float
 
 
-def distance(values: Values, targets: Values) -> float:
+def distance(values: Values | None, targets: Values) -> float:
     """sqrt( (accuracy difference / 1 point)^2 + mean over the MSE targets of (log ratio / log 1.2)^2 ).
 
     Only over metrics that have a target; at most 1 means that the accuracy and the MSE, in the mean, lie within the
     tolerances of `diff`. Infinite where a value is missing.
     """
-    if not targets.keys() <= values.keys():
+    if values is None or not targets.keys() <= values.keys():
         return math.inf
     terms: dict[str, list[float]] = {}
     for metric, target in targets.items():
@@ -96,18 +96,15 @@ def search(
         found = []
         for strengths, values in zip(alive, evaluate(alive, budget), strict=True):
             expected = _carried(values, by_budget[budget], full)
-            away = math.inf if expected is None else distance(expected, targets)
-            found.append(Evaluation(index, budget, strengths, values, expected, away))
+            found.append(Evaluation(index, budget, strengths, values, expected, distance(expected, targets)))
         done += found
         if anchor not in alive and index < len(budgets) - 1:  # trained for the correction alone: part of the record
-            away = math.inf if full is None else distance(full, targets)
-            done.append(Evaluation(index, budget, anchor, by_budget[budget], full, away))
+            done.append(Evaluation(index, budget, anchor, by_budget[budget], full, distance(full, targets)))
         log(done)
         ranked = sorted(found, key=lambda item: item.distance)
         alive = [item.strengths for item in ranked[: math.ceil(len(ranked) / settings.keep)]]
     if anchor not in [item.strengths for item in found]:  # it was trained in full, so it may be the best
-        away = math.inf if full is None else distance(full, targets)
-        found.append(Evaluation(len(budgets) - 1, epochs, anchor, full, full, away))
+        found.append(Evaluation(len(budgets) - 1, epochs, anchor, full, full, distance(full, targets)))
         done.append(found[-1])
         log(done)
     return min(found, key=lambda item: item.distance), done

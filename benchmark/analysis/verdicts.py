@@ -17,7 +17,7 @@ from benchmark.analysis.intervals import (
     interquartile_mean,
 )
 from benchmark.analysis.names import METRICS, base_metric, chooses, family
-from benchmark.analysis.paired import CELL, Pair, pairs
+from benchmark.analysis.paired import Pair, pairs
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -59,15 +59,14 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     """
     lines = []
     found = pairs(frame)
-    blinded = {_attack(pair) for pair in found if pair.metric == baseline.METRIC and _sees_nothing(pair)}
+    blinded = {pair.cell[:-1] for pair in found if pair.metric == baseline.METRIC and _sees_nothing(pair)}
     families: dict[tuple, list[_Row]] = {}
     for pair in found:
         if pair.metric in DIRECTED or pair.metric in UNCHANGED:
             change = effect([*pair.changes().values()]) if pair.base else None
-            row = _Row(pair, change, pair.metric in DIRECTED and _attack(pair) in blinded)
-            families.setdefault((pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker)), []).append(
-                row
-            )
+            row = _Row(pair, change, pair.metric in DIRECTED and pair.cell[:-1] in blinded)
+            place = (pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker))
+            families.setdefault(place, []).append(row)
     for rows in families.values():
         adjusted = holm([math.nan if row.effect is None else row.effect.p for row in rows])
         lines += [_line(row, p, images) for row, p in zip(rows, adjusted, strict=True)]
@@ -87,10 +86,6 @@ def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     line |= {"change": shown(found.mean), "low": shown(found.low), "high": shown(found.high)}
     line |= {"p": found.p, "p_holm": p_holm, "effect_size": found.size}
     return line | _over_images(pair, images)
-
-
-def _attack(pair: Pair) -> tuple:
-    return tuple(getattr(pair, name) for name in CELL if name != "metric")
 
 
 def _sees_nothing(pair: Pair) -> bool:

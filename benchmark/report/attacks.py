@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.analysis import convergence
 from benchmark.analysis.attacks import AXES, MEASURED_LATER, QUANTILE_COLUMNS, attacks
@@ -13,7 +12,7 @@ from benchmark.analysis.frame import csv_text
 from benchmark.matrix.expand import Cell, Point
 from benchmark.metrics.reconstruction import quantile_names
 from benchmark.report import keep
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import escape_markdown, markdown_table, write_text, write_texts
 from benchmark.store.store import Store
 
 
@@ -23,10 +22,7 @@ def write_attacks(cells: list[Cell], store: Store, out: Path) -> list[Path]:
     if found.empty:
         return []
     frame = keep.completed(found, out / "attacks.csv", QUANTILE_COLUMNS)
-    return [
-        write_text(out / "attacks.csv", csv_text(frame)),
-        write_text(out / "attacks.md", _markdown(frame)),
-    ]
+    return write_texts(out, {"attacks.csv": csv_text(frame), "attacks.md": _markdown(frame)})
 
 
 def write_flags(frame: pd.DataFrame, swept: Mapping[str, Point], out: Path) -> list[Path]:
@@ -40,7 +36,6 @@ def _markdown(frame: pd.DataFrame) -> str:
     shown += [name for name in MEASURED_LATER if frame[name].notna().any()]
     shown += quantile_names("mse")
     rows = [[_text(name, value) for name, value in zip(shown, row, strict=True)] for row in frame[shown].to_numpy()]
-    headings = [escape_markdown(name) for name in shown]
     text = (
         "# The attacks\n\n"
         f"converged: `no` where the mean loss of the last fifth of the epochs is {convergence.LIMIT:g} % or more below "
@@ -51,7 +46,7 @@ def _markdown(frame: pd.DataFrame) -> str:
         "classifier names, and the originals. lpips, where `measure lpips` was run: the distance from the originals in "
         "a network's features, 0 for equal images, and its mean over the 1 % of images that are nearest by it.\n\n"
     )
-    return text + tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True) + "\n"
+    return text + markdown_table(rows, [escape_markdown(name) for name in shown]) + "\n"
 
 
 def _text(name: str, value) -> str:
@@ -59,4 +54,4 @@ def _text(name: str, value) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.1f}" if name.endswith(("recognised_percent", "decrease_percent")) else f"{value:.4f}"
-    return escape_markdown(value)
+    return str(value)

@@ -5,14 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.analysis import names, published
 from benchmark.analysis.audit import ERROR, INCONSISTENT, NOTE, RULES, Finding, audit
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.printed import COLUMNS, cells
 from benchmark.report.latex import escape_latex
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import escape_markdown, markdown_table, write_texts
 
 HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
 
@@ -22,7 +21,7 @@ def write(out: Path) -> tuple[list[Path], str]:
     found = audit(cells(published.load()))
     text = summary(found)
     contents = {"audit.md": _markdown(found, text), "audit.tex": _latex(found), "audit.csv": _csv(found)}
-    return [write_text(out / name, content) for name, content in contents.items()], text
+    return write_texts(out, contents), text
 
 
 def summary(found: list[Finding]) -> str:
@@ -50,9 +49,8 @@ def texts(finding: Finding) -> list[str]:
 
 
 def _markdown(found: list[Finding], text: str) -> str:
-    rows = [[escape_markdown(item) for item in texts(finding)] for finding in found]
     rules = "\n".join(f"* `{rule.__name__}`: {escape_markdown(str(rule.__doc__).splitlines()[0])}" for rule in RULES)
-    table = tabulate(rows, headers=HEADINGS, tablefmt="pipe", disable_numparse=True)
+    table = markdown_table([*map(texts, found)], HEADINGS)
     intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
     intro += "is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; note: worth knowing."
     return "\n\n".join(["# Audit of the printed tables", intro, escape_markdown(text), table, "Rules:", rules]) + "\n"

@@ -10,8 +10,8 @@ from benchmark.analysis import names
 from benchmark.analysis.bounds import QUANTITIES, SPLITS, bounds_rows, ranks
 from benchmark.analysis.frame import csv_text
 from benchmark.departures import parted
-from benchmark.report.render import environment, write_text
-from benchmark.report.table import Cell, Group, Row, Table
+from benchmark.report.render import rendered, write_texts
+from benchmark.report.table import Cell, Group, Row, Table, grouped
 from benchmark.report.tables import DASH
 
 _COLUMNS = (  # metric, group, heading, decimals
@@ -43,17 +43,10 @@ def write_bounds(frame: pd.DataFrame, out: Path) -> list[Path]:
         return []
     order = ranks(rows)
     tables = _tables(rows, order)
-    markdown, latex = (
-        "\n".join(environment(kind).get_template(f"table.{kind}.j2").render(table=table) for table in tables)
-        for kind in ("md", "tex")
-    )
-    files = {
-        "bounds.md": markdown,
-        "bounds.tex": latex,
-        "bounds.csv": csv_text(rows),
-        "bounds_ranks.csv": csv_text(order),
+    texts = {
+        f"bounds.{kind}": "\n".join(rendered(kind, "table", table=table) for table in tables) for kind in ("md", "tex")
     }
-    return [write_text(Path(out) / name, text) for name, text in files.items()]
+    return write_texts(out, texts | {"bounds.csv": csv_text(rows), "bounds_ranks.csv": csv_text(order)})
 
 
 def bounds_tables(frame: pd.DataFrame) -> list[Table]:
@@ -87,11 +80,11 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
         if not math.isnan(value):
             split = metric.removeprefix("mse_")
             marks = (note(f"by the {row[f'attacker_{split}']} attack"),) if split in SPLITS else ()
-            return Cell(f"{value:.{digits}f}", False, "", marks, value, None)
+            return Cell(f"{value:.{digits}f}", notes=marks, value=value)
         if metric.endswith("_ratio"):
-            return Cell("" if row["cem"] == "off" else DASH, False, "", (), None, None)
+            return Cell("" if row["cem"] == "off" else DASH)
         reason = "no attack of that split is done" if metric.startswith("mse_") else row["reason"]
-        return Cell(DASH, False, "", (note(reason),) if reason else (), None, None)
+        return Cell(DASH, notes=(note(reason),) if reason else ())
 
     lines = [
         Row(
@@ -102,11 +95,7 @@ def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
         )
         for row in part.to_dict("records")
     ]
-    groups: list[Group] = []
-    for _, title, heading, _ in _COLUMNS:
-        if not groups or groups[-1].title != title:
-            groups.append(Group(title, []))
-        groups[-1].columns.append(heading)
+    groups = grouped((title, heading) for _, title, heading, _ in _COLUMNS)
     changes = parted(part["label"])
     departures = f"Not at the published setting: {'; '.join(changes)}." if changes else ""
     subject = f"{names.dataset_title(dataset)}, bounds ({where})"
@@ -118,20 +107,16 @@ def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Ta
     def text(row: pd.Series, name: str) -> Cell:
         value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
         if math.isnan(value):
-            return Cell(DASH, False, "", (1,), None, None)
+            return Cell(DASH, notes=(1,))
         interval = "" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})"
-        return Cell(f"{value:+.2f}{interval}", False, "", (), value, None)
+        return Cell(f"{value:+.2f}{interval}", value=value)
 
     lines = []
     for quantity, (title, _) in QUANTITIES.items():
-        by_split = [order[(order["quantity"] == quantity) & (order["split"] == split)].iloc[0] for split in SPLITS]
         cells = []
-        for row in by_split:
-            cells += [
-                Cell(str(row["rows"]), False, "", (), row["rows"], None),
-                text(row, "spearman"),
-                text(row, "kendall"),
-            ]
+        for split in SPLITS:
+            row = order[(order["quantity"] == quantity) & (order["split"] == split)].iloc[0]
+            cells += [Cell(str(row["rows"]), value=row["rows"]), text(row, "spearman"), text(row, "kendall")]
         lines.append(Row(title, cells))
     groups = [Group(f"MSE, {split.capitalize()}", ["rows", "Spearman", "Kendall"]) for split in SPLITS]
     caption = (

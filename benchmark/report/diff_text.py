@@ -13,7 +13,7 @@ from benchmark.analysis import names, transfer
 from benchmark.analysis.diff import BAD, attack, diff, excess, exit_status, method, summary
 from benchmark.departures import parted
 from benchmark.output import Console, say_lines
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import escape_markdown, pipe_table, write_text
 
 COMMENT = 65_536  # characters that GitHub takes in a comment
 WORST = 20  # lines that a comment shows without being opened
@@ -49,17 +49,14 @@ def show(result: pd.DataFrame) -> None:
         console.print(_coloured(part, title))
     for title, headings, lines in _transfer(result):
         console.print(Text(title, style="bold"))
-        say_lines(tabulate(lines, headers=headings, tablefmt="simple", disable_numparse=True) + "\n")
-    console.print(Text(summary(result), style="bold green" if _fine(result) else "bold red"), soft_wrap=True)
+        say_lines(_simple(lines, headings) + "\n")
+    console.print(Text(summary(result), style="bold red" if exit_status(result) else "bold green"), soft_wrap=True)
 
 
 def to_text(result: pd.DataFrame) -> str:
     """The diff as plain text: what was reduced, one line a cell, the summary."""
-    table = tabulate(_lines(result), headers=HEADINGS, tablefmt="simple", disable_numparse=True, colalign=ALIGN)
-    more = [
-        f"{title}\n{tabulate(lines, headers=headings, tablefmt='simple', disable_numparse=True)}"
-        for title, headings, lines in _transfer(result)
-    ]
+    table = _simple(_lines(result), HEADINGS, colalign=ALIGN)
+    more = [f"{title}\n{_simple(lines, headings)}" for title, headings, lines in _transfer(result)]
     return "\n\n".join([*_reductions(result), table, *more, summary(result)]) + "\n"
 
 
@@ -70,21 +67,19 @@ def to_markdown(result: pd.DataFrame) -> str:
     """
     bad = result[result["verdict"].isin(BAD)]
     bad = bad.loc[excess(bad).sort_values(ascending=False, kind="stable").index]
-    mark = "✅" if _fine(result) else "❌"
+    mark = "❌" if exit_status(result) else "✅"
     text = [f"{mark} **{escape_markdown(summary(result))}**", *map(escape_markdown, _reductions(result))]
     room = COMMENT - len("\n\n".join(text)) - 1000  # for the words around the tables
     for title, headings, lines in _transfer(result):
-        escaped = [[escape_markdown(item) for item in line] for line in lines]
-        table = tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
-        table = "\n".join(" ".join(line.split()) for line in table.splitlines())
+        table = _pipe(lines, headings)
         if len(table) < room / 2:
             room -= len(table)
             text.append(f"<details>\n<summary>{title}</summary>\n\n{table}\n</details>")
     if len(bad):
-        table, shown = _pipe(bad[:WORST], room)
+        table, shown = _fitting(bad[:WORST], room)
         room -= len(table)
         text += [table] + ([f"… and {len(bad) - shown} more."] if shown < len(bad) else [])
-    table, shown = _pipe(result, room)
+    table, shown = _fitting(result, room)
     text.append(f"<details>\n<summary>All {len(result)} cells</summary>\n\n{table}\n")
     if shown < len(result):
         text.append(f"{len(result) - shown} more do not fit here: `python -m benchmark diff` prints them.\n")
@@ -104,17 +99,22 @@ def _transfer(result: pd.DataFrame) -> list[tuple[str, list[str], list[list[str]
     return [table for table in tables if table[2]]
 
 
-def _fine(result: pd.DataFrame) -> bool:
-    return not result["verdict"].isin(BAD).any()
+def _simple(lines: list[list[str]], headings: list[str], **options) -> str:
+    return tabulate(lines, headers=headings, tablefmt="simple", disable_numparse=True, **options)
 
 
-def _pipe(rows: pd.DataFrame, room: int) -> tuple[str, int]:
+def _pipe(lines: list[list[str]], headings: list[str], **options) -> str:
+    """A Markdown table without padding, which has no meaning there. options: of tabulate."""
+    table = pipe_table([[escape_markdown(item) for item in line] for line in lines], headings, **options)
+    return "\n".join(" ".join(line.split()) for line in table.splitlines())
+
+
+def _fitting(rows: pd.DataFrame, room: int) -> tuple[str, int]:
     """A Markdown table of the first rows that fit into `room` characters, and how many they are."""
-    lines = [[escape_markdown(item) for item in line] for line in _lines(rows)]
+    lines = _lines(rows)
     shown = len(lines)
     while True:
-        table = tabulate(lines[:shown], headers=HEADINGS, tablefmt="pipe", disable_numparse=True, colalign=ALIGN)
-        table = "\n".join(" ".join(line.split()) for line in table.splitlines())  # padding has no meaning in Markdown
+        table = _pipe(lines[:shown], HEADINGS, colalign=ALIGN)
         if len(table) <= room or not shown:
             return table, shown
         shown = min(shown - 1, shown * room // len(table))

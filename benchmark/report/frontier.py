@@ -5,7 +5,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.analysis import names
 from benchmark.analysis.frame import csv_text
@@ -14,7 +13,7 @@ from benchmark.analysis.swept import OF_ATTACKS
 from benchmark.departures import Departure, told
 from benchmark.matrix.expand import Point
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import markdown_table, not_published, write_texts
 
 
 def write_frontier(found: pd.DataFrame, labels: list[str], out: Path, figures: bool) -> list[Path]:
@@ -26,12 +25,12 @@ def write_frontier(found: pd.DataFrame, labels: list[str], out: Path, figures: b
     if found.empty:
         return []
     means, gained = averaged(found), gains(found)
-    files = {
+    texts = {
         "frontier.csv": csv_text(means),
         "frontier_gains.csv": csv_text(gained),
         "frontier.md": _markdown(means, gained, labels),
     }
-    paths = [write_text(out / name, text) for name, text in files.items()]
+    paths = write_texts(out, texts)
     for key, part in means.groupby(["dataset", "protocol", "split"], sort=False) if figures else ():
         paths.append(_plot(part, key, out / f"frontier-{'-'.join(key)}.svg"))
     return paths
@@ -60,25 +59,18 @@ def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> s
         interval = "" if math.isnan(row[low]) else f" ({spec.format(row[low])} to {spec.format(row[high])})"
         return spec.format(row[name]) + interval
 
+    def place(row: dict) -> list[str]:
+        label = names.row_label(row["defense"], row["cem"])
+        return [names.dataset_title(row["dataset"]), row["protocol"], label, row["split"]]
+
     compared = [
-        [
-            names.dataset_title(row["dataset"]),
-            row["protocol"],
-            names.row_label(row["defense"], row["cem"]),
-            row["split"],
-        ]
-        + [str(row["seeds"]), signed(row, "percent", "low", "high", "{:+.1f} %")]
+        [*place(row), row["seeds"], signed(row, "percent", "low", "high", "{:+.1f} %")]
         + [signed(row, "hypervolume", "hypervolume_low", "hypervolume_high", "{:.3f}")]
         for row in gained.to_dict("records")
     ]
     listed = [
-        [
-            names.dataset_title(row["dataset"]),
-            row["protocol"],
-            names.row_label(row["defense"], row["cem"]),
-            row["split"],
-        ]
-        + [row["strength"], str(row["seeds"]), f"{row['accuracy']:.2f}", f"{row['mse']:.5f}", "yes" * row["on_front"]]
+        [*place(row), row["strength"], row["seeds"], f"{row['accuracy']:.2f}", f"{row['mse']:.5f}"]
+        + ["yes" * row["on_front"]]
         for row in means.to_dict("records")
     ]
     head = ["data set", "protocol", "method", "split"]
@@ -86,20 +78,15 @@ def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> s
         "# Accuracy against MSE",
         "Every setting at the same epochs and seeds; MSE is the lowest of any attacker. docs/STATISTICS.md says how "
         "frontiers are compared.",
-        *([f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []),
+        *not_published(labels),
         "## CEM on against off",
         "MSE gain at equal accuracy, over the accuracies that both frontiers span (a dash: none), and the ratio of the "
         "areas below them; in brackets 95 % bootstrap intervals over seeds.",
-        _table(compared, [*head, "seeds", "MSE gain", "area ratio"]),
+        markdown_table(compared, [*head, "seeds", "MSE gain", "area ratio"]),
         "## Settings",
-        _table(listed, [*head, "strength", "seeds", "accuracy %", "MSE", "on its frontier"]),
+        markdown_table(listed, [*head, "strength", "seeds", "accuracy %", "MSE", "on its frontier"]),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(rows: list[list[str]], headings: list[str]) -> str:
-    escaped = [[escape_markdown(item) for item in row] for row in rows]
-    return tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
 
 
 def _plot(part: pd.DataFrame, key: tuple[str, str, str], path: Path) -> Path:

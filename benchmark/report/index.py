@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
-from tabulate import tabulate
-
-from benchmark.analysis.collect import devices
+from benchmark.analysis.collect import all_jobs, devices
 from benchmark.matrix.expand import Cell
 from benchmark.report.keep import ASIDE
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import escape_markdown, pipe_table, write_text
 from benchmark.store.store import Store
 
 ABOUT = "about.json"  # in each folder of tables; the index is made only from these
@@ -27,7 +25,7 @@ def write_index(cells: list[Cell], store: Store, out: Path, description: str, an
         "description": description,
         "answer": answer.partition("\n")[0],
         "finished": len(records),
-        "jobs": len({job.key for cell in cells for job in (cell.job, *cell.job.parents.values())}),
+        "jobs": len(all_jobs(cells)),
         "first": days[0] if days else "",
         "last": days[-1] if days else "",
         "devices": sorted({str(record.get("device", "unknown")) for record in records}),
@@ -57,7 +55,7 @@ def _listed(tables: Path) -> str:
         "# Tables",
         "What `python -m benchmark report SUITE` wrote. In each folder, `report.html` is the file to open (git does "
         "not keep it: the same command makes it again); results.csv has every number.",
-        tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True),
+        pipe_table(rows, headings),
     ]
     return "\n\n".join(parts) + "\n"
 

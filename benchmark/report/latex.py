@@ -4,10 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from benchmark.report.table import Row, Table
+from benchmark.report.table import Cell, Row, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -54,16 +52,6 @@ def within_paper(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """The printed parts of one cell. behind: in brackets, or ""."""
-
-    text: str
-    bold: bool = False
-    notes: Sequence[int] = ()
-    behind: str = ""
-
-
-@dataclass(frozen=True)
 class Aligned:
     """A column of numbers as one or more LaTeX columns. cells: one text per line, with the & between them."""
 
@@ -75,18 +63,18 @@ class Aligned:
         return Latex(rf"\multicolumn{{{self.width}}}{{c}}{{{escape_latex(title)}}}")
 
 
-def align(entries: Sequence[Entry]) -> Aligned:
+def align(cells: Sequence[Cell]) -> Aligned:
     """Numbers in an S column; any text after them, notes and brackets in columns of their own."""
-    split = [_NUMBER.fullmatch(entry.text) for entry in entries]
+    split = [_NUMBER.fullmatch(cell.text) for cell in cells]
     numbers = [found[1] for found in split if found]
-    parts = [(_spec(numbers), [_value(entry, found) for entry, found in zip(entries, split, strict=True)])]
+    parts = [(_spec(numbers), [_value(cell, found) for cell, found in zip(cells, split, strict=True)])]
     beside = [_beside(found) for found in split]
-    notes = [rf"\textsuperscript{{{','.join(map(str, entry.notes))}}}" if entry.notes else "" for entry in entries]
-    behind = [f"({escape_latex(entry.behind)})" if entry.behind else "" for entry in entries]
+    notes = [rf"\textsuperscript{{{','.join(map(str, cell.notes))}}}" if cell.notes else "" for cell in cells]
+    behind = [f"({escape_latex(cell.behind)})" if cell.behind else "" for cell in cells]
     # with equal numbers of decimals, so that the decimal points on the right are aligned
     parts += [(r"@{\,}r", beside), ("@{}l", notes), (r"@{\,}r", behind)]
     parts = [parts[0], *(part for part in parts[1:] if any(part[1]))]
-    lines = zip(*(cells for _, cells in parts), strict=True)
+    lines = zip(*(texts for _, texts in parts), strict=True)
     return Aligned("".join(spec for spec, _ in parts), len(parts), [Latex(" & ".join(line)) for line in lines])
 
 
@@ -100,10 +88,10 @@ def _spec(numbers: list[str]) -> str:
     return f"S[table-format={form}]"
 
 
-def _value(entry: Entry, found: re.Match | None) -> str:
+def _value(cell: Cell, found: re.Match | None) -> str:
     if found is None:
-        return f"{{{escape_latex(entry.text)}}}"
-    return rf"\bfseries {found[1]}" if entry.bold else found[1]
+        return f"{{{escape_latex(cell.text)}}}"
+    return rf"\bfseries {found[1]}" if cell.bold else found[1]
 
 
 def _beside(found: re.Match | None) -> str:
@@ -122,10 +110,9 @@ class Layout:
     rows: list[tuple[str, str, list[Latex]]]
 
 
-def layout(table: "Table") -> Layout:
+def layout(table: Table) -> Layout:
     """The LaTeX layout of a table; rows of one defence are together, with a gap before the next defence."""
-    entries = [[Entry(cell.text, cell.bold, cell.notes, cell.behind) for cell in row.cells] for row in table.rows]
-    columns = [align([row[place] for row in entries]) for place in range(table.width)]
+    columns = [align([row.cells[place] for row in table.rows]) for place in range(table.width)]
     titles, rules, place, first = [], [], 0, 2
     for group in table.groups:
         wide = sum(column.width for column in columns[place : place + len(group.columns)])
@@ -139,7 +126,7 @@ def layout(table: "Table") -> Layout:
     return Layout(Latex("".join(column.spec for column in columns)), titles, rules, heads, rows)
 
 
-def _above(before: "Row", row: "Row") -> str:
+def _above(before: Row, row: Row) -> str:
     if row.rule_above:
         return "rule"
     return "space" if row.defense != before.defense else ""

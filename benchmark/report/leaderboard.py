@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.analysis.collect import tidy_frame
 from benchmark.analysis.leaderboard import leaderboard
@@ -12,7 +11,7 @@ from benchmark.analysis.stored import about, stored_cells
 from benchmark.departures import column, parted
 from benchmark.errors import UserError
 from benchmark.output import tell
-from benchmark.report.render import environment, escape_markdown, write_text
+from benchmark.report.render import escape_markdown, markdown_table, rendered, write_texts
 from benchmark.store.store import Store
 
 SPLITS = {
@@ -50,28 +49,16 @@ def write_leaderboard(store: Store, tables: Path) -> list[Path]:
     board = leaderboard(frame, random=set(frame["defense"]) - {"none"}).merge(facts, on="suite", how="left")
     if board.empty:
         return []
-    parts = [(_title(*place), _lines(part)) for place, part in board.groupby(["dataset", "split"], sort=False)]
-    page = (
-        environment("html")
-        .get_template("leaderboard.html.j2")
-        .render(parts=parts, headings=HEADINGS, flags=FLAGS, introduction=INTRODUCTION)
-    )
-    return [
-        write_text(tables / "leaderboard.md", _markdown(parts)),
-        write_text(tables / "leaderboard.html", page),
+    parts = [
+        (f"{dataset_title(dataset)}: {SPLITS.get(split, split)}", [_line(row) for row in part.itertuples(index=False)])
+        for (dataset, split), part in board.groupby(["dataset", "split"], sort=False)
     ]
-
-
-def _title(dataset: str, split: str) -> str:
-    return f"{dataset_title(dataset)}: {SPLITS.get(split, split)}"
-
-
-def _lines(part: pd.DataFrame) -> list[dict[str, str]]:
-    """The text of each row under each of HEADINGS, and in `doubt` why it has no rank."""
-    return [_line(row) for row in part.itertuples(index=False)]
+    page = rendered("html", "leaderboard", parts=parts, headings=HEADINGS, flags=FLAGS, introduction=INTRODUCTION)
+    return write_texts(tables, {"leaderboard.md": _markdown(parts), "leaderboard.html": page})
 
 
 def _line(row) -> dict[str, str]:
+    """The text of a row under each of HEADINGS, and in `doubt` why it has no rank."""
     shown = [
         "–" if pd.isna(row.rank) else f"{row.rank:.0f}{'★' if row.frontier else ''}",
         row_label(row.defense, row.cem),
@@ -99,8 +86,7 @@ def _number(value: float, half_width: float, decimals: int) -> str:
 def _markdown(parts: list[tuple[str, list[dict[str, str]]]]) -> str:
     texts = ["# Leaderboard", *INTRODUCTION, "\n".join(f"* {name.replace('_', ' ')}: {FLAGS[name]}" for name in FLAGS)]
     for title, lines in parts:
-        rows = [[escape_markdown(line[name]) for name in HEADINGS] for line in lines]
-        headings = [escape_markdown(name) for name in HEADINGS]
-        texts += [f"## {escape_markdown(title)}", tabulate(rows, headings, tablefmt="pipe", disable_numparse=True)]
+        rows = [[line[name] for name in HEADINGS] for line in lines]
+        texts += [f"## {escape_markdown(title)}", markdown_table(rows, HEADINGS)]
         texts += [escape_markdown(f"{line['row']}: {line['doubt']}.") for line in lines if line["doubt"]]
     return "\n\n".join(texts) + "\n"

@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-from tabulate import tabulate
-
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import markdown_table, write_text
 
 HEADINGS = ["row", "folder", "strengths", "accuracy %", "printed", "doubt", "sha256"]
 
 
 def write_released(lines: list[list[str]], out: Path) -> Path:
     """released.md below `out`: `lines` under HEADINGS."""
-    escaped = [[escape_markdown(item) for item in line] for line in lines]
     text = (
         "# Released models\n\nTrained by the paper's authors; read, not trained here. The strengths are those that the "
         "folder's path or the command's options say. A dash: the server's files are not there, or nothing is "
         "printed.\n\n"
     )
-    table = tabulate(escaped, HEADINGS, tablefmt="pipe", disable_numparse=True)
-    return write_text(out / "released.md", text + table + "\n")
+    return write_text(out / "released.md", text + markdown_table(lines, HEADINGS) + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from tabulate import tabulate
 
 from benchmark.analysis.frame import csv_text, tidy
 from benchmark.errors import UserError
@@ -24,6 +25,21 @@ _MARKDOWN = str.maketrans(
 def escape_markdown(item) -> str:
     """Text in which no character is markup, HTML included."""
     return str(item).translate(_MARKDOWN)
+
+
+def pipe_table(rows: Sequence[Sequence], headings: Sequence[str], **options) -> str:
+    """A Markdown table of texts that are Markdown already. options: of tabulate."""
+    return tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True, **options)
+
+
+def markdown_table(rows: Sequence[Sequence], headings: Sequence[str]) -> str:
+    """A Markdown table of plain texts; its headings are Markdown already."""
+    return pipe_table([[escape_markdown(item) for item in row] for row in rows], headings)
+
+
+def not_published(labels: Sequence[str]) -> list[str]:
+    """The Markdown sentence on how cells depart from the published setting; [] where they do not."""
+    return [f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []
 
 
 @cache
@@ -43,6 +59,11 @@ def environment(kind: str) -> Environment:
     return found
 
 
+def rendered(kind: str, name: str, **values) -> str:
+    """The template `name` of a kind ("md", "tex" or "html") with these values."""
+    return environment(kind).get_template(f"{name}.{kind}.j2").render(**values)
+
+
 def write_tables(
     frame: pd.DataFrame,
     lines: pd.DataFrame,
@@ -60,21 +81,18 @@ def write_tables(
     tables = build_tables(frame, lines, compare, extra_metrics, epochs)
     texts = {}
     for table in tables:
-        texts[f"{table.name}.md"] = environment("md").get_template("table.md.j2").render(table=table)
-        texts[f"{table.name}.tex"] = environment("tex").get_template("table.tex.j2").render(table=table)
-    texts["all_tables.tex"] = environment("tex").get_template("all_tables.tex.j2").render(tables=tables)
-    texts["README.md"] = environment("md").get_template("index.md.j2").render(tables=tables)
+        texts |= {f"{table.name}.{kind}": rendered(kind, "table", table=table) for kind in ("md", "tex")}
+    texts["all_tables.tex"] = rendered("tex", "all_tables", tables=tables)
+    texts["README.md"] = rendered("md", "index", tables=tables)
     texts["results.csv"] = csv_text(frame)
-    texts["tables.json"] = (
-        json.dumps(
-            [{"title": table.title} | asdict(table) for table in tables],
-            indent=1,
-            ensure_ascii=False,
-            allow_nan=False,
-        )
-        + "\n"
-    )
-    return [write_text(Path(out_dir) / name, text) for name, text in texts.items()]
+    data = [{"title": table.title} | asdict(table) for table in tables]
+    texts["tables.json"] = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_texts(out_dir, texts)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write each text to the file of its name in `folder`; returns the paths."""
+    return [write_text(Path(folder) / name, text) for name, text in texts.items()]
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.analysis import names
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.swept import ROW
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
 
 
 def write_swept(lines: pd.DataFrame, points: list[str], labels: list[str], out: Path) -> list[Path]:
@@ -18,10 +17,7 @@ def write_swept(lines: pd.DataFrame, points: list[str], labels: list[str], out: 
     """
     if lines.empty:
         return []
-    return [
-        write_text(out / "swept.csv", csv_text(lines)),
-        write_text(out / "swept.md", _markdown(lines, points, labels)),
-    ]
+    return write_texts(out, {"swept.csv": csv_text(lines), "swept.md": _markdown(lines, points, labels)})
 
 
 def _markdown(lines: pd.DataFrame, points: list[str], labels: list[str]) -> str:
@@ -31,14 +27,13 @@ def _markdown(lines: pd.DataFrame, points: list[str], labels: list[str]) -> str:
         shown = [names.dataset_title(dataset), protocol, names.row_label(defense, cem), split]
         at = {line.point: f"{line.mse:.4f}{'†' if line.doubt else ''}" for line in part.itertuples()}
         rows.append([*shown, names.attacker_title(attacker), *(at.get(point, "–") for point in points)])
-    headings = ["data set", "protocol", "row", "split", "attacker", *points]
-    escaped = [[escape_markdown(item) for item in row] for row in [headings, *rows]]
+    headings = ["data set", "protocol", "row", "split", "attacker", *map(escape_markdown, points)]
     parts = [
         "# What attackers have, and what it is worth",
         "MSE of the same encoders under the same attackers, mean over the seeds; lower is a stronger attack. A dash: "
         "not measured. swept.csv has the SSIM, and the number of seeds.",
-        *([f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []),
-        tabulate(escaped[1:], headers=escaped[0], tablefmt="pipe", disable_numparse=True),
+        *not_published(labels),
+        markdown_table(rows, headings),
     ]
     if (lines["doubt"] != "").any():
         parts.append(f"† {'; '.join(sorted(set(lines['doubt']) - {''}))}.")

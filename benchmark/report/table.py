@@ -1,6 +1,8 @@
 """A table as plain data, whatever it is rendered to."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -11,11 +13,11 @@ class Cell:
     """
 
     text: str
-    bold: bool
-    behind: str
-    notes: tuple[int, ...]
-    value: float | None
-    half_width: float | None
+    bold: bool = False
+    behind: str = ""
+    notes: tuple[int, ...] = ()
+    value: float | None = None
+    half_width: float | None = None
     comparable: bool = True
 
 
@@ -53,6 +55,12 @@ class Group:
     columns: list[str]
 
 
+def grouped(columns: Iterable[tuple[str, str]]) -> list[Group]:
+    """The groups of columns, each (title of its group, heading)."""
+    parts = groupby(columns, key=lambda column: column[0])
+    return [Group(title, [heading for _, heading in part]) for title, part in parts]
+
+
 @dataclass(frozen=True)
 class Table:
     """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1.
@@ -88,13 +96,3 @@ class Table:
         """(heading, description of its cells, if the table has one) of every column."""
         flat = [heading for group in self.groups for heading in group.columns]
         return list(zip(flat, self.columns or [None] * len(flat), strict=True))
-
-    @property
-    def spans(self) -> list[tuple[str, int, int]]:
-        """(title, first, last) of every titled group; columns count from 1, which is the row labels."""
-        spans, first = [], 2
-        for group in self.groups:
-            if group.title:
-                spans.append((group.title, first, first + len(group.columns) - 1))
-            first += len(group.columns)
-        return spans

@@ -13,7 +13,7 @@ from benchmark.analysis.flags import closed_form_wins, decoder_beaten
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
 from benchmark.analysis.verdicts import COLUMNS, SUPPORTED
 from benchmark.departures import parted
-from benchmark.report.table import Cell, Column, Group, Row, Table
+from benchmark.report.table import Cell, Column, Row, Table, grouped
 
 DASH = "–"
 COMPARED = "In brackets: the published value."
@@ -54,14 +54,18 @@ class _Draft:
         summary = self.summary(defense, cem, column)
         return summary.mean if summary else None
 
-    def labels(self) -> set[str]:
+    @property
+    def measured(self) -> list[Summary]:
+        """The cells with a value."""
         found = (self.summary(*row, column) for row in self.rows for column in self.columns)
-        return set().union(*(summary.labels for summary in found if summary and summary.values))
+        return [summary for summary in found if summary and summary.values]
+
+    def labels(self) -> set[str]:
+        return set().union(*(summary.labels for summary in self.measured))
 
     def seeds(self) -> list[str]:
         """The seeds with a value in any cell."""
-        found = (self.summary(*row, column) for row in self.rows for column in self.columns)
-        return sorted(set().union(*(summary.values for summary in found if summary)), key=lambda seed: seed.zfill(20))
+        return sorted(set().union(*(summary.values for summary in self.measured)), key=lambda seed: seed.zfill(20))
 
     def note(self, text: str) -> int:
         """The number of a note; equal texts share a number."""
@@ -90,7 +94,8 @@ def build_tables(
     """
     frame = tidy(frame)
     several = frame["suite"].nunique() > 1
-    doubts, supported, flagged = Doubts(frame), _supported(lines), _flagged(frame)
+    doubts, flagged = Doubts(frame), _flagged(frame)
+    supported = set(lines.loc[lines["verdict"] == SUPPORTED, COLUMNS[1:9]].itertuples(index=False, name=None))
     tables = []
     for (suite, protocol), part in frame.groupby(["suite", "protocol"], sort=True):
         summaries = summarise(part)
@@ -115,10 +120,6 @@ def _layouts(part: pd.DataFrame) -> list[tuple[str, str]]:
     found |= {(name, layout) for name in stronger["dataset"] for layout in ALL_ATTACKERS}
     order = list(names.PRINTED_TABLES)
     return sorted(found, key=lambda pair: names.rank(pair, order))
-
-
-def _supported(lines: pd.DataFrame) -> set[tuple]:
-    return set(lines.loc[lines["verdict"] == SUPPORTED, [*COLUMNS[1:9]]].itertuples(index=False, name=None))
 
 
 def _flagged(frame: pd.DataFrame) -> dict[tuple, list[str]]:
@@ -228,7 +229,7 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
         caption=_caption(draft, layout, rows, epochs),
         departures=_departures(labels),
         stub="Methods",
-        groups=_groups(draft.columns),
+        groups=grouped((column.group, column.heading) for column in draft.columns),
         columns=tuple(draft.columns),
         rows=rows,
         notes=draft.notes,
@@ -278,15 +279,6 @@ def _departures(labels: set[str]) -> str:
     changes = parted(labels)
     which = "Some cells are not" if "" in labels else "Not"
     return f"{which} at the published setting: {'; '.join(changes)}." if changes else ""
-
-
-def _groups(columns: list[Column]) -> list[Group]:
-    groups: list[Group] = []
-    for column in columns:
-        if not groups or groups[-1].title != column.group:
-            groups.append(Group(column.group, []))
-        groups[-1].columns.append(column.heading)
-    return groups
 
 
 def _cell(draft: _Draft, defense: str, cem: str, column: Column) -> Cell:
@@ -402,5 +394,5 @@ def _with_own_names(tables: list[Table]) -> list[Table]:
             count += 1
             name = f"{table.name}-{count}"
         taken.add(name.lower())
-        result.append(Table(**{**table.__dict__, "name": name}))
+        result.append(replace(table, name=name))
     return result

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pandas as pd
-from tabulate import tabulate
 
 from benchmark.analysis import names
 from benchmark.analysis.ablation import BASE
@@ -12,8 +11,9 @@ from benchmark.analysis.diff import attack
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED
 from benchmark.report import keep
-from benchmark.report.latex import SETUP, Entry, align, escape_latex
-from benchmark.report.render import escape_markdown, write_text
+from benchmark.report.latex import SETUP, align, escape_latex
+from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
+from benchmark.report.table import Cell
 
 HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
 HEADINGS += ["p (Holm)", "d_z", "images harder", "verdict", "why"]
@@ -30,21 +30,20 @@ def write_verdicts(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str], 
     if lines.empty:
         return []
     lines = keep.completed(lines, out / "verdicts.csv", OVER_IMAGES)
-    files = {
+    texts = {
         "verdicts.md": _markdown(lines, gains, labels),
         "verdicts.tex": _latex(lines),
         "verdicts.csv": csv_text(lines),
         "gains.csv": csv_text(gains),
     }
-    return [write_text(out / name, content) for name, content in files.items()]
+    return write_texts(out, texts)
 
 
 def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
     """ablation.md and ablation.csv below `out`; nothing if there is no protocol besides `published`."""
     if lines.empty:
         return []
-    files = {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)}
-    return [write_text(out / name, content) for name, content in files.items()]
+    return write_texts(out, {"ablation.md": _ablation(lines, labels), "ablation.csv": csv_text(lines)})
 
 
 def summary(lines: pd.DataFrame) -> str:
@@ -100,28 +99,22 @@ def _number(value: float, digits: int, unit: str = "") -> str:
 
 def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> str:
     totals = [
-        [
-            row["protocol"],
-            names.dataset_title(row["dataset"]),
-            row["cem"],
-            row["split"],
-            ATTACKERS[row["family"]],
-            str(row["rows"]),
-        ]
-        + [str(row["seeds"]), f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
+        [row["protocol"], names.dataset_title(row["dataset"]), row["cem"], row["split"], ATTACKERS[row["family"]]]
+        + [row["rows"], row["seeds"], f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
         for row in gains.to_dict("records")
     ]
+    headings = ["protocol", "data set", "CEM", "split", "attackers", "rows", "seeds", "gain", "95 % interval"]
     parts = [
         "# Verdicts",
         "The rules are in docs/STATISTICS.md. Changes are from CEM off to on, paired by seed. p (Holm) is adjusted "
         "within a claim, apart for the paper's attackers and further ones.",
-        *_reduced(labels),
+        *not_published(labels),
         "\n".join(f"* {escape_markdown(line)}" for line in summary(lines).splitlines()),
         "## MSE gain over all rows",
         "Interquartile mean over rows, the attackers of a family and seeds; 95 % stratified bootstrap over seeds.",
-        _table(totals, ["protocol", "data set", "CEM", "split", "attackers", "rows", "seeds", "gain", "95 % interval"]),
+        markdown_table(totals, headings),
         "## Row by row",
-        _table(text_rows(lines), HEADINGS),
+        markdown_table(text_rows(lines), HEADINGS),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -141,12 +134,12 @@ def _ablation(lines: pd.DataFrame, labels: list[str]) -> str:
     parts = [
         "# Ablation of the protocol",
         f"Each protocol against `{BASE}`, paired by seed, mean over rows. The rules are in docs/STATISTICS.md.",
-        *_reduced(labels),
+        *not_published(labels),
         "## What it does to the gain of CEM",
         "The change that CEM makes under the protocol, less the change that it makes under the published one.",
-        _table(rows("gain"), headings),
+        markdown_table(rows("gain"), headings),
         "## What it does to the values themselves",
-        _table(rows("value"), headings),
+        markdown_table(rows("value"), headings),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -155,21 +148,12 @@ def _interval(row: dict, spec: str) -> str:
     return "–" if math.isnan(row["low"]) else f"{spec.format(row['low'])} to {spec.format(row['high'])}"
 
 
-def _reduced(labels: list[str]) -> list[str]:
-    return [f"Not at the published setting: {escape_markdown('; '.join(labels))}."] if labels else []
-
-
-def _table(rows: list[list[str]], headings: list[str]) -> str:
-    escaped = [[escape_markdown(item) for item in row] for row in rows]
-    return tabulate(escaped, headers=headings, tablefmt="pipe", disable_numparse=True)
-
-
 def _latex(lines: pd.DataFrame) -> str:
     columns = list(zip(*text_rows(lines), strict=True))
     spec, heads, parts = "", [], []
     for name, texts in zip(HEADINGS, columns, strict=True):
         if name in NUMBERS:
-            aligned = align([Entry(text) for text in texts])
+            aligned = align([Cell(text) for text in texts])
             spec, heads, parts = spec + aligned.spec, [*heads, aligned.head(name)], [*parts, aligned.cells]
         else:
             spec, heads, parts = spec + "l", [*heads, escape_latex(name)], [*parts, map(escape_latex, texts)]

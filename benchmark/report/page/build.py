@@ -12,16 +12,16 @@ from markupsafe import Markup
 import benchmark
 from benchmark.analysis import names, published
 from benchmark.analysis.audit import audit
-from benchmark.analysis.collect import devices
+from benchmark.analysis.collect import all_jobs, devices
 from benchmark.analysis.printed import cells as printed_cells
 from benchmark.departures import told
-from benchmark.matrix.expand import Cell, Job
+from benchmark.matrix.expand import Cell
 from benchmark.report import audit as audit_stage
 from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
 from benchmark.report.findings import Findings
 from benchmark.report.page import answer, compared, drawn, grades, strips
-from benchmark.report.render import environment
+from benchmark.report.render import rendered
 from benchmark.report.tables import COMPARED, build_tables
 from benchmark.store.store import Store, is_number
 
@@ -56,46 +56,44 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
     tables = build_tables(frame, lines, compare=True, extra_metrics=extra_metrics, epochs=found.epochs)
     first = [table for table in tables if any(column.metric == "mse" for column in table.columns)]
     printed = [cell for table in tables for row in table.rows for cell in row.cells if cell.behind]
-    return (
-        environment("html")
-        .get_template("page.html.j2")
-        .render(
-            title=f"Model inversion benchmark: {cells[0].suite}",
-            style=Markup(_asset("page.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-            facts=_facts(cells, frame, len(departures)),
-            departures=departures,
-            answers=answer.grids(frame, lines),
-            claims=_claims(lines),
-            claim_headings=_shared_columns(verdict_stage.HEADINGS),
-            printed_answers=compared.printed(frame),
-            printed_headings=compared.PRINTED_HEADINGS,
-            ranked_answers=compared.ranked(frame),
-            ranked_headings=compared.RANKED_HEADINGS,
-            axes=_axes(cells),
-            tables=first,
-            more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],
-            files={table.name for table in tables},  # the bounds share one file
-            printed=bool(printed),
-            judged=any(cell.comparable and cell.value is not None for cell in printed),
-            brackets=COMPARED,  # explained in the caption of a file, and here by the control that shows them
-            shown=grades.shown,
-            graded=grades.graded,
-            row_label=names.row_label,
-            attacker_title=names.attacker_title,
-            figures=drawn.figures(found.drawings),
-            open_figures=drawn.OPEN,
-            grids=pictures,
-            pictures_left_out=left_out,
-            audit=_audit(),
-            shared=_shared(records),
-            jobs=_jobs(cells, store, records, out),
-            job_headings=["Job", *JOB.values()],
-            missing=_missing(cells, store, frame, out),
-            paper=PAPER,
-            documents=_link(DOCS, out),
-        )
+    return rendered(
+        "html",
+        "page",
+        title=f"Model inversion benchmark: {cells[0].suite}",
+        style=Markup(_asset("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        facts=_facts(cells, frame, len(departures)),
+        departures=departures,
+        answers=answer.grids(frame, lines),
+        claims=_claims(lines),
+        claim_headings=_shared_columns(verdict_stage.HEADINGS),
+        printed_answers=compared.printed(frame),
+        printed_headings=compared.PRINTED_HEADINGS,
+        ranked_answers=compared.ranked(frame),
+        ranked_headings=compared.RANKED_HEADINGS,
+        axes=_axes(cells),
+        tables=first,
+        more_tables=[table for table in [*tables, *bounds_tables(frame)] if table not in first],
+        files={table.name for table in tables},  # the bounds share one file
+        printed=bool(printed),
+        judged=any(cell.comparable and cell.value is not None for cell in printed),
+        brackets=COMPARED,  # explained in the caption of a file, and here by the control that shows them
+        shown=grades.shown,
+        graded=grades.graded,
+        row_label=names.row_label,
+        attacker_title=names.attacker_title,
+        figures=drawn.figures(found.drawings),
+        open_figures=drawn.OPEN,
+        grids=pictures,
+        pictures_left_out=left_out,
+        audit=_audit(),
+        shared=_shared(records),
+        jobs=_jobs(cells, store, records, out),
+        job_headings=["Job", *JOB.values()],
+        missing=_missing(cells, store, frame, out),
+        paper=PAPER,
+        documents=_link(DOCS, out),
     )
 
 
@@ -141,9 +139,7 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
     """Every verdict as text (verdicts.HEADINGS), with its filter axes: an accuracy belongs to every attack."""
-    axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
-    cells = [dict(zip(axes, cell, strict=True)) for cell in lines[axes].itertuples(index=False)]
-    own = [{axis: value for axis, value in cell.items() if value} for cell in cells]
+    own = compared.filter_axes(lines, ["dataset", "protocol", "defense", "cem", "attacker", "split"])
     return list(zip(own, map(_shared_columns, verdict_stage.text_rows(lines)), strict=True))
 
 
@@ -182,20 +178,16 @@ def _packages(record: dict) -> dict:
 
 def _jobs(cells: list[Cell], store: Store, records: list[dict], out: Path | None) -> list[tuple[str, list]]:
     """(link to its log, or "", its name and JOB) of each finished job; records: of collect.devices."""
-    done = [job for job in _all_jobs(cells).values() if store.done(job)]
+    done = [job for job in all_jobs(cells).values() if store.done(job)]
     return [
         (_link(store.path(job) / LOG, out), [line["job"], *(line.get(key, "") for key in JOB)])
         for job, line in zip(done, records, strict=True)
     ]
 
 
-def _all_jobs(cells: list[Cell]) -> dict[str, Job]:
-    return {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
-
-
 def _missing(cells: list[Cell], store: Store, frame: pd.DataFrame, out: Path | None) -> list[tuple[str, str, list]]:
     """(status, reason, (link to the log, or "", cell)) of what has no value, each cell once for its job."""
-    jobs = _all_jobs(cells)
+    jobs = all_jobs(cells)
     lost = frame[frame["status"] != "done"].drop_duplicates(["key", "dataset", "defense", "cem", "attacker", "split"])
     found = []
     for (status, reason), part in lost.groupby(["status", "reason"], sort=True):

@@ -105,11 +105,13 @@ def _order(ranks: pd.DataFrame) -> str:
 
 
 def _printed_lines(gains: pd.DataFrame) -> list[tuple[dict, list[str]]]:
-    told = transfer.gain_lines(gains)
-    axes = ["dataset", "protocol", "defense", "attacker", "split"]
-    cells = [dict(zip(axes, row, strict=True)) for row in gains[axes].itertuples(index=False)]
-    own = [{axis: value for axis, value in cell.items() if value} for cell in cells]
-    return [(cell, line[2:]) for cell, line in zip(own, told, strict=True)]
+    own = filter_axes(gains, ["dataset", "protocol", "defense", "attacker", "split"])
+    return [(cell, line[2:]) for cell, line in zip(own, transfer.gain_lines(gains), strict=True)]
+
+
+def filter_axes(lines: pd.DataFrame, axes: list[str]) -> list[dict[str, str]]:
+    """Of each line the filter axes that it has: an accuracy has no attacker."""
+    return [{axis: value for axis, value in line.items() if value} for line in lines[axes].to_dict("records")]
 
 
 def _best(part: pd.DataFrame, several: bool) -> str:
