@@ -16,11 +16,7 @@ def draw(found, out: Path) -> list[Path]:
             panel.spines[["top", "right"]].set_visible(False)
         quick = " (quick run: the times say nothing)" if found.quick else ""
         figure.suptitle(f"{found.record['device']}, {found.plan.precision}, torch {found.record['torch']}{quick}")
-        # no date and fixed names, so that the same findings give the same file
-        return [
-            write_figure(figure, out / f"speed.{kind}", dpi=130, metadata={"Date": None} if kind == "svg" else None)
-            for kind in ("svg", "png")
-        ]
+        return [write_figure(figure, out / f"speed.{kind}", dpi=130) for kind in ("svg", "png")]
 
 
 def _rates(panel, found) -> None:

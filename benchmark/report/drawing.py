@@ -14,11 +14,16 @@ GREY = "#767676"  # in place of their yellow, which is too light for a line on w
 # Paul Tol's muted colours that are far from those above (sronpersonalpages.nl/~pault), for rows not in the paper
 FURTHER = ("#332288", "#882255", "#999933", "#117733", "#44AA99", "#AA4499")
 MARKS = "osD^vP*X"
+UNDATED = {"svg": {"Date": None}, "png": {"Software": None}}  # the same figure gives the same bytes
+ALWAYS = {
+    "svg.hashsalt": "benchmark",  # otherwise the ids in a file are random
+    "text.parse_math": False,  # a $ in a plug-in's name is a $
+}
 
 
 @contextlib.contextmanager
 def drawing(settings: dict | None = None):
-    """While the block runs, matplotlib uses its own defaults and `settings`, not the user's matplotlibrc.
+    """While the block runs, matplotlib uses its own defaults, ALWAYS and `settings`, not the user's matplotlibrc.
 
     Yields the class of figures, which are made and written in the block. UserError if matplotlib cannot be loaded.
     """
@@ -30,15 +35,16 @@ def drawing(settings: dict | None = None):
         raise UserError(f"matplotlib cannot be loaded ({error}); mend its matplotlibrc or install it anew") from None
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(settings or {})
+        matplotlib.rcParams.update(ALWAYS | (settings or {}))
         yield Figure
 
 
 def write_figure(figure, path: Path, **options) -> Path:
     """Write the figure in the format of its name; returns the path. options: for savefig. UserError on failure."""
+    kind = path.suffix[1:]
     try:
         with whole(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], **options)
+            figure.savefig(temporary, format=kind, metadata=UNDATED[kind], **options)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error}; choose another folder") from None
     return path

@@ -96,7 +96,7 @@ def _plot(part: pd.DataFrame, key: tuple[str, str, str], path: Path) -> Path:
         figure = figure_class(figsize=(3.6 * len(defenses), 3.4), layout="constrained")
         _panels(figure, part, defenses)
         figure.suptitle(f"{names.dataset_title(key[0])}, protocol {key[1]}, split {key[2]}")
-        return write_figure(figure, path, metadata={"Date": None})
+        return write_figure(figure, path)
 
 
 def _panels(figure, part: pd.DataFrame, defenses: list[str]) -> None:

@@ -41,7 +41,7 @@ def _draw(lines: list[Rebuilt], path: Path) -> Path:
                 panel = figure.add_axes((left, bottom, 0.95 * width, 0.95 * height))
                 panel.imshow(pictures[place], interpolation="nearest")
                 panel.axis("off")
-        return write_figure(figure, path, metadata={"Software": None})
+        return write_figure(figure, path)
 
 
 def _label(item: Rebuilt) -> str:

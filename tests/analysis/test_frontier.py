@@ -164,7 +164,10 @@ def test_from_the_matrix_to_the_plot(place):  # noqa: F811
     text = (folder / "frontier.md").read_text()
     assert "Bottleneck+CEM" in text and "train.epochs 2 (published 240)" in text
     assert "noise\\_std 0.5 (published" not in text  # the sweep's own changes are in the rows
-    assert (folder / "frontier-photos-published-infer.svg").read_text().lstrip().startswith("<?xml")
+    figure = folder / "frontier-photos-published-infer.svg"
+    drawn = figure.read_text()
+    assert drawn.lstrip().startswith("<?xml")
+    assert place.call("report").code == 0 and figure.read_text() == drawn  # no date, no random ids
     assert len(list(folder.glob("photos-mse*.md"))) == 2  # a table for each point
     for attack in place.results.glob("photos/*/decoder-*"):
         shutil.rmtree(attack)

@@ -47,9 +47,7 @@ RC = {
     "lines.linewidth": 0.8,
     "lines.markersize": 4,
     "legend.frameon": False,
-    "text.parse_math": False,  # a $ in a plug-in's name is a $
     "pdf.fonttype": 42,  # TrueType: conferences refuse type 3 fonts
-    "svg.hashsalt": "benchmark",  # otherwise the ids in the file are random
 }
 
 
