@@ -258,6 +258,11 @@ def unit(images: Tensor) -> Tensor:
     return to_unit(images).contiguous(memory_format=torch.channels_last)
 
 
+def mean_image(images: Tensor, dtype: torch.dtype, batch: int = SCORE_BATCH) -> Tensor:
+    """uint8 [N, 3, H, W] -> the mean of the images in [0, 1], [3, H, W], summed in `dtype` over batches."""
+    return torch.as_tensor(sum(unit(part).to(dtype).sum(0) for part in images.split(batch))) / len(images)
+
+
 def to_bytes(x01: Tensor) -> Tensor:
     """Images in [0, 1] -> uint8; NaN becomes 0."""
     return (x01.nan_to_num().clamp(0, 1) * 255).round().byte()
