@@ -1,9 +1,8 @@
-"""`photos`: patches of the colour photographs inside the scikit-image wheel; no download. The class is the
-photograph.
+"""`photos`: patches of the colour photographs inside the scikit-image wheel; no download. The class is the photograph.
 
-Each photograph is first reduced by averaging blocks of 3 x 3 pixels, so that a 32-pixel patch shows things
-rather than texture. A quarter of its width, at one side, gives the test patches and the rest the training
-patches: no pixel is in both.
+Each photograph is first reduced by averaging blocks of 3 x 3 pixels, so that a 32-pixel patch shows things rather than
+texture. A quarter of its width, at one side, gives the test patches and the rest the training patches: no pixel is in
+both.
 """
 
 import importlib.util
@@ -79,9 +78,7 @@ def region(name: str, test: bool) -> slice:
 
 
 def _patches(area: np.ndarray, count: int, size: int) -> np.ndarray:
-    """`count` patches, spread evenly over those positions of `area` that have contrast: [count, size, size,
-    3].
-    """
+    """`count` patches, spread evenly over those positions of `area` that have contrast: [count, size, size, 3]."""
     corners = np.array(
         [(y, x) for y in range(0, area.shape[0] - size + 1, 2) for x in range(0, area.shape[1] - size + 1, 2)]
     )
