@@ -427,8 +427,7 @@ def _quirks(quirks: Quirks, *names: str) -> dict[str, bool]:
 
 def _matches(axes: dict, condition: dict[str, object]) -> bool:
     """Whether the axes have the values of `condition`, each a value or a list of values."""
-    for axis, wanted in condition.items():
-        values = wanted if isinstance(wanted, list) else [wanted]
-        if str(axes.get(axis)) not in [str(value) for value in values]:
-            return False
-    return True
+    return all(
+        str(axes.get(axis)) in map(str, wanted if isinstance(wanted, list) else [wanted])
+        for axis, wanted in condition.items()
+    )

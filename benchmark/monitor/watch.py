@@ -7,7 +7,7 @@ from rich.live import Live
 
 from benchmark.matrix.expand import Job
 from benchmark.monitor import heartbeat
-from benchmark.monitor.view import Snapshot, lines, picture
+from benchmark.monitor.view import STATES, Snapshot, lines, picture
 from benchmark.output import Console, say_lines
 from benchmark.store.store import Store
 
@@ -24,7 +24,7 @@ class Watcher:
 
     def look(self) -> Snapshot:
         """The current state of the suite."""
-        counts: dict[str, int] = dict.fromkeys(("done", "running", "waiting", "diverged", "failed"), 0)
+        counts: dict[str, int] = dict.fromkeys(STATES, 0)
         running, failed, done, lost, speed = [], [], 0.0, 0.0, 0.0
         for job in self.jobs:
             state, reason = self.settled.get(job.key, ""), ""
