@@ -260,7 +260,7 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     knowledge, passes = job.config.get("knowledge"), 1
     if knowledge:
         other = machine.others(knowledge)
-        fit, passes = known(fit, _knowledge(knowledge), other)
+        fit, passes = known(fit, Knowledge(**{name: knowledge[name] for name in Knowledge.model_fields}), other)
         # images rebuilt by a closed form are mixtures of the attacker's images
         images = replace(images, publishable=images.publishable and (other is None or other.publishable))
 
@@ -289,11 +289,6 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         passes=passes,
     )
     return Scene(attack(params, target), fit, score, images, precision)
-
-
-def _knowledge(said: dict) -> Knowledge:
-    """The knowledge in an attack's configuration, without the data set's fingerprint."""
-    return Knowledge(**{name: said[name] for name in Knowledge.model_fields})
 
 
 def rebuilt_attack(job: Job, machine: Machine) -> Scene:
@@ -363,10 +358,9 @@ def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
 
 
 def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
-    config = job.config
-    params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
-    settings = Efficiency(**config["efficiency"])
-    model, name = Model(**config["model"]), config["defense"]["name"]
+    config, name = job.config, job.config["defense"]["name"]
+    params = DEFENSES.get(name).Params(**config["defense"]["params"])
+    model, settings = Model(**config["model"]), Efficiency(**config["efficiency"])
     with stages("measure"):
         return measure(config["dataset"], model, name, params, settings, machine.device), {}
 
