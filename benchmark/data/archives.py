@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from benchmark.errors import UserError
+from benchmark.text import told
 
 _BLOCK = 1 << 16  # bytes read at a time; a header or name that needs more is refused
 _MOST_UNPACKED, _LEAST_UNPACKED = 100, 100 << 20  # times the archive's size in bytes, and at least so many
@@ -56,8 +57,7 @@ def unpack(archive: Path, folder: Path) -> None:
     except Exception as error:  # a damaged archive can fail in any way
         if isinstance(error, OSError) and error.errno in _DISK:
             raise UserError(f"cannot unpack {archive} into {folder} ({error}); free space or choose another") from None
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"the archive {archive} cannot be unpacked ({why}); get it again") from error
+        raise UserError(f"the archive {archive} cannot be unpacked ({told(error, 200)}); get it again") from error
 
 
 def require_modest_zip(file: Path) -> None:
