@@ -103,7 +103,7 @@ class GANAttack(Attack):
             ) from None
 
     def fitted(self) -> dict:
-        found = {"generator": self.generator.state_dict()}
+        found: dict = {"generator": self.generator.state_dict()}
         if self.logged is not None:
             found["seen"] = self.seen
             if self.target.split == "train":

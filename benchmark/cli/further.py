@@ -166,10 +166,7 @@ def attack_released(
     *,
     dataset: Annotated[str, typer.Option(help="the data set that the models were trained on")],
     suite: Annotated[str | None, typer.Option(help="whose attackers and settings; else the data set's own")] = None,
-    defense: Annotated[
-        list[str],
-        several(help="the row, or PART=ROW for folders with PART in their path"),
-    ],
+    defense: Annotated[list[str], several(help="the row, or PART=ROW for folders with PART in their path")],
     cem: Annotated[Literal["on", "off"] | None, typer.Option(help="where the path does not say it")] = None,
     noise: Annotated[float | None, typer.Option(help="standard deviation, where the path does not say it")] = None,
     selection: Annotated[Selection, Without("suite")],

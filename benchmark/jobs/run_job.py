@@ -251,9 +251,9 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     """An attack's task on its trained encoder, which must be in the store with its weights."""
     parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
     recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
     autocast = device.arithmetic(machine.device, precision)
+    model, defense = _trained(parent, recipe, images, machine, autocast)
     images_of = "train" if "fit" in job.parents else job.config["split"]
     ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
     fit, score = split(images_of, images, ordered, recipe.seed)
@@ -322,13 +322,11 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         raise Diverged(f"{parent.what} diverged: {machine.store.metrics(parent)['reason']}")
     with stages("load"):
         recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
+    autocast = device.arithmetic(machine.device, precision)
+    model, defense = _trained(parent, recipe, images, machine, autocast)
     with stages("prepare"):
-        train, test = (
-            encode(model, images, part, device.arithmetic(machine.device, precision))
-            for part in (images.train, images.test)
-        )
+        train, test = (encode(model, images, part, autocast) for part in (images.train, images.test))
     with stages("measure"):
         params = Bounds(**job.config["params"])
         values, reason = bounds_of(
@@ -345,13 +343,12 @@ def encoder_of(best: dict) -> dict:
     return best | {"weights": weights}
 
 
-def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
+def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine, autocast: dict[str, Any]):
     """(network in evaluation mode, defence) of a finished training; only the encoder of the network is loaded."""
     best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
     model = build_model(recipe, images, machine.device, best["widths"])
     model.encoder.load_state_dict(best["weights"])
     del model.server
-    autocast = device.arithmetic(machine.device, _precision_of(parent, machine))
     defense = build_defense(recipe, images, model, machine.device, autocast)
     defense.load_learned(best.get("defense", {}))
     return model.eval().requires_grad_(False), defense.requires_grad_(False)

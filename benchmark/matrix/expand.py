@@ -287,8 +287,7 @@ class _Expansion:
         return cells
 
     def _known(self, knowledge: Knowledge) -> dict:
-        """The attacker's images in an attack's configuration: empty for the default, so that keys do not depend on
-        it."""
+        """The attacker's images in an attack's configuration: empty for the default, which so is in no key."""
         if knowledge == Knowledge():
             return {}
         other = {} if knowledge.dataset is None else {"fingerprint": self.fingerprint(knowledge.dataset)}
