@@ -145,18 +145,9 @@ def _load(data_set: Source, root: Path) -> DataSet | None:
     if fingerprint_of(train, test) != meta["fingerprint"] or meta["classes"] != len(meta["class_names"]):
         raise _damaged(data_set, path)
     _check(data_set, Parts(train, test, meta["class_names"]))
-    return DataSet(
-        name=data_set.name,
-        classes=meta["classes"],
-        mean=data_set.mean,
-        std=data_set.std,
-        crop=data_set.crop,
-        train=train,
-        test=test,
-        class_names=meta["class_names"],
-        fingerprint=meta["fingerprint"],
-        publishable=data_set.publishable,
-    )
+    known: dict[str, Any] = {key: getattr(data_set, key) for key in ("name", "mean", "std", "crop", "publishable")}
+    known |= {key: meta[key] for key in ("classes", "class_names", "fingerprint")}
+    return DataSet(train=train, test=test, **known)
 
 
 def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
