@@ -35,8 +35,7 @@ class Target:
     """What the attacker has.
 
     features: clean features z_hat [N, C, h, w] of its own images; images: uint8 [N, 3, H, W]; send(z_hat, generator)
-    -> z: the defence's transform with fresh noise, as often as the attacker likes (it knows the encoder and the
-    defence).
+    -> z: the defence's transform with fresh noise, as often as it likes (it knows the encoder and the defence).
 
     Only some attackers use these: encode(x01) -> z_hat, the encoder, with its gradient, for images [B, 3, H, W] in
     [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], the negative

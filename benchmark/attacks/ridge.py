@@ -55,8 +55,7 @@ class RidgeAttack(ClosedForm):
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means of feature [d] and image [p], covariance of the feature [d, d], that of feature and image [d, p].
 
-        In float64, from sums over batches; centred on the clean feature's mean and the mean image, to avoid
-        cancellation.
+        In float64, from sums over batches; centred on the clean feature's mean and the mean image: no cancellation.
         """
         features, images = self.target.features, self.target.images
         about = features.flatten(1).mean(0).double()

@@ -118,8 +118,7 @@ class MatrixValues:
 
     def _apply(self, sections: dict[str, Any], change: Change, cem: str) -> None:
         """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key, `cem.NAME.key`
-        only cells with that variant of CEM.
-        """
+        only cells with that variant of CEM."""
         section, _, key = change.path.rpartition(".")
         kinds = section.split(".")
         if kinds[0] in ("defenses", "attacks") and kinds[1:] == ["*"]:
