@@ -38,22 +38,5 @@ class Averaged(DecoderAttack):
         return average
 
 
-@ATTACKS.register("queries4")
-class FourQueries(Averaged):
-    """n = 4: half the noise."""
-
-    title = "4 queries"
-
-
-@ATTACKS.register("queries16")
-class SixteenQueries(Averaged):
-    """n = 16: a quarter of the noise."""
-
-    title = "16 queries"
-
-
-@ATTACKS.register("queries64")
-class SixtyFourQueries(Averaged):
-    """n = 64: an eighth of the noise."""
-
-    title = "64 queries"
+for count in (4, 16, 64):  # a half, a quarter and an eighth of the noise
+    ATTACKS.register(f"queries{count}")(type(f"Averaged{count}", (Averaged,), {"title": f"{count} queries"}))

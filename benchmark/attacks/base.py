@@ -8,18 +8,19 @@ under its name, with its parameters as the fields of its `Params`. It is a subcl
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from benchmark.config import Quirks, Strict
+from benchmark.config import Count, Number, Quirks, Strict
 from benchmark.data import to_unit
 from benchmark.models import macs
 from benchmark.models.decoder import Decoder
-from benchmark.models.macs import Scale
+from benchmark.models.macs import Network, Scale
 from benchmark.registry import Registry
-from benchmark.training.graph import Captured, Order
+from benchmark.training.graph import Captured, Order, cosine, set_lr
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
 ATTACKS: Registry[Any] = Registry("attacker", "benchmark.attacks", "benchmark.attacks")  # Attack, Selection
@@ -34,8 +35,7 @@ class Target:
     """What the attacker has.
 
     features: clean features z_hat [N, C, h, w] of its own images; images: uint8 [N, 3, H, W]; send(z_hat, generator)
-    -> z: the defence's transform with fresh noise, as often as the attacker likes (it knows the encoder and the
-    defence).
+    -> z: the defence's transform with fresh noise, as often as it likes (it knows the encoder and the defence).
 
     Only some attackers use these: encode(x01) -> z_hat, the encoder, with its gradient, for images [B, 3, H, W] in
     [0, 1]; kept(z) -> bool of z's shape, the elements that no mask has zeroed; misfit(z_hat, z) -> [B], the negative
@@ -166,6 +166,14 @@ class Attack(Attacker, Task):
         """Make the networks and optimisers."""
         raise NotImplementedError
 
+    def initialised(self, make: Callable[[], Network]) -> Network:
+        """make() with the initial weights that belong to the target's seed, on its device.
+
+        They are not from the training's random stream: a defence's adversary must not start with the attacker's.
+        """
+        torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", self.target.seed).initial_seed())
+        return make().to(self.target.device, memory_format=torch.channels_last)
+
     def variant(self, step: int) -> object:
         """A plain value for step `step` (from 0): steps that do different things differ in it and in their graph."""
         return None
@@ -227,9 +235,31 @@ class Attack(Attacker, Task):
         return {"noise": self.noise, "losses": self.losses}
 
 
+class CosineAttack(Attack):
+    """Base of attacks by one Adam optimiser on a cosine; `build` sets `optimizer`."""
+
+    optimizer: torch.optim.Optimizer
+
+    class Params(Strict):
+        epochs: Count = Field(description="passes over the attacker's images")
+        batch_size: Count = Field(description="images in a step")
+        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate")
+        final_lr: Annotated[Number, Field(ge=0)] = Field(description="end of the cosine schedule")
+        weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty")
+
+    def begin_epoch(self, epoch: int) -> None:
+        super().begin_epoch(epoch)
+        set_lr(self.optimizer, cosine(self.params.lr, self.params.final_lr, epoch, self.epochs))
+
+
 def unit(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> fp32 in [0, 1], channels last."""
     return to_unit(images).contiguous(memory_format=torch.channels_last)
+
+
+def mean_image(images: Tensor, dtype: torch.dtype, batch: int = SCORE_BATCH) -> Tensor:
+    """uint8 [N, 3, H, W] -> the mean of the images in [0, 1], [3, H, W], summed in `dtype` over batches."""
+    return torch.as_tensor(sum(unit(part).to(dtype).sum(0) for part in images.split(batch))) / len(images)
 
 
 def to_bytes(x01: Tensor) -> Tensor:

@@ -6,33 +6,26 @@ scored on, for a log, with two side effects: quirks q11 and q15).
 """
 
 import copy
-from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from benchmark.attacks.base import ATTACKS, Attack, unit
-from benchmark.config import Count, Number, Strict
+from benchmark.attacks.base import ATTACKS, CosineAttack, unit
+from benchmark.config import Count
 from benchmark.models.decoder import Decoder
 from benchmark.training.casts import cast_once
-from benchmark.training.graph import adam, cosine, set_lr
-from benchmark.training.loop import seeded
+from benchmark.training.graph import adam
 
 
 @ATTACKS.register("decoder")
-class DecoderAttack(Attack):
+class DecoderAttack(CosineAttack):
     """Minimises ||D(z) - x||^2; D has 711,539 parameters for an 8x8x8 feature of a 32 px image."""
 
     title = "Dec.-based"
 
-    class Params(Strict):
-        epochs: Count = Field(description="passes over the attacker's images")
-        batch_size: Count = Field(description="images in a step")
-        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate")
-        final_lr: Annotated[Number, Field(ge=0)] = Field(description="end of the cosine schedule")
-        weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty")
+    class Params(CosineAttack.Params):
         blocks: Count = Field(description="residual blocks of 64 channels")
 
     version = 2
@@ -42,13 +35,9 @@ class DecoderAttack(Attack):
     psnr_batch = 256
 
     def build(self) -> None:
-        target = self.target
-        # not the training's random stream: a defence's adversary must not start with the attacker's weights
-        torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
-        self.decoder = self.network().to(target.device, memory_format=torch.channels_last)
-        self.optimizer = adam(
-            self.decoder.parameters(), self.params.lr, target.device, weight_decay=self.params.weight_decay
-        )
+        target, params = self.target, self.params
+        self.decoder = self.initialised(self.network)
+        self.optimizer = adam(self.decoder.parameters(), params.lr, target.device, weight_decay=params.weight_decay)
         self.best = None
         if target.quirks.q15_best_batch_snapshot:
             self.best = copy.deepcopy(self.decoder).requires_grad_(False)
@@ -61,10 +50,6 @@ class DecoderAttack(Attack):
     def decode(self, z: Tensor) -> Tensor:
         """Feature as sent [B, C, h, w] -> image [B, 3, H, W], in whatever mode the decoder is in."""
         return cast_once(self.decoder, z)
-
-    def begin_epoch(self, epoch: int) -> None:
-        super().begin_epoch(epoch)
-        set_lr(self.optimizer, cosine(self.params.lr, self.params.final_lr, epoch, self.epochs))
 
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -83,19 +68,16 @@ class DecoderAttack(Attack):
     @torch.no_grad()
     def _test(self) -> None:
         """The released code's pass over the scored images after an epoch: in training mode with quirk q11."""
-        self.decoder.train(self.target.quirks.q11_norm_absorbs_test)
         for features, images in zip(*(part.split(self.psnr_batch) for part in self.target.tested), strict=True):
-            with torch.autocast(**self.target.autocast):
-                rebuilt = self.decode(self.target.send(features, self.noise))
-            mse = mse_loss(rebuilt.float(), unit(images))
+            z = self.target.send(features, self.noise)
+            mse = mse_loss(self.reconstruct(z, self.target.quirks.q11_norm_absorbs_test), unit(images))
             if self.best is not None and mse < self.best_mse:
                 self.best_mse.copy_(mse)
                 self.best.load_state_dict(self.decoder.state_dict())
-        self.decoder.train()
 
     @torch.no_grad()
-    def reconstruct(self, z: Tensor) -> Tensor:
-        self.decoder.eval()
+    def reconstruct(self, z: Tensor, training: bool = False) -> Tensor:
+        self.decoder.train(training)
         with torch.autocast(**self.target.autocast):
             reconstruction = self.decode(z)
         self.decoder.train()

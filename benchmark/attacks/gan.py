@@ -9,6 +9,7 @@ decoder; q13, the penalty above 32 px; q14, one fit for both columns. It is not 
 """
 
 import copy
+import functools
 import math
 from typing import Annotated
 
@@ -69,10 +70,8 @@ class GANAttack(Attack):
 
     def build(self) -> None:
         target, params = self.target, self.params
-        # not the training's random stream: a defence's adversary must not start with the attacker's weights
-        torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
-        generator = Decoder(target.feature_shape, target.image_size, blocks=params.blocks)
-        self.generator = generator.to(target.device, memory_format=torch.channels_last)
+        generator = functools.partial(Decoder, target.feature_shape, target.image_size, blocks=params.blocks)
+        self.generator = self.initialised(generator)
         self.critic = Critic(target.image_size).to(target.device)
         betas = (params.beta1, 0.999)
         self.optimizers = {
@@ -104,7 +103,7 @@ class GANAttack(Attack):
             ) from None
 
     def fitted(self) -> dict:
-        found = {"generator": self.generator.state_dict()}
+        found: dict = {"generator": self.generator.state_dict()}
         if self.logged is not None:
             found["seen"] = self.seen
             if self.target.split == "train":

@@ -67,12 +67,13 @@ def judged(rebuilt: Tensor, x01: Tensor) -> dict[str, float]:
 
 
 class ClosedForm(Judged):
-    """An attack that is computed, not fitted in steps: a subclass has `solve`, `reconstruct`, `fitted` and `start`.
+    """An attack that is computed, not fitted in steps: a subclass has `solve`, `reconstruct` and `state`.
 
     It has no epochs, so it has no history and cannot fail to converge.
     """
 
     keeps_state = True
+    state: tuple[str, ...] = ()  # the attributes (tensors and numbers) from which `reconstruct` works
 
     def __init__(self, params, target: Target):
         self.target, self.held_out = set_aside(target)
@@ -88,6 +89,14 @@ class ClosedForm(Judged):
     def solve(self) -> None:
         """Compute all that `reconstruct` needs; choices such as hyperparameters are made on `held_out`."""
         raise NotImplementedError
+
+    def fitted(self) -> dict:
+        return {name: getattr(self, name) for name in self.state}
+
+    def start(self, state: dict) -> None:
+        for name in self.state:
+            value = state[name]
+            setattr(self, name, value.to(self.target.device) if isinstance(value, Tensor) else value)
 
     def parts(self) -> dict[str, object]:
         return {}

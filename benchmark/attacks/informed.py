@@ -35,9 +35,7 @@ class InformedAttack(DecoderAttack):
         super().build()
 
     def network(self) -> nn.Module:
-        channels, *size = self.target.features.shape[1:]
-        shape = (self.briefing.views * channels, *size)
-        return Decoder(shape, self.target.image_size, blocks=self.params.blocks)
+        return Decoder(self.briefing.shape, self.target.image_size, blocks=self.params.blocks)
 
     def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         features, x01 = super().pairs(chosen)
@@ -64,8 +62,8 @@ def mirror_half(features: Tensor, x01: Tensor, of_mirrored: Tensor, draws: torch
 class Briefing:
     """Side information for a feature as sent, each view in the feature's shape, computed from the attacker's images.
 
-    views: how many features there are in all. A view without information (no element is ever masked; nothing is
-    random) is left out.
+    views: how many features there are in all; shape: theirs together. A view without information (no element is ever
+    masked; nothing is random) is left out.
     """
 
     def __init__(self, target: Target, generator: torch.Generator):
@@ -77,6 +75,8 @@ class Briefing:
         noisy = not torch.equal(sent, clean) and clean[0].numel() <= MOST_ELEMENTS
         self.estimate = LinearEstimate(clean, sent, kept) if noisy else None
         self.views = 1 + self.masked + noisy
+        channels, height, width = target.feature_shape
+        self.shape = (self.views * channels, height, width)
 
     def __call__(self, z: Tensor) -> Tensor:
         views = [z]

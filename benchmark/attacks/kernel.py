@@ -29,6 +29,8 @@ PROBES, ALIKE = 64, 1e-3  # pairs that tell whether the likelihood is a squared 
 class KernelAttack(ClosedForm):
     """It holds the matrix of images by features for only one batch of features at a time."""
 
+    state = ("temperature",)
+
     class Params(Strict):
         doublings: Count = Field(description="the noise is widened by factors of 2 up to 2^doublings, T = 4^k")
 
@@ -50,8 +52,7 @@ class KernelAttack(ClosedForm):
 
     @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
-        size = self.target.image_size
-        return self._means(z, [self.temperature])[0].unflatten(1, (3, size, size))
+        return self._means(z, [self.temperature])[0].unflatten(1, self.target.images.shape[1:])
 
     def _means(self, z: Tensor, temperatures: list[float]) -> Tensor:
         """z [B, C, h, w] -> the posterior means at each temperature, [T, B, pixels], fp32."""
@@ -87,9 +88,3 @@ class KernelAttack(ClosedForm):
         ratios = self.target.misfit(clean, z).double() / distances.clamp_min(1e-30)
         low, high = ratios.min().item(), ratios.max().item()
         return (low + high) / 2 if high - low <= ALIKE * high else None
-
-    def fitted(self) -> dict:
-        return {"temperature": self.temperature}
-
-    def start(self, state: dict) -> None:
-        self.temperature = state["temperature"]

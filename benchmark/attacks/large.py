@@ -31,6 +31,4 @@ class LargeDecoderAttack(InformedAttack):
 
     def network(self) -> nn.Module:
         params = self.params
-        channels, *size = self.target.features.shape[1:]
-        shape = (self.briefing.views * channels, *size)
-        return LargeDecoder(shape, self.target.image_size, params.blocks, params.width, params.tail)
+        return LargeDecoder(self.briefing.shape, self.target.image_size, params.blocks, params.width, params.tail)

@@ -15,25 +15,20 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from benchmark.attacks.base import CosineAttack
 from benchmark.attacks.held_out import MSE, Judged
 from benchmark.attacks.informed import mirror_half, mirrored
-from benchmark.config import Count, Fraction, Number, Strict
+from benchmark.config import Count, Fraction
 from benchmark.training.casts import cast_once
-from benchmark.training.graph import adam, cosine, set_lr
-from benchmark.training.loop import seeded
+from benchmark.training.graph import adam
 
 
-class NetworkAttack(Judged):
-    """Base: minimises `loss` by Adam on a cosine. A subclass has `network`, and maybe a loss of its own."""
+class NetworkAttack(Judged, CosineAttack):
+    """Base: minimises `loss`. A subclass has `network`, and maybe a loss of its own."""
 
     keeps_state = True
 
-    class Params(Strict):
-        epochs: Count = Field(description="passes over the attacker's images")
-        batch_size: Count = Field(description="images in a step")
-        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate")
-        final_lr: Annotated[Number, Field(ge=0)] = Field(description="end of the cosine schedule")
-        weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty")
+    class Params(CosineAttack.Params):
         members: Count = Field(description="networks of different initial weights, whose images are averaged")
         decay: Annotated[Fraction, Field(lt=1)] = Field(description="of the averaged weights, in a step")
 
@@ -43,9 +38,7 @@ class NetworkAttack(Judged):
 
     def build(self) -> None:
         target, params = self.target, self.params
-        torch.manual_seed(seeded(torch.device("cpu"), "attack-weights", target.seed).initial_seed())
-        networks = nn.ModuleList(self.network() for _ in range(params.members))
-        self.networks = networks.to(target.device, memory_format=torch.channels_last)
+        self.networks = self.initialised(lambda: nn.ModuleList(self.network() for _ in range(params.members)))
         self.averages = Average(self.networks, params.decay)
         self.optimizer = adam(self.networks.parameters(), params.lr, target.device, weight_decay=params.weight_decay)
         self.mirrored = mirrored(target)
@@ -68,10 +61,6 @@ class NetworkAttack(Judged):
 
     def pairs(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         return mirror_half(*super().pairs(chosen), self.mirrored[chosen], self.noise)
-
-    def begin_epoch(self, epoch: int) -> None:
-        super().begin_epoch(epoch)
-        set_lr(self.optimizer, cosine(self.params.lr, self.params.final_lr, epoch, self.epochs))
 
     def fit_batch(self, z: Tensor, x01: Tensor, variant: object) -> Tensor:
         """The members' mean loss. The networks share nothing, so one optimiser does the same as one for each."""

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.attacks.base import ATTACKS, unit
+from benchmark.attacks.base import ATTACKS, mean_image, unit
 from benchmark.attacks.held_out import ClosedForm
 from benchmark.config import Count, Strict
 from benchmark.training.loop import seeded
@@ -23,6 +23,8 @@ PENALTIES = torch.logspace(-8, 2, 11, dtype=torch.float64)  # [ours] p, in mean 
 @ATTACKS.register("ridge")
 class RidgeAttack(ClosedForm):
     """Normal equations in float64; the penalty is the best one on the held-out images."""
+
+    state = ("weights", "mean", "mean_image", "penalty")
 
     class Params(Strict):
         draws: Count = Field(description="times that each image is sent; 1 where nothing is random")
@@ -53,17 +55,14 @@ class RidgeAttack(ClosedForm):
     def _moments(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Means of feature [d] and image [p], covariance of the feature [d, d], that of feature and image [d, p].
 
-        In float64, from sums over batches; centred on the clean feature's mean and the mean image, to avoid
-        cancellation.
+        In float64, from sums over batches; centred on the clean feature's mean and the mean image: no cancellation.
         """
         features, images = self.target.features, self.target.images
         about = features.flatten(1).mean(0).double()
-        total = torch.as_tensor(sum(unit(part).flatten(1).double().sum(0) for part in images.split(BATCH)))
-        mean_image = total / len(images)
-        draws = self._draws()
+        average, draws = mean_image(images, torch.float64, BATCH).flatten(), self._draws()
         sums, count = torch.zeros_like(about), draws * len(images)
         squares = about.new_zeros(len(about), len(about))
-        products = about.new_zeros(len(about), len(mean_image))
+        products = about.new_zeros(len(about), len(average))
         for clean, part in zip(features.split(BATCH), images.split(BATCH), strict=True):
             self.monitor.preparing("normal equations")
             received = torch.zeros_like(clean, dtype=torch.float64).flatten(1)  # in all draws together
@@ -72,9 +71,9 @@ class RidgeAttack(ClosedForm):
                 squares.addmm_(z.T, z)
                 received += z
             sums += received.sum(0)
-            products.addmm_(received.T, unit(part).flatten(1).double() - mean_image)
+            products.addmm_(received.T, unit(part).flatten(1).double() - average)
         shift = sums / count
-        return about + shift, mean_image, squares / count - torch.outer(shift, shift), products / count
+        return about + shift, average, squares / count - torch.outer(shift, shift), products / count
 
     def _draws(self) -> int:
         first = self.target.features[:BATCH]
@@ -83,14 +82,5 @@ class RidgeAttack(ClosedForm):
 
     @torch.no_grad()
     def reconstruct(self, z: Tensor) -> Tensor:
-        size = self.target.image_size
         x = self.mean_image + (z.flatten(1) - self.mean) @ self.weights
-        return x.clamp(0, 1).unflatten(1, (3, size, size))
-
-    def fitted(self) -> dict:
-        return {"weights": self.weights, "mean": self.mean, "mean_image": self.mean_image, "penalty": self.penalty}
-
-    def start(self, state: dict) -> None:
-        where = self.target.device
-        self.weights, self.mean, self.mean_image = (state[name].to(where) for name in ("weights", "mean", "mean_image"))
-        self.penalty = state["penalty"]
+        return x.clamp(0, 1).unflatten(1, self.target.images.shape[1:])

@@ -33,8 +33,7 @@ class UNetAttack(NetworkAttack):
         super().build()
 
     def network(self) -> nn.Module:
-        channels, height, width = self.target.feature_shape
-        return UNet((self.briefing.views * channels, height, width), self.target.image_size, self.params.channels)
+        return UNet(self.briefing.shape, self.target.image_size, self.params.channels)
 
     def rebuild(self, network: nn.Module, z: Tensor) -> Tensor:
         return super().rebuild(network, self.briefing(z))

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Attack, Target, to_bytes, unit
+from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Attack, Target, mean_image, to_bytes, unit
 from benchmark.config import Count, Number, Strict
 from benchmark.training.graph import Captured, Order, scalar
 from benchmark.training.loop import seeded
@@ -52,7 +52,11 @@ class Descent(Attack):
         rows = self.steps * self.batch_size  # the last batch is filled up with images from the front, which are dropped
         self.which = torch.arange(rows, device=target.device) % self.images
         self.order = Order(rows, self.batch_size, target.device)
-        self.build()
+        self.unknowns = self.first_guess(rows)
+        self.first, self.second = torch.zeros_like(self.unknowns), torch.zeros_like(self.unknowns)
+        self.objectives = torch.zeros(rows, device=target.device)
+        self.rate = scalar(0.0, target.device)
+        self.order.begin(torch.arange(rows, device=target.device))
         self.captured = Captured(target.device, [])
 
     def first_guess(self, count: int) -> Tensor:
@@ -66,13 +70,6 @@ class Descent(Attack):
     def prior(self, unknowns: Tensor, x01: Tensor) -> Tensor:
         """What is added to the negative log-likelihood, [B]."""
         raise NotImplementedError
-
-    def build(self) -> None:
-        self.unknowns = self.first_guess(len(self.which))
-        self.first, self.second = torch.zeros_like(self.unknowns), torch.zeros_like(self.unknowns)
-        self.objectives = torch.zeros(len(self.which), device=self.target.device)
-        self.rate = scalar(0.0, self.target.device)
-        self.order.begin(torch.arange(len(self.which), device=self.target.device))
 
     def begin_epoch(self, epoch: int) -> None:
         """The learning rate with Adam's bias correction: all images are at the same step."""
@@ -108,8 +105,7 @@ class Descent(Attack):
         return {"images": to_bytes(torch.cat(list(self.reconstructions())))}
 
     def parts(self) -> dict[str, object]:
-        own = ("unknowns", "first", "second", "objectives")
-        return {name: getattr(self, name) for name in own}
+        return {name: getattr(self, name) for name in ("unknowns", "first", "second", "objectives")}
 
 
 @ATTACKS.register("whitebox")
@@ -141,8 +137,7 @@ class WhiteBoxAttack(Descent):
 
     def first_guess(self, count: int) -> Tensor:
         target = self.target
-        total = torch.as_tensor(sum(unit(part).sum(0) for part in target.images.split(SCORE_BATCH)))
-        mean = total / len(target.images)
+        mean = mean_image(target.images, torch.float32)
         pixels = torch.logit(mean.expand(count, -1, -1, -1), 0.02).contiguous()
         starts = seeded(target.device, "whitebox-starts", target.seed)
         pixels[self.images :] += torch.randn(pixels[self.images :].shape, generator=starts, device=target.device)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Target, unit
+from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Target, mean_image, unit
 from benchmark.attacks.held_out import judged, set_aside
 from benchmark.attacks.whitebox import Descent
 
@@ -73,7 +73,7 @@ def principal_axes(images: Tensor) -> tuple[Tensor, Tensor]:
     An axis is as long as the standard deviation along it, LEAST included. Computed in float64.
     """
     parts = images.split(SCORE_BATCH)  # all of them as floats at once may be gigabytes
-    mean = torch.as_tensor(sum(unit(part).flatten(1).double().sum(0) for part in parts)) / len(images)
+    mean = mean_image(images, torch.float64).flatten()
     if len(images) < len(mean):  # the images' products have the same variances as the pixels' covariance
         away = unit(images).flatten(1).double() - mean
         variances, across = torch.linalg.eigh(away @ away.T / len(images))

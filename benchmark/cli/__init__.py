@@ -13,8 +13,7 @@ LONGEST = 100_000  # characters of an error message, which may name many files
 
 
 def main() -> None:
-    """Entry point: a UserError, or an error of the system (an unreadable folder), gives one sentence and exit
-    status 2."""
+    """Entry point: a UserError, or one of the system (an unreadable folder), gives one sentence and exit status 2."""
     with standing_streams():
         try:
             app()

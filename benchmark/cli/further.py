@@ -166,10 +166,7 @@ def attack_released(
     *,
     dataset: Annotated[str, typer.Option(help="the data set that the models were trained on")],
     suite: Annotated[str | None, typer.Option(help="suite of attackers and settings; default: the data set's")] = None,
-    defense: Annotated[
-        list[str],
-        several(help="the row, or PART=ROW for folders with PART in their path"),
-    ],
+    defense: Annotated[list[str], several(help="the row, or PART=ROW for folders with PART in their path")],
     cem: Annotated[Literal["on", "off"] | None, typer.Option(help="where the path does not say it")] = None,
     noise: Annotated[float | None, typer.Option(help="standard deviation, where the path does not say it")] = None,
     selection: Annotated[Selection, Without("suite")],

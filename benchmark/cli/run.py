@@ -23,10 +23,7 @@ def run(
     partition: Annotated[str | None, typer.Option(help="slurm: the partition")] = None,
     time: Annotated[int | None, typer.Option(min=5, help="slurm: minutes of one allocation")] = None,
     max_jobs: Annotated[int | None, typer.Option(min=1, help="slurm: at most so many jobs in the queue")] = None,
-    sbatch: Annotated[
-        list[str],
-        several(help="slurm: more for sbatch: account=NAME, qos=NAME, ..."),
-    ],
+    sbatch: Annotated[list[str], several(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")],
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
     tensorboard: Annotated[
         Path | None,

@@ -21,10 +21,7 @@ def report(
     *,
     tables: Tables = TABLES,
     compare: Annotated[bool, typer.Option("--compare", help="published values in parentheses")] = False,
-    metric: Annotated[
-        list[str],
-        several(help="one more column in the SSIM tables: psnr_db_per_image"),
-    ],
+    metric: Annotated[list[str], several(help="one more column in the SSIM tables: psnr_db_per_image")],
     plots: Plots = True,
 ):
     """Write all that a suite's results support: tables, page, figures, verdicts, ablation, frontier.

@@ -30,9 +30,7 @@ def load(module: str) -> ModuleType | None:
 
 
 def _declare_operators() -> None:
-    """Declare the operators for which torchvision registers shape functions on import, and forget the failed
-    import.
-    """
+    """Declare the operators for which torchvision registers shape functions on import; forget the failed import."""
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
     if not _declared:

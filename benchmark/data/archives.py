@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from benchmark.errors import UserError
+from benchmark.text import told
 
 _BLOCK = 1 << 16  # bytes read at a time; a header or name that needs more is refused
 _MOST_UNPACKED, _LEAST_UNPACKED = 100, 100 << 20  # times the archive's size in bytes, and at least so many
@@ -34,7 +35,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     try:
         left, members = _most_bytes(archive), _most_members(archive)
-        for name, plain, opened in _members(archive):
+        listed = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+        for name, plain, opened in listed(archive):
             members -= 1
             if members < 0:
                 raise _Bomb("holds far more files than one of its size should")
@@ -56,8 +58,7 @@ def unpack(archive: Path, folder: Path) -> None:
     except Exception as error:  # a damaged archive can fail in any way
         if isinstance(error, OSError) and error.errno in _DISK:
             raise UserError(f"cannot unpack {archive} into {folder} ({error}); free space or choose another") from None
-        why = " ".join(str(error).split())[:200]
-        raise UserError(f"the archive {archive} cannot be unpacked ({why}); get it again") from error
+        raise UserError(f"the archive {archive} cannot be unpacked ({told(error, 200)}); get it again") from error
 
 
 def require_modest_zip(file: Path) -> None:
@@ -79,12 +80,8 @@ def _most_members(archive: Path) -> int:
     return min(_MOST_MEMBERS, max(_LEAST_MEMBERS, archive.stat().st_size // _BYTES_A_MEMBER))
 
 
-def _members(archive: Path) -> Iterator[tuple]:
-    """(name, whether it is a plain file, a function that opens it, or None for a folder) of each member."""
-    return _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
-
-
 def _zip_members(archive: Path) -> Iterator[tuple]:
+    """(name, whether it is a plain file, a function that opens it, or None for a folder) of each member."""
     with zipfile.ZipFile(archive) as content:
         for member in content.infolist():
             if member.is_dir():
@@ -97,6 +94,7 @@ def _zip_members(archive: Path) -> Iterator[tuple]:
 
 
 def _tar_members(archive: Path) -> Iterator[tuple]:
+    """As `_zip_members`."""
     with open(archive, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)

@@ -1,13 +1,13 @@
 """Batched augmentation: padded crop, flip and rotation of a whole batch as ONE gather.
 
-Every image has its own draws. The three steps (in the order crop, flip, rotate) are combined into one map
-from each output pixel to its source pixel, so that an image is resampled once and stays uint8 until the end.
+Every image has its own draws. The three steps (in the order crop, flip, rotate) are combined into one map from each
+output pixel to its source pixel, so that an image is resampled once and stays uint8 until the end.
 
-Convention: the rotation is the one of torchvision's transforms on PIL images (nearest neighbour, black fill,
-positive angles counter-clockwise, about the point (W/2, H/2), pixel centres at half-integers), computed as
-PIL computes it: in 16.16 fixed-point integers. So the result equals torchvision's for each image exactly, on
-every device, even for pixels whose source lies on the border between two. (torchvision's own tensor version
-rounds such pixels by floating point and differs from its PIL version there.)
+Convention: the rotation is the one of torchvision's transforms on PIL images (nearest neighbour, black fill, positive
+angles counter-clockwise, about the point (W/2, H/2), pixel centres at half-integers), computed as PIL computes it: in
+16.16 fixed-point integers. So the result equals torchvision's for each image exactly, on every device, even for pixels
+whose source lies on the border between two. (torchvision's own tensor version rounds such pixels by floating point,
+and differs there.)
 """
 
 from dataclasses import dataclass
@@ -22,19 +22,17 @@ _ONE = 1 << 16  # 1.0 in 16.16 fixed point
 
 
 def augment(images: Tensor, generator: torch.Generator, crop: bool) -> Tensor:
-    """Randomly augmented copies: [B, 3, H, W] uint8 or float in [0, 1] -> the same shape, float32 in [0, 1], in
-    channels_last.
+    """Randomly augmented copies: [B, 3, H, W] uint8 or float in [0, 1] -> the same, fp32 in [0, 1], channels_last.
 
-    Per image and independently: with `crop`, a random H x W window of the image padded by 4 black pixels; a
-    horizontal flip with probability 1/2; a rotation uniform in [-15, 15] degrees (as the released training).
-    `generator` must be on the images' device; nothing here waits for the device.
+    Per image and independently: with `crop`, a random H x W window of the image padded by 4 black pixels; a horizontal
+    flip with probability 1/2; a rotation uniform in [-15, 15] degrees (as the released training). `generator` must be
+    on the images' device; nothing here waits for the device.
     """
     return apply(images, *draw(len(images), generator, crop), crop)
 
 
 def draw(count: int, generator: torch.Generator, crop: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The draws for `count` images: angle in degrees float32, flip bool, top and left int64 in 0..8, each
-    [count].
+    """The draws for `count` images: angle in degrees float32, flip bool, top and left int64 in 0..8, each [count].
 
     Without `crop`, top and left are both the padding (the window in the middle), which changes nothing.
     """
@@ -67,12 +65,11 @@ def apply(images: Tensor, angle: Tensor, flip: Tensor, top: Tensor, left: Tensor
 
 
 def _source_pixels(height: int, width: int, angle: Tensor, flip: Tensor, top: Tensor, left: Tensor):
-    """For each output pixel: the source pixel's flat index, int64 [B, H, W] (0 if outside), and whether it is
-    inside.
+    """For each output pixel: the source pixel's flat index, int64 [B, H, W] (0 if outside), and whether it is inside.
 
-    All coordinates are 16.16 fixed point in int32, columns and rows in one tensor [2, ...], to need few kernels.
-    The window's offset and the flip are folded into a few numbers per image, so that the work per pixel is two
-    additions, two shifts and the comparisons.
+    All coordinates are 16.16 fixed point in int32, columns and rows in one tensor [2, ...], to need few kernels. The
+    window's offset and the flip are folded into a few numbers per image, so that the work per pixel is two additions,
+    two shifts and the comparisons.
     """
     grid = _grid(height, width, angle.device)
     radians = torch.deg2rad(angle.double() % 360)

@@ -15,8 +15,8 @@ DATASETS: Registry["Source"] = Registry("data set", "benchmark.data", "benchmark
 
 
 class Parts(NamedTuple):
-    """The result of `Source.read`. note: one line about anything unusual in the source that
-    the counts of images and classes do not show, or ""."""
+    """The result of `Source.read`. note: one line about anything unusual in the source that the counts of images and
+    classes do not show, or ""."""
 
     train: ImageSet
     test: ImageSet
@@ -57,9 +57,7 @@ class Source:
         return f"python -m benchmark data prepare {self.name}{option}"
 
     def download(self, root: Path) -> Path:
-        """The official archive, downloaded below `root` unless it is there; UserError if that is
-        impossible.
-        """
+        """The official archive, downloaded below `root` unless it is there; UserError if that is impossible."""
         return files.download(self.url, self.url_md5, root / "downloads", self.command)
 
     def read(self, source: Path) -> Parts:

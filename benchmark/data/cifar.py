@@ -1,6 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the official python or binary layout, as a folder or
-.tar.gz.
-"""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from the official python or binary layout, as a folder or .tar.gz."""
 
 import hashlib
 import io
@@ -22,9 +20,8 @@ _PIXELS = 3 * 32 * 32
 class Cifar(Source):
     """The common base; images stay in the order of the official files, with the official class names.
 
-    python_files: file -> official md5 (batches in order, the test file, the names). The official binary files
-    have no published checksums. They are checked by `contents` (see `_contents`), which does not depend on the
-    layout.
+    python_files: file -> official md5 (batches in order, the test file, the names). The official binary files have no
+    published checksums. They are checked by `contents` (see `_contents`), which does not depend on the layout.
     """
 
     image_size = 32
@@ -187,9 +184,7 @@ def _join(parts: list[ImageSet]) -> ImageSet:
 
 
 def _contents(train: ImageSet, test: ImageSet) -> str:
-    """sha256 over the sorted sha256 of all (label byte + pixels), part by part: independent of layout and
-    order.
-    """
+    """sha256 over the sorted sha256 of all (label byte + pixels), part by part: independent of layout and order."""
     whole = hashlib.sha256()
     for part in (train, test):
         rows = torch.cat([part.labels.to(torch.uint8)[:, None], part.images.flatten(1)], 1).numpy()

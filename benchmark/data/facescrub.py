@@ -1,6 +1,4 @@
-"""FaceScrub (Ng and Winkler 2014): faces of 530 people, from a copy the user already has; there is no
-download.
-"""
+"""FaceScrub (Ng and Winkler 2014): faces of 530 people, from a copy the user already has; there is no download."""
 
 import hashlib
 import unicodedata
@@ -21,10 +19,9 @@ class FaceScrub(Source):
     """Pictures are resized to 48 x 48 (bilinear, without antialiasing); classes are the people by name; order: person,
     then file name.
 
-    Layouts: train/PERSON/*.jpg with validate/PERSON/*.jpg (or val/); PERSON/*.jpg; or an .npz file with the
-    arrays images (uint8 [N, H, W, 3]), labels (int [N]) and people (names [P]). The last two have no split of
-    their own: a picture is a test picture if the sha256 of "PERSON/FILE" (.npz: of its pixels) is 0 modulo
-    10, so about 10 %.
+    Layouts: train/PERSON/*.jpg with validate/PERSON/*.jpg (or val/); PERSON/*.jpg; or an .npz file with the arrays
+    images (uint8 [N, H, W, 3]), labels (int [N]) and people (names [P]). The last two have no split of their own: a
+    picture is a test picture if the sha256 of "PERSON/FILE" (.npz: of its pixels) is 0 modulo 10, so about 10 %.
     """
 
     classes = 530
@@ -48,24 +45,19 @@ class FaceScrub(Source):
         train = source / "train"
         test = next((p for p in (source / "validate", source / "val") if train.is_dir() and p.is_dir()), None)
         folders = {spelt(path): path for path in folders_in(train if test else source)}
-        people = list(folders)
-        if test:
-            tested = {spelt(path): path for path in folders_in(test)}
-            if unknown := set(tested) - set(people):
-                raise UserError(f"{tested[min(unknown)]} has no counterpart in {train}; every person needs both")
-            pictures = [(path, person, False) for person in people for path in pictures_in(folders[person])]
-            pictures += [
-                (path, person, True) for person in people if person in tested for path in pictures_in(tested[person])
-            ]
-        else:
-            pictures = [
-                (path, person, _is_test(f"{person}/{spelt(path)}".encode()))
-                for person in people
-                for path in pictures_in(folders[person])
-            ]
+        tested = {spelt(path): path for path in folders_in(test)} if test else {}
+        if unknown := set(tested) - set(folders):
+            raise UserError(f"{tested[min(unknown)]} has no counterpart in {train}; every person needs both")
+        pictures = [
+            (path, person, part is tested if test else _is_test(f"{person}/{spelt(path)}".encode()))
+            for part in (folders, tested)
+            for person, folder in part.items()
+            for path in pictures_in(folder)
+        ]
         if not pictures:
             raise UserError(f"{source} has no folders of pictures, one per person; give such a folder or an .npz")
         images = read_pictures([path for path, _, _ in pictures], self.image_size, resize=True)
+        people = list(folders)
         number = {person: label for label, person in enumerate(people)}
         whole = ImageSet(images, torch.tensor([number[person] for _, person, _ in pictures], dtype=torch.int64))
         return _parted(whole, torch.tensor([is_test for _, _, is_test in pictures]), people)

@@ -50,9 +50,7 @@ def require_md5(path: Path, allowed: Sequence[str]) -> None:
 
 
 def download(url: str, md5: str, folder: Path, by_hand: str) -> Path:
-    """Download `url` into `folder` unless an intact copy is there; UserError with the way by hand if it
-    fails.
-    """
+    """Download `url` into `folder` unless an intact copy is there; UserError with the way by hand if it fails."""
     path = folder / url.rsplit("/", 1)[1]
     if path.is_file() and digest(path, "md5") == md5:
         return path
@@ -172,9 +170,7 @@ def _lost_in_rgb(path: Path, opened: Image.Image) -> str:
             header = file.read(25)
         if header[24:] > b"\x08":  # in its first chunk: Pillow's modes for it differ between versions
             return f"has {header[24]} bits a channel"
-    if (
-        getattr(opened, "is_animated", False) and opened.format != "MPO"
-    ):  # from a camera, with a preview beside the picture
+    if getattr(opened, "is_animated", False) and opened.format != "MPO":  # a camera's, with a preview beside it
         return f"has {opened.n_frames} frames"  # pyright: ignore[reportAttributeAccessIssue]
     if opened.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in opened.info:
         opaque = opened.convert("RGBA").getchannel("A").getextrema() == (255, 255)

@@ -1,9 +1,8 @@
-"""`photos`: patches of the colour photographs inside the scikit-image wheel; no download. The class is the
-photograph.
+"""`photos`: patches of the colour photographs inside the scikit-image wheel; no download. The class is the photograph.
 
-Each photograph is first reduced by averaging blocks of 3 x 3 pixels, so that a 32-pixel patch shows things
-rather than texture. A quarter of its width, at one side, gives the test patches and the rest the training
-patches: no pixel is in both.
+Each photograph is first reduced by averaging blocks of 3 x 3 pixels, so that a 32-pixel patch shows things rather than
+texture. A quarter of its width, at one side, gives the test patches and the rest the training patches: no pixel is in
+both.
 """
 
 import importlib.util
@@ -45,9 +44,7 @@ class Photos(Source):
     def read(self, source: Path | None = None) -> Parts:
         parts = []
         for count, test in ((TRAIN_PATCHES, False), (TEST_PATCHES, True)):
-            patches = [
-                _patches(photograph(name)[:, region(name, test)], count, self.image_size) for name in PHOTOGRAPHS
-            ]
+            patches = [_patches(part(name, test), count, self.image_size) for name in PHOTOGRAPHS]
             # the classes take turns, so that any part of the stored order holds all of them
             mixed = np.stack(patches, axis=1).reshape(-1, self.image_size, self.image_size, 3)
             parts.append(ImageSet(channels_first(mixed), torch.arange(self.classes).repeat(count)))
@@ -69,19 +66,17 @@ def photograph(name: str) -> np.ndarray:
         raise UserError(f"the photograph {path} cannot be read ({error}); reinstall scikit-image") from error
 
 
-def region(name: str, test: bool) -> slice:
+def part(name: str, test: bool) -> np.ndarray:
     """The columns of the reduced photograph that belong to the test part, or to the training part."""
-    width = photograph(name).shape[1]
-    size = int(width * TEST_SHARE)
-    if PHOTOGRAPHS[name][1] == "left":
-        return slice(0, size) if test else slice(size, width)
-    return slice(width - size, width) if test else slice(0, width - size)
+    whole = photograph(name)
+    left = PHOTOGRAPHS[name][1] == "left"
+    size = int(whole.shape[1] * TEST_SHARE)
+    edge = size if left else whole.shape[1] - size
+    return whole[:, :edge] if test == left else whole[:, edge:]
 
 
 def _patches(area: np.ndarray, count: int, size: int) -> np.ndarray:
-    """`count` patches, spread evenly over those positions of `area` that have contrast: [count, size, size,
-    3].
-    """
+    """`count` patches, spread evenly over those positions of `area` that have contrast: [count, size, size, 3]."""
     corners = np.array(
         [(y, x) for y in range(0, area.shape[0] - size + 1, 2) for x in range(0, area.shape[1] - size + 1, 2)]
     )

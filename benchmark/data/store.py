@@ -1,7 +1,6 @@
 """The prepared data sets: ROOT/NAME.safetensors (pixels and labels) and ROOT/NAME.json (what they are).
 
-The JSON is written last and holds the sha256 of the other file, so a half-written or damaged pair is
-noticed.
+The JSON is written last and holds the sha256 of the other file, so a half-written or damaged pair is noticed.
 """
 
 import json
@@ -21,6 +20,7 @@ from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.tensors import DataSet, ImageSet, fingerprint_of
 from benchmark.departures import Departure, column, told
 from benchmark.errors import UserError, foreign, reading
+from benchmark.files import whole
 from benchmark.output import tell
 from benchmark.text import plain
 
@@ -41,8 +41,8 @@ def names() -> list[str]:
 def prepare(name: str, root: Path, source: Path | None = None) -> DataSet:
     """Read the official data from `source` (folder or archive; None: download) and store it below `root`.
 
-    Without a `source`, data that is prepared and intact is only loaded. UserError for an unknown name, a
-    source that is not complete and official, a failing download, or a `root` that cannot be written.
+    Without a `source`, data that is prepared and intact is only loaded. UserError for an unknown name, a source that is
+    not complete and official, a failing download, or a `root` that cannot be written.
     """
     data_set, root = DATASETS.get(name)(), Path(root)
     if source is None and _is_intact(data_set, root):
@@ -72,9 +72,12 @@ def load(name: str, root: Path) -> DataSet:
     """
     data_set, root = DATASETS.get(name)(), Path(root)
     try:
-        return _load(data_set, root) or _prepare_embedded(data_set, root)
+        found = _load(data_set, root)
     except Damaged as error:
         return _anew(data_set, root, error)
+    if found is None and not data_set.embedded:
+        raise UserError(f"the data set {name} is not prepared in {root}; run: {data_set.command}")
+    return found or prepare(name, root)
 
 
 def fingerprint(name: str, root: Path) -> str | None:
@@ -121,10 +124,8 @@ def _empty_classes(parts: Parts) -> str:
 
 
 def describe(root: Path) -> list[dict]:
-    """One dict per data set for a listing: name, prepared, image_size, classes, train, test, bytes,
-    publishable, note, command (that prepares it). Reads only the JSON files; counts and bytes are None
-    where not prepared.
-    """
+    """One dict per data set for a listing: name, prepared, image_size, classes, train, test, bytes, publishable, note,
+    command (that prepares it). Reads only the JSON files; counts and bytes are None where not prepared."""
     return [_describe(DATASETS.get(name)(), Path(root)) for name in names()]
 
 
@@ -144,24 +145,9 @@ def _load(data_set: Source, root: Path) -> DataSet | None:
     if fingerprint_of(train, test) != meta["fingerprint"] or meta["classes"] != len(meta["class_names"]):
         raise _damaged(data_set, path)
     _check(data_set, Parts(train, test, meta["class_names"]))
-    return DataSet(
-        name=data_set.name,
-        classes=meta["classes"],
-        mean=data_set.mean,
-        std=data_set.std,
-        crop=data_set.crop,
-        train=train,
-        test=test,
-        class_names=meta["class_names"],
-        fingerprint=meta["fingerprint"],
-        publishable=data_set.publishable,
-    )
-
-
-def _prepare_embedded(data_set: Source, root: Path) -> DataSet:
-    if not data_set.embedded:
-        raise UserError(f"the data set {data_set.name} is not prepared in {root}; run: {data_set.command}")
-    return prepare(data_set.name, root)
+    known: dict[str, Any] = {key: getattr(data_set, key) for key in ("name", "mean", "std", "crop", "publishable")}
+    known |= {key: meta[key] for key in ("classes", "class_names", "fingerprint")}
+    return DataSet(train=train, test=test, **known)
 
 
 def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
@@ -265,10 +251,9 @@ def _check(data_set: Source, parts: Parts) -> None:
 def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> None:
     train, test = parts.train, parts.test
     tensors = dict(zip(_TENSORS, (train.images, train.labels, test.images, test.labels), strict=True))
-    path = _tensor_path(data_set, root)
     try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=f"{data_set.name}-") as folder:
-            new_tensors, new_meta = Path(folder) / path.name, Path(folder) / "meta.json"
+        # the JSON appears after the tensors
+        with whole(_meta_path(data_set, root)) as new_meta, whole(_tensor_path(data_set, root)) as new_tensors:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, new_tensors)
             meta = {
                 "name": data_set.name,
@@ -284,9 +269,6 @@ def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> N
                 "class_names": parts.class_names,
             }
             new_meta.write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            new_tensors.chmod(new_meta.stat().st_mode)  # safetensors lets only the owner read
-            os.replace(new_tensors, path)
-            os.replace(new_meta, _meta_path(data_set, root))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot write the prepared data set to {root} ({error}); free space or choose another"

@@ -61,12 +61,11 @@ class DataSet:
 
 
 def subset(data: DataSet, train_images: int | None, test_images: int | None) -> DataSet:
-    """The first images of every class, as evenly over the classes as the numbers allow; None keeps a whole
-    part.
+    """The first images of every class, as evenly over the classes as the numbers allow; None keeps a whole part.
 
-    Images are chosen one class after the other (the first of every class, then the second of every class,
-    ...) and stay in the stored order. The fingerprint stays that of the whole data set. UserError for a
-    number below 1 or beyond what there is.
+    Images are chosen one class after the other (the first of every class, then the second of every class, ...) and
+    stay in the stored order. The fingerprint stays that of the whole data set. UserError for a number below 1 or beyond
+    what there is.
     """
     train = balanced(data.train, train_images, f"training images of {data.name}")
     return replace(data, train=train, test=balanced(data.test, test_images, f"test images of {data.name}"))
@@ -98,9 +97,7 @@ def fingerprint_of(train: ImageSet, test: ImageSet) -> str:
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 0..1; floating-point images are assumed to be in 0..1 already and returned
-    unchanged.
-    """
+    """uint8 0..255 -> float32 0..1; floating-point images are assumed to be in 0..1 already and returned unchanged."""
     return images if images.is_floating_point() else images.float().div_(255)
 
 
@@ -112,9 +109,7 @@ def normalise(x01: Tensor, mean: Triple, std: Triple) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _constants(mean: Triple, std: Triple, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept, because a copy from the host is not allowed while a CUDA graph is captured (a warm-up step fills
-    it).
-    """
+    """Kept, because a copy from the host is not allowed while a CUDA graph is captured (a warm-up step fills it)."""
     with torch.inference_mode(False):  # an inference tensor could not be used in a later backward pass
         shape = (3, 1, 1)
         return (

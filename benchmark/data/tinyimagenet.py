@@ -33,10 +33,11 @@ class TinyImageNet(Source):
         for needed in (folder / "train", folder / "val" / "images", annotations):
             if not needed.exists():
                 raise UserError(f"{needed} is missing; give the official tiny-imagenet-200 folder or .zip")
-        classes = [spelt(path) for path in folders_in(folder / "train")]
+        class_folders = folders_in(folder / "train")
+        classes = [spelt(path) for path in class_folders]
         if len(classes) != self.classes:
             raise UserError(f"{folder / 'train'} has {len(classes)} class folders, not {self.classes}")
-        parts = [self._class_pictures(folders_in(folder / "train")), _validation(annotations, classes)]
+        parts = [self._class_pictures(class_folders), _validation(annotations, classes)]
         paths = [path for part in parts for pictures in part for path in pictures]
         images = read_pictures(paths, self.image_size, resize=False)
         labels = [_labels(part) for part in parts]

@@ -21,7 +21,8 @@ def run(
     """Run the jobs that the store lacks; returns (job, reason, log path) of each that failed.
 
     device: a name for device.pick; cells: how many jobs share a GPU, None: the engine decides; options: the engines'
-    own, by the names in OPTIONS. UserError for an option of another engine, or an engine that is not installed.
+    own, by the names in OPTIONS. UserError for an option of another engine, for an engine that is not installed, and
+    for one GPU by its number if the engine chooses it.
     """
     for name, value in options.items():
         if value and name not in OPTIONS[engine]:
@@ -33,6 +34,9 @@ def run(
         raise UserError(
             f"--engine {engine} needs the package {error.name}; run: pip install 'split-inversion-benchmark[{engine}]'"
         ) from None
+    if engine != "local" and device not in ("auto", "cpu", "cuda"):
+        name = engine.capitalize()
+        raise UserError(f"--device {device}: with --engine {engine} give auto, cpu or cuda; {name} chooses the GPU")
     learned = pace.learn(store)
     work = {job.key: learned.seconds(job) for job in jobs}
     own = {name: options[name] for name in OPTIONS[engine]}

@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import benchmark
 from benchmark.data import store as prepared
 from benchmark.engines import drain
+from benchmark.engines.scheduler import ancestors
 from benchmark.errors import UserError
 from benchmark.jobs.attempt import Outcome, attempt, record_failure
 from benchmark.jobs.run_job import Machine
@@ -54,8 +55,6 @@ def run(
 ) -> list[tuple[Job, str, str]]:
     """As drain.run. device: auto, cpu or cuda, requested from each node; cells: how many jobs share a GPU (None: as the
     matrix says); address: of a running cluster (None: one is started on this machine, for this run)."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: with --engine ray give auto, cpu or cuda; Ray chooses the GPU")
 
     def opened(count: int, display, stop):
         return Cluster(store, data_root, device, cells, address, display, stop)
@@ -134,7 +133,7 @@ class Cluster:
         try:
             return self._wait(seconds)
         except RayError as error:  # from the hub: errors of tasks are outcomes
-            raise UserError(f"the Ray cluster is gone ({' '.join(str(error).split())[:300]}); run again") from None
+            raise UserError(f"the Ray cluster is gone ({told(error)}); run again") from None
 
     def _wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
         deadline, full = time.monotonic() + seconds, not self.free()
@@ -250,8 +249,8 @@ def _connect(address: str | None) -> None:
     try:
         ray.init(address=address or "local", runtime_env=environment, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())[:300]
-        raise UserError(f"no Ray cluster at --address {address}: {text}" if address else f"Ray: {text}") from None
+        where = f"no Ray cluster at --address {address}" if address else "Ray"
+        raise UserError(f"{where}: {told(error)}") from None
 
 
 def _reach(address: str) -> None:
@@ -343,7 +342,7 @@ def _away(job: Job, machine: Machine, hub, teller: "_Teller") -> Outcome:
     """Run the job on a node that does not see the store: in a temporary store, whose only result is sent to the hub."""
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         machine.store = store = Store(Path(folder))
-        for parent in {parent.key: parent for parent in _ancestors(job)}.values():
+        for parent in {parent.key: parent for parent in ancestors(job)}.values():
             _write(store.path(parent), ray.get(hub.result.remote(parent)))
         outcome = attempt(job, machine, teller, lambda: teller.stopping)
         if outcome.kind == "done" and not ray.get(hub.land.remote(job, _read(store.path(job)))):
@@ -370,10 +369,6 @@ def _data_root(job: Job, spec: _Spec, hub) -> Path:
 
 
 _FETCHED: dict[str, tempfile.TemporaryDirectory] = {}  # of this process, which works only for one run
-
-
-def _ancestors(job: Job) -> list[Job]:
-    return [older for parent in job.parents.values() for older in (parent, *_ancestors(parent))]
 
 
 def _read(folder: Path) -> dict[str, bytes]:

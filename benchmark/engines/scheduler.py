@@ -15,7 +15,7 @@ class Schedule:
     """
 
     def __init__(self, jobs: list[Job], store: Store, ahead: bool = False):
-        self.waiting, self.store, self.ahead = by_rows(jobs), store, ahead
+        self.waiting, self.store, self.ahead = [job for row in rows(jobs) for job in row], store, ahead
         self.running: list[Job] = []
         self.failures: list[tuple[Job, str, str]] = []
         self.failed: set[str] = set()
@@ -69,9 +69,14 @@ def _timed(job: Job) -> bool:
     return job.kind == "efficiency"
 
 
-def by_rows(jobs: list[Job]) -> list[Job]:
-    """The jobs with those of each training (attacks, bounds) right after it; otherwise in the order given."""
-    rows: dict[str, list[Job]] = {}
+def rows(jobs: list[Job]) -> list[list[Job]]:
+    """Each training with the jobs on it (attacks, bounds); otherwise in the order given."""
+    found: dict[str, list[Job]] = {}
     for job in jobs:
-        rows.setdefault(job.parents.get("train", job).key, []).append(job)
-    return [job for row in rows.values() for job in row]
+        found.setdefault(job.parents.get("train", job).key, []).append(job)
+    return list(found.values())
+
+
+def ancestors(job: Job) -> list[Job]:
+    """The jobs that it needs, each before those that it needs itself; one may occur several times."""
+    return [older for parent in job.parents.values() for older in (parent, *ancestors(parent))]

@@ -23,6 +23,7 @@ from submitit.helpers import DelayedSubmission
 
 import benchmark
 from benchmark.engines import local, slurm_queue
+from benchmark.engines.scheduler import ancestors, rows
 from benchmark.errors import UserError
 from benchmark.jobs.attempt import record_failure, summary
 from benchmark.matrix.expand import Job
@@ -31,6 +32,7 @@ from benchmark.monitor.progress import Display
 from benchmark.output import tell
 from benchmark.store.repair import mend
 from benchmark.store.store import Store
+from benchmark.text import told
 from benchmark.training.device import threads
 
 MINUTES = 240  # of an allocation, without --time; longer jobs continue in another one
@@ -73,8 +75,6 @@ def run(
     cells: how many jobs run at once in an allocation, on its GPU (None: as the matrix says; on a CPU one). time:
     minutes of an allocation; max_jobs: of this store in the queue at once; sbatch: KEY=VALUE, further options.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: with --engine slurm give auto, cpu or cuda; Slurm chooses the GPU")
     if shutil.which("sbatch") is None:
         raise UserError("--engine slurm: there is no sbatch here; run this on a machine that submits to the cluster")
     extra = dict(map(_option, sbatch or []))
@@ -128,12 +128,9 @@ def _arrays(jobs: list[Job], at_once, factor: int, merged: bool) -> list[Array]:
         parents = [parent for parent in job.parents.values() if parent.key in here]
         return 0 if merged else max((level(parent) + 1 for parent in parents), default=0)
 
-    families: dict[str, list[Job]] = defaultdict(list)
-    for job in jobs:
-        families[job.parents.get("train", job).key].append(job)
     # jobs with the same levels go into the same arrays: there, tasks of one index belong together
     groups: dict[tuple, list[list[Job]]] = defaultdict(list)
-    for family in families.values():
+    for family in rows(jobs):
         levels = tuple(sorted({level(job) for job in family}))
         groups[levels, min(map(at_once, family)), family[0].kind == "efficiency"].append(family)
     arrays: list[Array] = []
@@ -184,7 +181,7 @@ class Allocation:
         jobs: dict[str, Job] = {}
         own = {job.key for job in self.jobs}
         for job in self.jobs:
-            older = [parent for parent in _ancestors(job) if parent.key not in own and not store.done(parent)]
+            older = [parent for parent in ancestors(job) if parent.key not in own and not store.done(parent)]
             failed = [parent for parent in older if store.status(parent)[0] == "failed"]
             if failed:
                 record_failure(store, job, f"needs {failed[0].title}, which failed")
@@ -219,7 +216,7 @@ class _Submitter:
                     for part in array.parts
                 ]
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"Slurm refused the jobs: {' '.join(str(error).split())[:300]}") from None
+            raise UserError(f"Slurm refused the jobs: {told(error)}") from None
         tasks = [job.job_id for job in submitted]
         keys = [[job.key for job in part] for part in array.parts]
         slurm_queue.record(self.store, name, dict(zip(tasks, keys, strict=True)), self.clusters)
@@ -328,7 +325,3 @@ def _require_plain(option: str, text: str) -> None:
     """UserError for text that a line of a batch script cannot hold unchanged."""
     if not text.isprintable():
         raise UserError(f"{option} {text}: with --engine slurm it must be plain text on one line; choose another")
-
-
-def _ancestors(job: Job) -> list[Job]:
-    return [older for parent in job.parents.values() for older in (parent, *_ancestors(parent))]

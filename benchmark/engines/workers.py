@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from benchmark.engines.concurrency import Share
-from benchmark.engines.drain import SPAWN
+from benchmark.engines.drain import ASK, SPAWN
 from benchmark.jobs.attempt import Outcome, attempt, record_failure
 from benchmark.jobs.run_job import Machine
 from benchmark.matrix.expand import Job
@@ -199,7 +199,7 @@ def _held_back(number: int):
 
 def work(link: connection.Connection, stop, results: Path, data_root: Path, device: torch.device) -> None:
     """A worker's main loop: run jobs from `link` until it is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides, through `stop`
+    for number in ASK:  # the parent decides, through `stop`
         signal.signal(number, signal.SIG_IGN)
     machine, teller = Machine(Store(results), data_root, device), _Teller(link, device)
     with suppress(EOFError, OSError):  # the parent is gone, or needs nothing more

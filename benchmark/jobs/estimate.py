@@ -30,27 +30,31 @@ def work(job: Job) -> float:
 
 def _work(job: Job) -> float:
     cell = job.cell
+    encoder, server, shape = _network(job)
     if job.kind == "efficiency":
         settings = cell["efficiency"]
-        return 2 * sum(_macs(job)) * settings["batch_size"] * (settings["batches"] + settings["warmup"]) / 1e9
+        return 2 * (encoder + server) * settings["batch_size"] * (settings["batches"] + settings["warmup"]) / 1e9
     train, test = _image_counts(cell)
-    encoder, server = _macs(job)
+    size, epochs = DATASETS.get(cell["dataset"]).image_size, cell["train"]["epochs"]
+
+    def scale(fitted: int, scored: int) -> macs.Scale:
+        return macs.Scale(shape, size, encoder, fitted, scored, epochs)
+
     if job.kind == "train":
-        epochs = cell["train"]["epochs"]
         defense = DEFENSES.get(cell["defense"]["name"])
         flop = (6 * (encoder + server) * train + 2 * (encoder + server) * test) * epochs
-        extra = defense.extra_flop(defense.Params(**cell["defense"]["params"]), _scale(job, train, test))
+        extra = defense.extra_flop(defense.Params(**cell["defense"]["params"]), scale(train, test))
         return (flop + extra) / 1e9
     params = job.config["params"]
     if job.kind == "bounds":
-        images, features, pixels = params["jacobian_images"], math.prod(_feature_shape(job)), 3 * _image_size(cell) ** 2
+        images, features, pixels = params["jacobian_images"], math.prod(shape), 3 * size**2
         jacobians = images * (4 * encoder * features + 6 * features * pixels**2)
         return (2 * encoder * (train + test) + 2 * train * pixels**2 + jacobians) / 1e9
     fitted, scored = (train, test) if job.config["split"] == "train" else (test * 9 // 10, test // 10)
     if "fit" in job.parents:  # it scores what another job has fitted
         fitted = 0
     attack = ATTACKS.get(job.config["attack"])
-    return max(1e6, attack.flop(attack.Params(**params), _scale(job, fitted, scored))) / 1e9
+    return max(1e6, attack.flop(attack.Params(**params), scale(fitted, scored))) / 1e9
 
 
 def gflops(device: torch.device) -> float:
@@ -78,41 +82,19 @@ def _image_counts(cell: dict) -> tuple[int, int]:
     return train, test
 
 
-def _image_size(cell: dict) -> int:
-    return DATASETS.get(cell["dataset"]).image_size
-
-
-def _scale(job: Job, fitted: int, scored: int) -> macs.Scale:
-    shape, size, epochs = _feature_shape(job), _image_size(job.cell), job.cell["train"]["epochs"]
-    return macs.Scale(shape, size, _macs(job)[0], fitted, scored, epochs)
-
-
-def _macs(job: Job) -> tuple[int, int]:
-    """Multiply-accumulates of encoder and server for one image."""
-    return _network(*_arguments(job))[:2]
-
-
-def _feature_shape(job: Job) -> tuple[int, int, int]:
-    return _network(*_arguments(job))[2]
-
-
-def _arguments(job: Job) -> tuple:
+def _network(job: Job) -> tuple[int, int, tuple[int, int, int]]:
+    """Multiply-accumulates of encoder and server for one image, and the shape of the feature between them."""
     cell = job.cell
     defense = DEFENSES.get(cell["defense"]["name"])
     options = {"bottleneck": cell["model"]["bottleneck"]}
     options |= defense.model_options(defense.Params(**cell["defense"]["params"]))
     facts = DATASETS.get(cell["dataset"])
-    return (
-        cell["model"]["arch"],
-        facts.classes,
-        facts.image_size,
-        cell["model"]["cut"],
-        tuple(options.items()),
-    )
+    arch, cut = cell["model"]["arch"], cell["model"]["cut"]
+    return _counted(arch, facts.classes, facts.image_size, cut, tuple(options.items()))
 
 
 @functools.cache
-def _network(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
+def _counted(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
     model = macs.blank(lambda: models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)))
     encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
     server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]

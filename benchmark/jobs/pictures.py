@@ -20,16 +20,9 @@ def save_pictures(folder: Path, originals: Tensor, rebuilt: Tensor, mse: Tensor,
     originals, rebuilt: uint8 [N, 3, H, W]; mse, ssim: [N]. VALUES holds, for `first`, `best` and `worst`, each image's
     index among those scored, its mse, psnr_db and ssim, in the order of the pictures.
     """
-    with writing(folder):
-        _save(folder, originals, rebuilt, mse, ssim)
-
-
-def _save(folder: Path, originals: Tensor, rebuilt: Tensor, mse: Tensor, ssim: Tensor) -> None:
     order = torch.argsort(mse.nan_to_num(torch.inf), stable=True)
     chosen = {"first": torch.arange(len(mse))[:FIRST], "best": order[:EXTREMES], "worst": order.flip(0)[:EXTREMES]}
-    save_pairs(folder / PAIRS, originals[chosen["first"]], rebuilt[chosen["first"]])
     extremes = torch.cat([chosen["best"], chosen["worst"]])
-    save_pairs(folder / EXTREME_PAIRS, originals[extremes], rebuilt[extremes])
     columns = {"mse": mse, "psnr_db": psnr_of_mse(mse), "ssim": ssim}
     values = {
         name: [
@@ -38,7 +31,10 @@ def _save(folder: Path, originals: Tensor, rebuilt: Tensor, mse: Tensor, ssim: T
         ]
         for name, indices in chosen.items()
     }
-    write_json(folder / VALUES, values)
+    with writing(folder):
+        save_pairs(folder / PAIRS, originals[chosen["first"]], rebuilt[chosen["first"]])
+        save_pairs(folder / EXTREME_PAIRS, originals[extremes], rebuilt[extremes])
+        write_json(folder / VALUES, values)
 
 
 def save_pairs(path: Path, originals: Tensor, rebuilt: Tensor) -> None:

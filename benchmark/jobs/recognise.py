@@ -30,10 +30,10 @@ def recognise(
     suite: all cells of their suite. classifier: the folder of a finished training; None takes the row `none` of the
     suite, with the same data set, protocol and seed.
     """
-    given = _read_job(classifier) if classifier else None
+    given = (_read_job(classifier), classifier) if classifier else None
 
     def judge(cell: Cell) -> tuple[Job, Path] | None:
-        return (given, classifier) if given and classifier else _undefended(cell, suite, machine)
+        return given or _undefended(cell, suite, machine)
 
     return ask(
         cells,

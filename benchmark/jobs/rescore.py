@@ -47,7 +47,9 @@ def rescore(job: Job, machine: Machine, say: Callable[[str], None]) -> Rescored:
     say(f"{job.title}: {way}")
     try:
         with foreign(job.title):  # somebody else's state may have the right form but wrong contents
-            _require_same_data(job, machine)
+            name = job.cell["dataset"]
+            if data.fingerprint(name, machine.data_root) != job.cell["fingerprint"]:
+                raise UserError(f"{job.title}: it is of other images than those prepared here as {name}")
             scene = rebuilt_attack(job, machine) if way == REBUILT else prepare_attack(job, machine)
             if way == ANEW:
                 loop.run(scene.task)
@@ -67,12 +69,6 @@ def _way(job: Job, store: Store) -> str:
     if (store.path(job) / CHECKPOINT).is_file():
         return REBUILT
     return ANEW if issubclass(attack, ClosedForm) else ""
-
-
-def _require_same_data(job: Job, machine: Machine) -> None:
-    name = job.cell["dataset"]
-    if data.fingerprint(name, machine.data_root) != job.cell["fingerprint"]:
-        raise UserError(f"{job.title}: it is of other images than those prepared here as {name}")
 
 
 def _scores(scene: Scene) -> dict[str, float]:

@@ -251,16 +251,16 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
     """An attack's task on its trained encoder, which must be in the store with its weights."""
     parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
     recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
     autocast = device.arithmetic(machine.device, precision)
+    model, defense = _trained(parent, recipe, images, machine, autocast)
     images_of = "train" if "fit" in job.parents else job.config["split"]
     ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
     fit, score = split(images_of, images, ordered, recipe.seed)
     knowledge, passes = job.config.get("knowledge"), 1
     if knowledge:
         other = machine.others(knowledge)
-        fit, passes = known(fit, _knowledge(knowledge), other)
+        fit, passes = known(fit, Knowledge(**{name: knowledge[name] for name in Knowledge.model_fields}), other)
         # images rebuilt by a closed form are mixtures of the attacker's images
         images = replace(images, publishable=images.publishable and (other is None or other.publishable))
 
@@ -289,11 +289,6 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         passes=passes,
     )
     return Scene(attack(params, target), fit, score, images, precision)
-
-
-def _knowledge(said: dict) -> Knowledge:
-    """The knowledge in an attack's configuration, without the data set's fingerprint."""
-    return Knowledge(**{name: said[name] for name in Knowledge.model_fields})
 
 
 def rebuilt_attack(job: Job, machine: Machine) -> Scene:
@@ -327,13 +322,11 @@ def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         raise Diverged(f"{parent.what} diverged: {machine.store.metrics(parent)['reason']}")
     with stages("load"):
         recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    model, defense = _trained(parent, recipe, images, machine)
     precision = _precision_of(parent, machine)
+    autocast = device.arithmetic(machine.device, precision)
+    model, defense = _trained(parent, recipe, images, machine, autocast)
     with stages("prepare"):
-        train, test = (
-            encode(model, images, part, device.arithmetic(machine.device, precision))
-            for part in (images.train, images.test)
-        )
+        train, test = (encode(model, images, part, autocast) for part in (images.train, images.test))
     with stages("measure"):
         params = Bounds(**job.config["params"])
         values, reason = bounds_of(
@@ -350,23 +343,21 @@ def encoder_of(best: dict) -> dict:
     return best | {"weights": weights}
 
 
-def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine):
+def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine, autocast: dict[str, Any]):
     """(network in evaluation mode, defence) of a finished training; only the encoder of the network is loaded."""
     best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
     model = build_model(recipe, images, machine.device, best["widths"])
     model.encoder.load_state_dict(best["weights"])
     del model.server
-    autocast = device.arithmetic(machine.device, _precision_of(parent, machine))
     defense = build_defense(recipe, images, model, machine.device, autocast)
     defense.load_learned(best.get("defense", {}))
     return model.eval().requires_grad_(False), defense.requires_grad_(False)
 
 
 def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
-    config = job.config
-    params = DEFENSES.get(config["defense"]["name"]).Params(**config["defense"]["params"])
-    settings = Efficiency(**config["efficiency"])
-    model, name = Model(**config["model"]), config["defense"]["name"]
+    config, name = job.config, job.config["defense"]["name"]
+    params = DEFENSES.get(name).Params(**config["defense"]["params"])
+    model, settings = Model(**config["model"]), Efficiency(**config["efficiency"])
     with stages("measure"):
         return measure(config["dataset"], model, name, params, settings, machine.device), {}
 

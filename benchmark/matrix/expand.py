@@ -287,8 +287,7 @@ class _Expansion:
         return cells
 
     def _known(self, knowledge: Knowledge) -> dict:
-        """The attacker's images in an attack's configuration: empty for the default, so that keys do not depend on
-        it."""
+        """The attacker's images in an attack's configuration: empty for the default, which so is in no key."""
         if knowledge == Knowledge():
             return {}
         other = {} if knowledge.dataset is None else {"fingerprint": self.fingerprint(knowledge.dataset)}
@@ -427,8 +426,7 @@ def _quirks(quirks: Quirks, *names: str) -> dict[str, bool]:
 
 def _matches(axes: dict, condition: dict[str, object]) -> bool:
     """Whether the axes have the values of `condition`, each a value or a list of values."""
-    for axis, wanted in condition.items():
-        values = wanted if isinstance(wanted, list) else [wanted]
-        if str(axes.get(axis)) not in [str(value) for value in values]:
-            return False
-    return True
+    return all(
+        str(axes.get(axis)) in map(str, wanted if isinstance(wanted, list) else [wanted])
+        for axis, wanted in condition.items()
+    )

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ DECLARED = {
     "protocol": "protocols",
 }
 PLUGGED = ("datasets", "defenses", "attacks")  # sections whose names a plug-in may add
+PLAIN = ("data", "train", "knowledge", "efficiency", "bounds")  # sections that are settings of every cell as they stand
 
 # what `exclude` and `overrides` may look at: the axes of a table's row (overrides at the split as well)
 ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
@@ -73,7 +75,7 @@ class MatrixValues:
 
     def __init__(self, source: Source):
         self.source = source
-        matrix = self._checked(Matrix, source.value)
+        matrix = _validate(Matrix, source.value, self.where)
         suites = {name: suite.over(matrix.suite_defaults) for name, suite in matrix.suites.items()}
         self.matrix = matrix.model_copy(update={"suites": suites})
         self._check_names()
@@ -86,16 +88,10 @@ class MatrixValues:
             self._apply(sections, change, cem)
         self._check_knowledge(sections["knowledge"], dataset)
         return Settings(
-            data=sections["data"],
-            model=sections["model"],
-            train=sections["train"],
+            **{name: sections[name] for name in (*PLAIN, "model", "cem")},
             params=sections[f"defenses.{defense}"],
-            cem=sections["cem"],
             attacks={name: sections[f"attacks.{name}"] for name in self.matrix.attacks},
-            knowledge=sections["knowledge"],
-            efficiency=sections["efficiency"],
             resources={kind: sections[f"resources.{kind}"] for kind in Kinds.model_fields},
-            bounds=sections["bounds"],
         )
 
     def members(self, suite: str, axis: str) -> list[str]:
@@ -113,15 +109,8 @@ class MatrixValues:
 
     def _sections(self, dataset: str, defense: str, cem: str) -> dict[str, Any]:
         matrix = self.matrix
-        sections: dict[str, Any] = {
-            "data": matrix.data,
-            "model": matrix.datasets[dataset].model,
-            "train": matrix.train,
-            "cem": matrix.cem[cem],
-            "knowledge": matrix.knowledge,
-            "efficiency": matrix.efficiency,
-            "bounds": matrix.bounds,
-        }
+        sections: dict[str, Any] = {name: getattr(matrix, name) for name in PLAIN}
+        sections |= {"model": matrix.datasets[dataset].model, "cem": matrix.cem[cem]}
         sections |= {f"resources.{kind}": getattr(matrix.resources, kind) for kind in Kinds.model_fields}
         sections |= {f"defenses.{name}": params for name, params in self._defense_params.items()}
         sections |= {f"attacks.{name}": params for name, params in self._attack_params.items()}
@@ -129,8 +118,7 @@ class MatrixValues:
 
     def _apply(self, sections: dict[str, Any], change: Change, cem: str) -> None:
         """Replace one value; `defenses.*.key` and `attacks.*.key` change every member that has the key, `cem.NAME.key`
-        only cells with that variant of CEM.
-        """
+        only cells with that variant of CEM."""
         section, _, key = change.path.rpartition(".")
         kinds = section.split(".")
         if kinds[0] in ("defenses", "attacks") and kinds[1:] == ["*"]:
@@ -142,11 +130,13 @@ class MatrixValues:
         elif section in sections and key:
             members = [section]
         else:
-            raise UserError(f"{change.where}: cannot set '{change.path}'; {suggest(section, _settable(sections))}")
+            settable = [f"{name}.*" for name in sections]
+            raise UserError(f"{change.where}: cannot set '{change.path}'; {suggest(section, settable)}")
         for member in members:
             old = sections[member]
             if old is not None:  # `cem.*` does not affect a cell without CEM
-                sections[member] = _validate(type(old), old.model_dump() | {key: change.value}, change.where)
+                value = old.model_dump() | {key: change.value}
+                sections[member] = _validate(type(old), value, lambda path: change.where)
 
     @staticmethod
     def _check_knowledge(knowledge: Knowledge, dataset: str) -> None:
@@ -164,14 +154,6 @@ class MatrixValues:
                 f"knowledge.dataset: images of {knowledge.dataset} have {sizes[0]} px, and {dataset}'s encoders take "
                 f"{sizes[1]} px; choose another, or other rows"
             )
-
-    def _checked(self, model: type[Checked], value, path: tuple = ()) -> Checked:
-        with foreign(self.where(path)):  # a plug-in's Params may have any validators
-            try:
-                return model.model_validate(value)
-            except ValidationError as error:
-                where = self.where((*path, *gravest(error)["loc"]))
-                raise UserError(explain(error, model, where)) from None
 
     def _check_names(self) -> None:
         """Names that the file uses must exist, and each plug-in's parameters must be ones that it has."""
@@ -223,7 +205,7 @@ class MatrixValues:
         params = {}
         for name, values in entries.items():
             self._known(registry.names(), name, (section, name), HINT)
-            params[name] = self._checked(registry.get(name).Params, values, (section, name))
+            params[name] = _validate(registry.get(name).Params, values, self.where, (section, name))
         return params
 
     def _once(self, values: list, path: tuple) -> None:
@@ -271,10 +253,7 @@ def parse_set(texts: list[str]) -> list[Change]:
 def read_strengths(path: Path) -> list[Change]:
     """The changes that `calibrate` wrote to a file, each for its own row. UserError for a file of another form."""
     source = read_source(path, "file of strengths")
-    try:
-        found = StrengthsFile.model_validate(source.value)
-    except ValidationError as error:
-        raise UserError(explain(error, StrengthsFile, source.where(gravest(error)["loc"]))) from None
+    found = _validate(StrengthsFile, source.value, source.where)
     changes = []
     for index, row in enumerate(found.strengths):
         line = source.where(("strengths", index))
@@ -294,13 +273,10 @@ def _published(whole: Source, root: Source) -> Source:
     return Source(value | {"suites": {}}, root.over(whole).places)
 
 
-def _validate(model: type[Checked], value: dict, where: str) -> Checked:
-    with foreign(where):
+def _validate(model: type[Checked], value, where: Callable[[tuple], str], path: tuple = ()) -> Checked:
+    """The value at `path` as a record; where(path): the place of a path of keys, for messages."""
+    with foreign(where(path)):  # a plug-in's Params may have any validators
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            raise UserError(explain(error, model, where)) from None
-
-
-def _settable(sections) -> list[str]:
-    return [f"{name}.*" for name in sections]
+            raise UserError(explain(error, model, where((*path, *gravest(error)["loc"])))) from None

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from benchmark.errors import UserError
+from benchmark.text import told
 
 MOST_TEXT, MOST_VALUES = 1 << 20, 100_000  # characters and values of a file; the shipped matrix has a fiftieth
 
@@ -99,8 +100,7 @@ def read_yaml(text: str, where: str) -> tuple[object, dict[tuple, int]]:
     except UserError:
         raise
     except Exception as error:  # a value that does not fit its tag can make PyYAML fail in any way
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{where} is not valid YAML: {why}") from error
+        raise UserError(f"{where} is not valid YAML: {told(error) or type(error).__name__}") from error
 
 
 class _Lines:

@@ -7,7 +7,7 @@ from rich.live import Live
 
 from benchmark.matrix.expand import Job
 from benchmark.monitor import heartbeat
-from benchmark.monitor.view import Snapshot, lines, picture
+from benchmark.monitor.view import STATES, Snapshot, lines, picture
 from benchmark.output import Console, say_lines
 from benchmark.store.store import Store
 
@@ -20,18 +20,16 @@ class Watcher:
 
     def __init__(self, jobs: list[Job], work: dict[str, float], store: Store):
         self.jobs, self.work, self.store = jobs, work, store
-        self.settled: dict[str, str] = {}  # finished jobs do not change: their files are read once
+        self.settled: dict[str, tuple[str, str]] = {}  # finished jobs do not change: their files are read once
 
     def look(self) -> Snapshot:
         """The current state of the suite."""
-        counts: dict[str, int] = dict.fromkeys(("done", "running", "waiting", "diverged", "failed"), 0)
+        counts: dict[str, int] = dict.fromkeys(STATES, 0)
         running, failed, done, lost, speed = [], [], 0.0, 0.0, 0.0
         for job in self.jobs:
-            state, reason = self.settled.get(job.key, ""), ""
-            if not state:
-                state, reason = self.store.status(job)
+            state, reason = self.settled.get(job.key) or self.store.status(job)
             if state in ("done", "diverged"):
-                self.settled[job.key] = state
+                self.settled[job.key] = state, reason
                 done += self.work[job.key]
             elif state == "running":
                 beat = heartbeat.read(self.store.workdir(job)) or heartbeat.Heartbeat()

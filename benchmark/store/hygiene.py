@@ -46,34 +46,34 @@ class Waste:
         return sum(path.stat().st_size for path in (self.path, *self.path.rglob("*")) if path.is_file())
 
 
+def folders(root: Path) -> list[Path]:
+    """The folders of all finished jobs, of any suite, in order, unchecked."""
+    return [metrics.parent for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}"))]
+
+
 def finished(root: Path) -> Iterator[Path]:
-    """The folders of all finished jobs, of any suite, in order. Irregular if one is reached by a link."""
-    for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}")):
-        solid.require(metrics.parent, root)
-        yield metrics.parent
+    """The same, checked. Irregular if one is reached by a link."""
+    for folder in folders(root):
+        solid.require(folder, root)
+        yield folder
 
 
 def verify(store: Store) -> list[Finding]:
     """Check every finished job. UserError if there is no such store."""
     if not store.root.is_dir():
         raise UserError(f"there is no results folder {store.root}; choose another --results")
-    return [_look(path.parent, store.root) for path in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}"))]
+    return [_look(folder, store.root) for folder in folders(store.root)]
 
 
 def _look(folder: Path, root: Path) -> Finding:
     try:
         solid.require(folder, root)
-        return _checked(folder)
+        problems = checksums.problems(folder)
+        listed = None if problems else checksums.read(folder)
+        lacking = [name for name in listed or () if checksums.spared(name) and not (folder / name).exists()]
+        problems = problems or list(filter(None, [foreign(folder)]))
     except Unreadable as error:
         return Finding(folder, "unreadable", [str(error)], False)
-
-
-def _checked(folder: Path) -> Finding:
-    problems = checksums.problems(folder)
-    listed = None if problems else checksums.read(folder)
-    lacking = [name for name in listed or () if checksums.spared(name) and not (folder / name).exists()]
-    if not problems:
-        problems = list(filter(None, [foreign(folder)]))
     state = "damaged" if problems else "intact" if listed else "no checksums"
     return Finding(folder, state, problems, bool(lacking))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.expand import Job
 from benchmark.store import checksums, hygiene, solid
-from benchmark.store.store import METRICS, Store
+from benchmark.store.store import Store
 
 
 def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
@@ -16,10 +16,10 @@ def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
     A result without a valid description is left out; `say` gets a line about it.
     """
     said: dict[str, dict] = {}
-    for metrics in sorted(store.root.glob(f"[!.]*/*/*/{METRICS}")):
+    for folder in hygiene.folders(store.root):
         try:
-            solid.require(metrics.parent, store.root)
-            found = _described(metrics.parent)
+            solid.require(folder, store.root)
+            found = _described(folder)
             said[found["key"]] = found
         except UserError as error:
             say(str(error))

@@ -7,7 +7,7 @@ Few files for git, the same bytes for the same results, and rewritten only if a 
 
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmark.data.files import digest
@@ -29,15 +29,12 @@ def receive(root: Path, say: Callable[[str], None]) -> None:
         return
     try:
         store = Store(root)
-        known = _known(store)
-        new = {_name(root, path): path for path in archives if known.get(_name(root, path)) != digest(path, "sha256")}
+        known, sums = _known(store), _sums(root, archives)
+        new = [path for path, (name, found) in zip(archives, sums.items(), strict=True) if known.get(name) != found]
         if not new:
             return
-        count = 0
-        for name, path in new.items():
-            count += len(import_(store, path).new)
-            known[name] = digest(path, "sha256")
-        write_json(store.work / RECEIVED, known)
+        count = sum(len(import_(store, path).new) for path in new)
+        write_json(store.work / RECEIVED, known | sums)
     except (UserError, OSError) as error:
         say(f"the results shipped in {root / FOLDER} are not brought in: {error}")
         return
@@ -60,8 +57,7 @@ def ship(store: Store, jobs: list[Job]) -> list[Path]:
         archive.parent.mkdir(parents=True, exist_ok=True)
         export(store, sorted(folders), archive, tensors=False)
     if rows:
-        known = _known(store) | {_name(store.root, path): digest(path, "sha256") for path in rows}
-        write_json(store.work / RECEIVED, known)
+        write_json(store.work / RECEIVED, _known(store) | _sums(store.root, rows))
     return sorted(rows)
 
 
@@ -82,8 +78,9 @@ def _held(store: Store, archive: Path) -> set[Path]:
     return folders
 
 
-def _name(root: Path, archive: Path) -> str:
-    return archive.relative_to(root / FOLDER).as_posix()
+def _sums(root: Path, archives: Iterable[Path]) -> dict[str, str]:
+    """The archives' names below the folder of shipped ones, and their sha256."""
+    return {path.relative_to(root / FOLDER).as_posix(): digest(path, "sha256") for path in archives}
 
 
 def _known(store: Store) -> dict[str, str]:

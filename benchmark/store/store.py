@@ -93,9 +93,8 @@ class Store:
         """The path of one of a finished job's tensor files, verified against its checksum; it may be missing."""
         path = self.path(job) / name
         try:
-            checksums.verify(path)
-        except FileNotFoundError:
-            pass
+            with contextlib.suppress(FileNotFoundError):
+                checksums.verify(path)
         except checksums.Damaged as error:
             raise _damaged(path, str(error)) from None
         return path
@@ -147,25 +146,23 @@ class Store:
 
         Lost if another runner has taken the job over, or finished it first: its result stays.
         """
-        with writing(self.root):
-            self._finish(job, metrics, provenance)
-
-    def _finish(self, job: Job, metrics: dict, provenance: dict) -> None:
-        folder, final = self.workdir(job), self.path(job)
         parents = {role: parent.key for role, parent in job.parents.items()}
-        write_json(folder / "job.json", {"key": job.key, "kind": job.kind, "config": job.config, "parents": parents})
-        write_json(folder / "provenance.json", provenance)
-        write_json(folder / METRICS, metrics)
-        spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
-        spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
-        for path in spare:  # mid-job state, and leftovers of a crash
-            path.unlink(missing_ok=True)
-        checksums.write(folder, leave_out=(LOCK,))
-        if self.locks.lost(_name(job)):
-            raise Lost
-        final.parent.mkdir(parents=True, exist_ok=True)
-        self.publish(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
-        (final / LOCK).unlink(missing_ok=True)
+        described = {"key": job.key, "kind": job.kind, "config": job.config, "parents": parents}
+        with writing(self.root):
+            folder, final = self.workdir(job), self.path(job)
+            write_json(folder / "job.json", described)
+            write_json(folder / "provenance.json", provenance)
+            write_json(folder / METRICS, metrics)
+            spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
+            spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
+            for path in spare:  # mid-job state, and leftovers of a crash
+                path.unlink(missing_ok=True)
+            checksums.write(folder, leave_out=(LOCK,))
+            if self.locks.lost(_name(job)):
+                raise Lost
+            final.parent.mkdir(parents=True, exist_ok=True)
+            self.publish(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
+            (final / LOCK).unlink(missing_ok=True)
 
     def publish(self, folder: Path, final: Path) -> None:
         """Make a complete folder appear as `final`. Lost if there is already a result, which stays."""
