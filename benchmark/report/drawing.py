@@ -15,7 +15,7 @@ GREY = "#767676"  # in place of their yellow, which is too light for a line on w
 FURTHER = ("#332288", "#882255", "#999933", "#117733", "#44AA99", "#AA4499")
 MARKS = "osD^vP*X"
 UNDATED = {"svg": {"Date": None}, "png": {"Software": None}}  # the same figure gives the same bytes
-ALWAYS = {
+ALWAYS: dict = {
     "svg.hashsalt": "benchmark",  # otherwise the ids in a file are random
     "text.parse_math": False,  # a $ in a plug-in's name is a $
 }
