@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from statistics import median
 
+from benchmark.attacks import ATTACKS, Selection
 from benchmark.errors import UserError
 from benchmark.jobs.estimate import work
 from benchmark.matrix.expand import Job
@@ -69,6 +70,11 @@ def _likenesses(job: Job) -> list[tuple[str, ...]]:
     return [(job.kind,)]
 
 
+def _chooses(job: Job) -> bool:
+    """Whether it only chooses among other attacks: its time says nothing about that of computing."""
+    return job.kind == "attack" and issubclass(ATTACKS.get(job.config["attack"]), Selection)
+
+
 def _records(store: Store) -> list[tuple[Job, dict]]:
     """The finished jobs with their device and seconds; unreadable ones are left out."""
     found = []
@@ -78,7 +84,7 @@ def _records(store: Store) -> list[tuple[Job, dict]]:
             numbers = record["seconds"], record.setdefault("cells_at_once", 1)
             sound = all(is_number(number) and number > 0 for number in numbers)
             sound &= all(isinstance(record[name], str) for name in ("device", "device_type"))
-            if sound and store.metrics(job)["status"] == "done" and work(job):
+            if sound and store.metrics(job)["status"] == "done" and work(job) and not _chooses(job):
                 found.append((job, record))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue

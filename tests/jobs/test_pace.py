@@ -11,6 +11,7 @@ from benchmark.jobs.estimate import work
 from benchmark.matrix.expand import expand, jobs
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.store.archive import import_
+from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store
 from tests.support.command_line import call
 
@@ -72,6 +73,13 @@ def test_jobs_that_shared_a_gpu_count_with_their_share(store, suite):
     training = next(job for job in suite if store.done(job))
     change(store, training, "provenance.json", device="a GPU", device_type="cuda", cells_at_once=4)
     assert pace.learn(store, "a GPU", "cuda").seconds(training) == pytest.approx(took(store, training) / 4)
+
+
+def test_a_choice_among_attacks_says_nothing(store):
+    """Alone on its device, with 25 ms for no work, it made `plan` tell of 14,857 hours a row."""
+    (chosen,) = (job for job in finished_jobs(store, print) if job.what == "standard-infer")
+    change(store, chosen, "provenance.json", device="another CPU")
+    assert pace.learn(store, "another CPU", "cpu").device == DEVICE
 
 
 @pytest.mark.parametrize("record", ["{}", "[]", "{", '{"seconds": "long"}', '{"seconds": NaN, "device": "cpu"}'])
