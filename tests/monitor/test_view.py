@@ -116,7 +116,7 @@ def test_a_watcher_reads_the_store_alone(tmp_path):
 
 def test_a_run_and_a_watcher_on_terminals(place):  # noqa: F811
     """A long job, its view where it runs and from another terminal; Ctrl-C ends both, and the run can go on."""
-    where = ["--where", "defense=bottleneck,cem=off,attacker=none", "--set", "train.epochs=100000"]
+    where = ["--where", "defense=bottleneck,cem=off,kind=train", "--set", "train.epochs=100000"]
     environment = os.environ | {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
     start = [sys.executable, "-m", "benchmark"]
     run, status = ([*start, *map(str, place.words(command, *where))] for command in ("run", "status"))
@@ -138,9 +138,9 @@ def test_a_run_and_a_watcher_on_terminals(place):  # noqa: F811
 
 
 def test_watch_without_a_terminal_ends_with_the_suite(place):  # noqa: F811
-    where = ["--where", "defense=bottleneck,cem=off,attacker=none"]
+    where = ["--where", "defense=bottleneck,cem=off,kind=train"]
     store = Store(place.results)
-    for cell in place.cells("defense=bottleneck,cem=off,attacker=none"):
+    for cell in place.cells("defense=bottleneck,cem=off,kind=train"):
         with store.claim(cell.job):
             store.finish(cell.job, {"status": "done", "reason": "", "values": {}}, {})
     outcome = place.call("status", "--watch", *where)
