@@ -96,6 +96,5 @@ def _network(job: Job) -> tuple[int, int, tuple[int, int, int]]:
 @functools.cache
 def _counted(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
     model = macs.blank(lambda: models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)))
-    encoder = macs.count(model.encoder, torch.zeros(1, 3, size, size))["macs_conv"]
-    server = macs.count(model.server, torch.zeros(1, *model.feature_shape))["macs_conv"]
-    return encoder, server, model.feature_shape
+    encoder = macs.multiplications(model.encoder, (3, size, size))
+    return encoder, macs.multiplications(model.server, model.feature_shape), model.feature_shape

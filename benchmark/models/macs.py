@@ -13,6 +13,7 @@ WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
 POOLS = (nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+LARGE = 100_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,25 @@ class Scale:
 @functools.cache
 def forward(make: Callable[..., nn.Module], shape: tuple[int, int, int], *arguments: object) -> int:
     """Multiply-accumulates of make(shape, *arguments) for one input of that shape."""
-    return count(blank(lambda: make(shape, *arguments)), torch.zeros(1, *shape))["macs_conv"]
+    return multiplications(blank(lambda: make(shape, *arguments)), shape)
 
 
 def blank(make: Callable[[], Network]) -> Network:
-    """make() on the CPU with arbitrary weights, which takes no time: for counting.
+    """make() with arbitrary weights, which takes no time: for counting.
 
-    On the meta device it would take no memory either, but with the first operator there torch imports its compiler,
-    which takes a second.
+    Large networks stay on the meta device, where they take no memory. Others move to the CPU: with the first operator
+    on the meta device torch imports its compiler, which takes a second.
     """
     with torch.device("meta"):
-        return make().to_empty(device="cpu")
+        network = make()
+    large = sum(parameter.numel() for parameter in network.parameters()) > LARGE
+    return network if large else network.to_empty(device="cpu")
+
+
+def multiplications(network: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of convs and linear layers for one input of that shape, on the network's device."""
+    device = next(iter(network.parameters())).device
+    return count(network, torch.zeros(1, *shape, device=device))["macs_conv"]
 
 
 def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:

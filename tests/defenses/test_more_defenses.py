@@ -611,7 +611,7 @@ def test_every_one_runs_from_training_to_table(place):  # noqa: F811
     for name in MORE:
         for cem in ("off", "on"):
             for attacker in ("decoder", "whitebox"):
-                assert f"smoke,photos,{name},{cem},published,{attacker},infer,mse,125,0." in rows
+                assert f"smoke,photos,{name},{cem},published,attack,{attacker},infer,mse,125,0." in rows
     for folder in place.results.glob("photos/*/*"):
         record = json.loads((folder / "provenance.json").read_text())
         config = json.loads((folder / "job.json").read_text())["config"]

@@ -688,7 +688,7 @@ def test_a_page_of_all_tables_and_three_seeds_is_small_and_opens_fast(tmp_path, 
         value["suites"]["cifar100"] |= {"dataset": ["cifar10", "cifar100"], "defense": rows}
 
     cells, store = simulate(tmp_path, "cifar100", paper, seeds=(125, 126, 127))
-    attacked = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells if c.attacker != "none"}
+    attacked = {(c.dataset, c.defense, c.cem, c.attacker, c.split) for c in cells if c.kind == "attack"}
     assert len(attacked) == 112
     text = build_page(findings(cells, store))
     path = tmp_path / "report.html"
