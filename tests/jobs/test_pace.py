@@ -13,6 +13,7 @@ from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.store.archive import import_
 from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store
+from benchmark.training import device
 from tests.support.command_line import call
 
 ARCHIVE = Path(__file__).parents[2] / "results" / "shipped" / "cifar10" / "bottleneck.tar.gz"
@@ -103,8 +104,9 @@ def test_a_fit_that_another_job_made_is_not_counted_twice(suite):
     assert again < 0.01 * whole
 
 
-def test_plan_tells_what_its_time_rests_on(store, tmp_path):
+def test_plan_tells_what_its_time_rests_on(store, tmp_path, monkeypatch):
     """Two hours and a half a row, as one row took where these results are from, without its GAN attacks 1:56."""
+    monkeypatch.setattr(device, "describe", lambda here: DEVICE)
     words = ("--results", store.root, "--data", tmp_path, "--device", "cpu")
     first, *rows, _ = call("plan", "cifar10-short", *words).out.splitlines()
     assert "75 cells, 75 jobs, 3 done; about " in first and " finished jobs took " in first
