@@ -22,13 +22,11 @@ HATCHES = ["", "////", "....", "xxxx", "||||", "oooo", "----"]
 def tradeoff(frame: pd.DataFrame, width: float = COLUMN):
     """Accuracy against MSE, an arrow from each row without CEM to the same row with it. frame: data.attacks."""
     frame = frame.dropna(subset=["mse", "accuracy_percent"])
-    figure, axes = _panels(frame, width, 1.45)
-    for (attacker, split), panel in axes.items():
-        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
+    figure, panels = _panels(frame, width, 1.45)
+    for panel, rows in panels:
         for defense in ordered(rows["defense"]):
             _arrows(panel, rows[rows["defense"] == defense], *looks(frame["defense"])[defense])
         panel.margins(0.12)
-        panel.set_title(panel_title(attacker, split))
     figure.supxlabel("reconstruction MSE (pixels in [0, 1])")
     figure.supylabel("accuracy (%)")
     marks = [_mark("open: without CEM", BLACK, "o", filled=False), _mark("filled: with CEM", BLACK, "o")]
@@ -137,10 +135,10 @@ def bars(frame: pd.DataFrame, width: float = COLUMN):
     """MSE of every defence with and without CEM, with 95 % intervals where there are several seeds."""
     rows_of = ordered(frame["defense"])
     variants = _variants(frame)
-    figure, axes = _panels(frame, width, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
+    figure, panels = _panels(frame, width, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
     thick = 0.8 / len(variants)
-    for (attacker, split), panel in axes.items():
-        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)].set_index(["defense", "cem"])
+    for panel, rows in panels:
+        rows = rows.set_index(["defense", "cem"])
         for index, cem in enumerate(variants):
             for place, defense in enumerate(rows_of):
                 if (defense, cem) in rows.index:
@@ -161,8 +159,7 @@ def bars(frame: pd.DataFrame, width: float = COLUMN):
         panel.set_xlim(left=0)
         panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
         panel.grid(axis="y", visible=False)
-        panel.set_title(panel_title(attacker, split))
-    next(iter(axes.values())).set_ylim(len(rows_of) - 0.5, -0.5)  # the first row on top, as in the tables
+    panels[0][0].set_ylim(len(rows_of) - 0.5, -0.5)  # the first row on top, as in the tables
     seeds = frame["seeds"].max()
     note = f"; 95 % interval, {seeds} seeds" if frame["mse_half_width"].notna().any() else ""
     figure.supxlabel(f"reconstruction MSE (pixels in [0, 1]){note}")
@@ -207,9 +204,8 @@ def training(frame: pd.DataFrame, width: float = COLUMN):
 def fitting(frame: pd.DataFrame, width: float = COLUMN):
     """Each attacker's loss by epoch, the mean over seeds. frame: data.histories of attacks, with losses above 0."""
     look = looks(frame["defense"])
-    figure, axes = _panels(frame, width, 1.3)
-    for (attacker, split), panel in axes.items():
-        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
+    figure, panels = _panels(frame, width, 1.3)
+    for panel, rows in panels:
         for (defense, cem), runs in rows.groupby(["defense", "cem"], sort=False):
             middle = runs.groupby("epoch")["loss"].mean()
             style_of = {"linestyle": "-" if cem != "off" else "--", "marker": "o" if len(middle) == 1 else None}
@@ -218,7 +214,6 @@ def fitting(frame: pd.DataFrame, width: float = COLUMN):
         panel.set_yscale("log")
         _plain_ticks(panel.yaxis, *panel.get_ylim())
         panel.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        panel.set_title(panel_title(attacker, split))
     figure.supxlabel("epoch")
     figure.supylabel("loss of the attacker")
     lines = [_line(names.row_label(name, "off"), look[name][0]) for name in ordered(frame["defense"])]
@@ -229,10 +224,9 @@ def fitting(frame: pd.DataFrame, width: float = COLUMN):
 def images(frame: pd.DataFrame, width: float = COLUMN):
     """The MSE of single images: boxes from the first to the third quartile, whiskers to 5 and 95 %."""
     rows_of, variants = ordered(frame["defense"]), _variants(frame)
-    figure, axes = _panels(frame, width, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
+    figure, panels = _panels(frame, width, 0.4 + 0.075 * (len(variants) + 1) * len(rows_of), sharey=True)
     thick = 0.8 / len(variants)
-    for (attacker, split), panel in axes.items():
-        rows = frame[(frame["attacker"] == attacker) & (frame["split"] == split)]
+    for panel, rows in panels:
         for row in rows.to_dict("records"):
             index = variants.index(row["cem"])
             box = dict(med=row["p50"], q1=row["p25"], q3=row["p75"], whislo=row["p5"], whishi=row["p95"], fliers=[])
@@ -257,10 +251,9 @@ def images(frame: pd.DataFrame, width: float = COLUMN):
         panel.set_xscale("log")
         panel.set_yticks(range(len(rows_of)), [names.row_label(name, "off") for name in rows_of])
         panel.grid(axis="y", visible=False)
-        panel.set_title(panel_title(attacker, split))
-    for panel in axes.values():
+    for panel, _ in panels:
         _plain_ticks(panel.xaxis, *panel.get_xlim())
-    next(iter(axes.values())).set_ylim(len(rows_of) - 0.5, -0.5)
+    panels[0][0].set_ylim(len(rows_of) - 0.5, -0.5)
     figure.supxlabel("MSE of one image (pixels in [0, 1])")
     _legend(figure, [_patch(_cem_label(cem), _variant_colour(cem, i), _hatch(i)) for i, cem in enumerate(variants)])
     return figure
@@ -284,10 +277,15 @@ def _grid(count: int, width: float, height: float, columns: int | None = None, *
 
 
 def _panels(frame: pd.DataFrame, width: float, height: float, **options):
-    """One panel for each (attacker, split), in the order of the frame; the splits of an attacker stand side by side."""
-    pairs = list(dict.fromkeys(zip(frame["attacker"], frame["split"], strict=True)))
-    figure, grid = _grid(len(pairs), width, height, **options)
-    return figure, dict(zip(pairs, grid, strict=True))
+    """A figure and its panels with their rows of the frame: one for each (attacker, split), in the frame's order.
+
+    So the splits of an attacker stand side by side.
+    """
+    groups = list(frame.groupby(["attacker", "split"], sort=False))
+    figure, grid = _grid(len(groups), width, height, **options)
+    for panel, (pair, _) in zip(grid, groups, strict=True):
+        panel.set_title(panel_title(*pair))
+    return figure, [(panel, rows) for panel, (_, rows) in zip(grid, groups, strict=True)]
 
 
 def _variants(frame: pd.DataFrame) -> list[str]:
