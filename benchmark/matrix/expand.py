@@ -32,13 +32,17 @@ MOST_CELLS = 100_000  # of a suite; the largest of ours has some thousands
 
 @dataclass(frozen=True)
 class Job:
-    """One unit of work. `config` holds only JSON values; `parents` are the jobs whose results it reads; `resources` are
-    its requests to a cluster, which affect neither its result nor its key."""
+    """One unit of work. `config` holds only JSON values; `parents` are the jobs whose results it reads.
+
+    Neither its result nor its key depends on `resources`, its requests to a cluster, and on `point`, the point of a
+    suite's sweep that it is for.
+    """
 
     kind: str  # train, attack, bounds or efficiency
     config: dict
     parents: dict[str, "Job"] = field(default_factory=dict)
     resources: Resources | None = field(default=None, compare=False)
+    point: str = field(default="", compare=False)
 
     @functools.cached_property
     def key(self) -> str:
@@ -71,10 +75,11 @@ class Job:
 
     @property
     def title(self) -> str:
-        """A line for people, for example `cifar100 patrol+cem seed 125 decoder-infer`."""
+        """A line for people, for example `cifar100 patrol+cem seed 125 decoder-infer`, and the point of a sweep."""
         dataset, row, _ = self.folder.split("/")
         seed = f" seed {self.cell['seed']}" if "seed" in self.cell else ""
-        return f"{dataset} {row}{seed} {self.what}"
+        point = self.point or (self.parents["train"].point if "train" in self.parents else "")
+        return f"{dataset} {row}{seed} {self.what}{f' {point}' if point else ''}"
 
 
 @dataclass(frozen=True)
@@ -270,12 +275,17 @@ class _Expansion:
         parent = self._train_job(axes, settings, quirks)
         common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
         common += tuple(of_training(settings, published))
-        at: dict[str, Any] = axes | {"strength": Point(self.point.path, self.point.value) if self.point else None}
+        strength = Point(self.point.path, self.point.value) if self.point else None
+        of_attacks = bool(strength) and strength.path.partition(".")[0] in ("attacks", "knowledge")
+        if strength and not of_attacks:
+            parent = replace(parent, point=str(strength))
+        at: dict[str, Any] = axes | {"strength": strength}
         cells = [Cell(self.name, **at, attacker="", split="", job=parent, departures=common)]
         attackers, known = self.file.members(name, "attacker"), self._known(settings.knowledge)
         unlike = changed("knowledge", settings.knowledge, published.knowledge, "default")
         for attacker, split in itertools.product(attackers, suite.split):
             job = _attack_job(parent, attacker, split, by_split, quirks, attackers, known)
+            job = replace(job, point=str(strength)) if of_attacks else job
             involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
             own = [one for other in involved for one in of_attack(other, by_split[split].attacks[other], published)]
             own += unlike

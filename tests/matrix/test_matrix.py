@@ -28,6 +28,15 @@ def cells_of(suite, tmp_path, where=(), changes=()):
     return expand(MatrixFile(), suite, tmp_path, parse_where(list(where)), parse_set(list(changes)))
 
 
+@pytest.mark.parametrize("suite", ["cifar10-short-knowledge", "cifar10-short-frontier", "cifar10-short-budget"])
+def test_no_two_jobs_of_a_sweep_have_the_same_title(suite, tmp_path):
+    """`run` told of `decoder-train` four times, without a word on which share of the images it had."""
+    titles = [job.title for job in jobs(cells_of(suite, tmp_path))]
+    assert len(set(titles)) == len(titles)
+    trained = "train" if suite != "cifar10-short-frontier" else "train defenses.*.noise_std=0.01"
+    assert f"cifar10 bottleneck seed 125 {trained}" in titles
+
+
 def test_all_covers_every_printed_cell(tmp_path):
     """4 data sets x (7 defences x CEM off/on + no defence) x (accuracy + bounds + 2 attackers x 2 splits), Table S6."""
     cells = cells_of("all", tmp_path)
