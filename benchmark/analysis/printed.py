@@ -1,15 +1,28 @@
 """Printed numbers: how they are looked up, and how they are rounded."""
 
+from collections.abc import Sequence
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from fractions import Fraction
+from typing import NamedTuple
 
 import pandas as pd
 
 from benchmark.analysis import names
 
-# a cell of one printed table: (table, data set, defence, cem, attacker, split, metric)
-Cell = tuple[str, str, str, str, str, str, str]
-COLUMNS = ["table", "dataset", "defense", "cem", "attacker", "split", "metric"]
+
+class Cell(NamedTuple):
+    """A cell of one printed table."""
+
+    table: str
+    dataset: str
+    defense: str
+    cem: str
+    attacker: str
+    split: str
+    metric: str
+
+
+COLUMNS = [*Cell._fields]
 
 # table of MSE -> table of SSIM and PSNR of the same runs
 SAME_RUNS = {"1": "S1", "2": "S3", "3": "S4", "S5": "S2"}
@@ -18,7 +31,7 @@ SAME_RUNS = {"1": "S1", "2": "S3", "3": "S4", "S5": "S2"}
 def cells(frame: pd.DataFrame) -> dict[Cell, Decimal]:
     """The printed value of each cell, exact as printed (published.load() or a frame of the same columns)."""
     rows = frame[[*COLUMNS, "value"]].itertuples(index=False)
-    return {tuple(row[:-1]): Decimal(repr(float(row[-1]))) for row in rows}
+    return {Cell(*cell): Decimal(repr(float(value))) for *cell, value in rows}
 
 
 def decimals(metric: str) -> int:
@@ -41,5 +54,5 @@ def _exact(value: Fraction | float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
-def mean(values: list[Decimal]) -> Fraction:
+def mean(values: Sequence[Decimal | Fraction]) -> Fraction:
     return sum((Fraction(value) for value in values), Fraction(0)) / len(values)

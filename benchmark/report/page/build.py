@@ -152,7 +152,7 @@ def _shared_columns(line: list[str]) -> list[str]:
 def _audit() -> dict:
     """Of the printed numbers alone, so the same on every page."""
     found = audit(printed_cells(published.load()))
-    rows = [({"dataset": finding.cell[1]}, audit_stage.texts(finding)) for finding in found]
+    rows = [({"dataset": finding.cell.dataset}, audit_stage.texts(finding)) for finding in found]
     return {"headings": audit_stage.HEADINGS, "summary": audit_stage.meaning(found), "rows": rows}
 
 
