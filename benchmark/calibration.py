@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -18,6 +19,14 @@ from benchmark.store.store import Store
 
 # jobs -> nothing; a failed job stays undone in the store
 Run = Callable[[list[Job]], None]
+
+
+class Row(NamedTuple):
+    """A row of the suite, without CEM."""
+
+    dataset: str
+    defense: str
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -57,11 +66,11 @@ class Calibrator:
     source: str
     out: Path
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """(data set, defence, protocol) of each row of the suite that has ranges, in the matrix's order."""
+    def rows(self) -> list[Row]:
+        """Each row of the suite that has ranges, in the matrix's order."""
         cells = self._cells(self.where, self.changes)
-        found = dict.fromkeys((cell.dataset, cell.defense, cell.protocol) for cell in cells)
-        return [row for row in found if row[1] in self.file.matrix.calibration.ranges]
+        found = dict.fromkeys(Row(cell.dataset, cell.defense, cell.protocol) for cell in cells)
+        return [row for row in found if row.defense in self.file.matrix.calibration.ranges]
 
     def calibrate(self) -> Found:
         """Search every row, and write strengths.yaml and calibration.csv below `out` (after each rung).
@@ -71,17 +80,10 @@ class Calibrator:
         logged: list[dict] = []
         found: list[dict] = []
         for row in self.rows():
-            targets = self._targets(row)
-            if not targets:
-                continue
-            before = list(logged)
-
-            def log(done: list[Evaluation], row=row, before=before) -> None:
-                logged[:] = before + [_line(row, item) for item in done]
-                write_candidates(logged, self.out)
-
-            found.append(self._calibrate_row(row, targets, log))
-            write_strengths(found, self.suite, self.out)
+            cells = self._row_cells(row, [])
+            if targets := self._targets(row, cells):
+                found.append(self._calibrate_row(row, cells[0], targets, logged))
+                write_strengths(found, self.suite, self.out)
         if not found:
             raise UserError(
                 f"no row of the suite '{self.suite}' has both search ranges in the matrix and values without CEM in "
@@ -89,44 +91,47 @@ class Calibrator:
             )
         return Found(found, self.out / STRENGTHS, self.out / LOG)
 
-    def _calibrate_row(self, row: tuple[str, str, str], targets: Values, log) -> dict:
-        dataset, defense, protocol = row
-        settings, ranges = self.file.matrix.calibration, self.file.matrix.calibration.ranges[defense]
-        first = self._row_cells(row, [])[0].job.cell
-        params, epochs = first["defense"]["params"], first["train"]["epochs"]
+    def _calibrate_row(self, row: Row, first: Cell, targets: Values, logged: list[dict]) -> dict:
+        """The row's entry in strengths.yaml; its candidates are added to `logged`, the lines of calibration.csv."""
+        settings, ranges = self.file.matrix.calibration, self.file.matrix.calibration.ranges[row.defense]
+        training = first.job.cell
+        params, epochs = training["defense"]["params"], training["train"]["epochs"]
         anchor = {name: params[name] for name in ranges}
+        before = list(logged)
 
         def evaluate(many: list[Strengths], budget: int) -> list[Values | None]:
-            cells = [self._row_cells(row, _changes(defense, one, budget)) for one in many]
+            cells = [self._row_cells(row, _changes(row.defense, one, budget)) for one in many]
             self.run(jobs([cell for part in cells for cell in part]))
             return [self._values(part, targets) for part in cells]
+
+        def log(done: list[Evaluation]) -> None:
+            logged[:] = before + [_line(row, item) for item in done]
+            write_candidates(logged, self.out)
 
         best, done = search(anchor, ranges, targets, epochs, settings, evaluate, log)
         if best.values is None or not math.isfinite(best.distance):
             raise UserError(
-                f"no candidate for {dataset} {defense} could be measured against {self.source}; see the failed jobs"
+                f"no candidate for {row.dataset} {row.defense} could be measured against {self.source}; see the failed "
+                "jobs"
             )
-        cells = self._row_cells(row, _changes(defense, best.strengths, epochs))
+        cells = self._row_cells(row, _changes(row.defense, best.strengths, epochs))
         seeds = sorted({cell.seed for cell in cells})
         record = self.store.provenance(cells[0].job)
         departures = told(departure for cell in cells for departure in cell.departures)
-        budgets = rungs(settings, epochs)
         return {
-            "where": {"dataset": dataset, "defense": defense, "protocol": protocol},
-            "set": {f"defenses.{defense}.{name}": value for name, value in best.strengths.items()},
+            "where": row._asdict(),
+            "set": {f"defenses.{row.defense}.{name}": value for name, value in best.strengths.items()},
             "found": {
                 "targets": _named(targets, self.source),
                 "reached": _named(best.values, "measured"),
                 "distance": round(best.distance, 4),
                 "suite": self.suite,
                 "evaluations": len(done),
-                "rungs_epochs": budgets,
+                "rungs_epochs": rungs(settings, epochs),
                 "trained_epochs": sum(item.epochs for item in done) * len(seeds),
                 "candidates_seed": settings.seed,
                 "seeds": seeds,
-                "device": record.get("device", ""),
-                "commit": record.get("commit", ""),
-                "finished": record.get("finished", ""),
+                **{name: record.get(name, "") for name in ("device", "commit", "finished")},
                 "departs_from_the_published_setting": "; ".join(departures),
             },
         }
@@ -136,23 +141,21 @@ class Calibrator:
         cells = expand(self.file, self.suite, self.data_root, where | {"cem": ["off"]}, changes)
         return [cell for cell in cells if cell.kind in ("train", "attack")]
 
-    def _row_cells(self, row: tuple[str, str, str], changes: list[Change]) -> list[Cell]:
-        dataset, defense, protocol = row
-        chosen = {"dataset": [dataset], "defense": [defense], "protocol": [protocol]}
+    def _row_cells(self, row: Row, changes: list[Change]) -> list[Cell]:
+        chosen = {axis: [value] for axis, value in row._asdict().items()}
         return self._cells(self.where | chosen, self.changes + changes)
 
-    def _targets(self, row: tuple[str, str, str]) -> Values:
+    def _targets(self, row: Row, cells: list[Cell]) -> Values:
         """The row's values in the reference, for the metrics that its chosen cells measure."""
-        dataset, defense, _ = row
         frame = tidy(self.reference)
-        rows = frame[(frame["dataset"] == dataset) & (frame["defense"] == defense) & (frame["cem"] == "off")]
+        rows = frame[(frame["dataset"] == row.dataset) & (frame["defense"] == row.defense) & (frame["cem"] == "off")]
         rows = rows[rows["status"] == "done"]
-        if row[2] in set(rows["protocol"]):  # an earlier run may hold several; the printed numbers have one
-            rows = rows[rows["protocol"] == row[2]]
+        if row.protocol in set(rows["protocol"]):  # an earlier run may hold several; the printed numbers have one
+            rows = rows[rows["protocol"] == row.protocol]
         means = rows.groupby(["metric", "attacker", "split"])["value"].mean()
-        measured = {_metric(cell) for cell in self._row_cells(row, [])}
+        measured = {_metric(cell) for cell in cells}
         named = {_key(*index): float(value) for index, value in means.items()}
-        return {metric: named[metric] for metric in named if metric in measured}
+        return {metric: value for metric, value in named.items() if metric in measured}
 
     def _values(self, cells: list[Cell], targets: Values) -> Values | None:
         """Means over seeds of the metrics that have a target; None if one is missing."""
@@ -177,20 +180,19 @@ def _changes(defense: str, strengths: Strengths, epochs: int) -> list[Change]:
 
 
 def _metric(cell: Cell) -> tuple[str, ...]:
-    return ("accuracy_percent",) if cell.kind == "train" else ("mse", cell.attacker, cell.split)
+    return _key("accuracy_percent" if cell.kind == "train" else "mse", cell.attacker, cell.split)
 
 
 def _key(metric: str, attacker: str, split: str) -> tuple[str, ...]:
-    return ("accuracy_percent",) if metric == "accuracy_percent" else (metric, attacker, split)
+    return (metric, attacker, split) if attacker else (metric,)
 
 
 def _named(values: Values, source: str) -> dict:
     return {"source": source} | {" ".join(metric): round(value, 6) for metric, value in values.items()}
 
 
-def _line(row: tuple[str, str, str], item: Evaluation) -> dict:
-    line = dict(zip(("dataset", "defense", "protocol"), row, strict=True))
-    line |= {"rung": item.rung, "epochs": item.epochs}
+def _line(row: Row, item: Evaluation) -> dict:
+    line = row._asdict() | {"rung": item.rung, "epochs": item.epochs}
     line["strengths"] = " ".join(f"{name}={value:g}" for name, value in item.strengths.items())
     line["distance"] = f"{item.distance:.4f}"
     for kind, values in (("measured", item.values), ("expected", item.expected)):

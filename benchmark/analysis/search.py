@@ -97,15 +97,11 @@ def search(
         for strengths, values in zip(alive, evaluate(alive, budget), strict=True):
             expected = _carried(values, by_budget[budget], full)
             found.append(Evaluation(index, budget, strengths, values, expected, distance(expected, targets)))
-        done += found
-        if anchor not in alive and index < len(budgets) - 1:  # trained for the correction alone: part of the record
-            done.append(Evaluation(index, budget, anchor, by_budget[budget], full, distance(full, targets)))
-        log(done)
         ranked = sorted(found, key=lambda item: item.distance)
+        if anchor not in alive:  # trained for the correction alone: part of the record, and in full it may be the best
+            found.append(Evaluation(index, budget, anchor, by_budget[budget], full, distance(full, targets)))
         alive = [item.strengths for item in ranked[: math.ceil(len(ranked) / settings.keep)]]
-    if anchor not in [item.strengths for item in found]:  # it was trained in full, so it may be the best
-        found.append(Evaluation(len(budgets) - 1, epochs, anchor, full, full, distance(full, targets)))
-        done.append(found[-1])
+        done += found
         log(done)
     return min(found, key=lambda item: item.distance), done
 

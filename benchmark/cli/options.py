@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -151,35 +151,24 @@ class Without:
 
 
 def selecting(command: Callable) -> Callable:
-    """A command for typer: a parameter of type Selection is replaced by the options of its fields."""
+    """A command for typer: its parameter `selection` is replaced by the options of a Selection's fields."""
     signature = inspect.signature(command)
-    ((name, left_out),) = [
-        (parameter.name, left_out)
-        for parameter in signature.parameters.values()
-        if (left_out := _left_out(parameter.annotation)) is not None
+    left_out = [
+        name for without in get_args(signature.parameters["selection"].annotation)[1:] for name in without.names
     ]
     shared = [item for item in fields(Selection) if item.name not in left_out]
 
     @functools.wraps(command)
     def call(**given):
         chosen = {item.name: given.pop(item.name) for item in shared}
-        return command(**{name: Selection(**chosen)}, **given)
+        return command(selection=Selection(**chosen), **given)
 
     parameters = []
     for parameter in signature.parameters.values():
-        expanded = map(_parameter, shared) if parameter.name == name else [parameter]
+        expanded = map(_parameter, shared) if parameter.name == "selection" else [parameter]
         parameters += [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in expanded]
     call.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue]
     return call
-
-
-def _left_out(annotation) -> tuple[str, ...] | None:
-    """The fields that an annotation leaves out of a Selection; None if it is not a Selection."""
-    if annotation is Selection:
-        return ()
-    if get_origin(annotation) is Annotated and get_args(annotation)[0] is Selection:
-        return get_args(annotation)[1].names
-    return None
 
 
 def _parameter(item: Field) -> inspect.Parameter:
