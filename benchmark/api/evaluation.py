@@ -4,7 +4,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.pictures import FIRST, save_pairs
-from benchmark.jobs.run_job import encode, mean_image_mse, score_images
+from benchmark.jobs.run_job import encode, encoding, mean_image_mse, score_images
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.matrix.source import suggest
 from benchmark.metrics.reconstruction import combine, summarise
@@ -90,55 +90,57 @@ def evaluate(
     UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel with wrong
     shapes. Diverged if an attack's loss is no longer finite.
     """
-    where = _device(device)
+    where, autocast = _machine(device, precision)
     images = datasets.subset(datasets.load(dataset, Path(data)), train_images, test_images).to(where)
-    chosen = _attackers(attackers, dataset, settings or {}, MatrixFile(Path(matrix) if matrix else DEFAULT))
-    autocast = _autocast(where, precision)
+    names = [attackers] if isinstance(attackers, str) else list(attackers)
+    chosen = _attackers(names, dataset, settings or {}, MatrixFile(Path(matrix or DEFAULT)))
     generators = [where] if where.type == "cuda" else []
     with torch.random.fork_rng(devices=generators):  # keeps the caller's random state
         model = _model(encoder, images, where, autocast)
         sent = _defense(channel, images, model, where, autocast)
-        choosing = _asked(attackers, STANDARD)
-        if choosing and isinstance(sent, _Function):
+        if STANDARD in names and isinstance(sent, _Function):
             raise UserError(
                 "some attackers of the standard set need the channel's likelihood; give a standard deviation or a "
                 "defence as channel, or name attackers that do without, for example ridge and converged"
             )
         fit, score = split_images(split, images, False, seed)
-        features = [encode(model, images, part, autocast) for part in (fit, score)]
+        target = Target(
+            features=encode(model, images, fit, autocast),
+            images=fit.images,
+            send=lambda z, generator: sent.transform(z, generator, "attack"),
+            image_size=images.image_size,
+            device=where,
+            seed=seed,
+            autocast=autocast,
+            encode=encoding(model, images, autocast),
+            kept=sent.kept,
+            misfit=sent.misfit,
+            split=split,
+            tested=(encode(model, images, score, autocast), score.images),
+        )
         lines, pictures = [], {}
         for name, params in chosen.items():
-            line, rebuilt = _attack(name, params, model, sent, images, (fit, score), features, seed, split, autocast)
+            line, rebuilt = _attack(ATTACKS.get(name), params, target, fit, score)
             lines.append({"attacker": name, "split": split} | line)
             if images.publishable:
                 pictures[name] = _picture(score.images[:FIRST].cpu(), rebuilt[:FIRST])
-    if choosing:
+    if STANDARD in names:
         lines.append(_choice(lines))
     frame = pd.DataFrame(lines)
     return Evaluation(frame, pictures, _summary(frame, dataset))
 
 
-def _device(name: str) -> torch.device:
+def _machine(name: str, precision: str) -> tuple[torch.device, dict[str, Any]]:
+    """The device of that name, and the arguments of its autocast."""
     where = device.pick(name)
     device.settle(where)
-    return where
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UserError(f"precision is {precision!r}; use auto, fp32 or bf16")
+    return where, device.arithmetic(where, device.precision(where, precision))
 
 
-def _autocast(where: torch.device, wanted: str) -> dict[str, Any]:
-    if wanted not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision is {wanted!r}; use auto, fp32 or bf16")
-    return device.arithmetic(where, device.precision(where, wanted))
-
-
-def _asked(names: str | Sequence[str], name: str) -> bool:
-    return name in ([names] if isinstance(names, str) else names)
-
-
-def _attackers(
-    names: str | Sequence[str], dataset: str, settings: Mapping[str, object], file: MatrixFile
-) -> dict[str, object]:
+def _attackers(names: list[str], dataset: str, settings: Mapping[str, object], file: MatrixFile) -> dict[str, object]:
     """Attacker -> its parameters; for the standard set, each attacker that can be chosen, once."""
-    names = [names] if isinstance(names, str) else list(names)
     known = [name for name in file.matrix.attacks if not issubclass(ATTACKS.get(name), Selection)]
     members = [name for name in file.matrix.suites[STANDARD].attacker if name in known]
     names = list(dict.fromkeys(one for name in names for one in (members if name == STANDARD else [name])))
@@ -195,15 +197,7 @@ def _defense(
 ) -> Defense:
     if isinstance(channel, Defense):
         return copy.deepcopy(channel).to(where).requires_grad_(False)
-    if callable(channel):
-        return _Function(channel, _setting(images, model, where, autocast))
-    if isinstance(channel, bool) or not isinstance(channel, (int, float)) or not 0 <= channel < math.inf:
-        raise UserError(f"channel is {channel!r}; give a standard deviation of 0 or more, a defence or a function")
-    return Defense(Defense.Params(noise_std=channel), _setting(images, model, where, autocast)).to(where)
-
-
-def _setting(images: DataSet, model: SplitModel, where: torch.device, autocast: dict[str, Any]) -> Setting:
-    return Setting(
+    setting = Setting(
         classes=images.classes,
         image_size=images.image_size,
         feature_shape=model.feature_shape,
@@ -213,54 +207,30 @@ def _setting(images: DataSet, model: SplitModel, where: torch.device, autocast: 
         device=where,
         autocast=autocast,
     )
+    if callable(channel):
+        return _Function(channel, setting)
+    if isinstance(channel, bool) or not isinstance(channel, (int, float)) or not 0 <= channel < math.inf:
+        raise UserError(f"channel is {channel!r}; give a standard deviation of 0 or more, a defence or a function")
+    return Defense(Defense.Params(noise_std=channel), setting).to(where)
 
 
-def _attack(
-    name: str,
-    params,
-    model: SplitModel,
-    sent: Defense,
-    images: DataSet,
-    parts: tuple[ImageSet, ImageSet],
-    features: list[Tensor],
-    seed: int,
-    split: str,
-    autocast: dict[str, Any],
-) -> tuple[dict, Tensor]:
-    """One attacker's line of the frame, and the rebuilt images, uint8 [N, 3, H, W] on the CPU."""
-    attack: type[Attack] = ATTACKS.get(name)
-    where = features[0].device
+def _attack(attack: type[Attack], params: Any, target: Target, fit: ImageSet, score: ImageSet) -> tuple[dict, Tensor]:
+    """One attacker's line of the frame, and the rebuilt images, uint8 [N, 3, H, W] on the CPU.
 
-    def encoded(x01: Tensor) -> Tensor:
-        with torch.autocast(**autocast):
-            return model.encoder(normalise(x01, images.mean, images.std)).float()
-
-    send = attack.channel(params, lambda z, generator: sent.transform(z, generator, "attack"), sent.kept)
-    target = Target(
-        features=features[0],
-        images=parts[0].images,
-        send=send,
-        image_size=images.image_size,
-        device=where,
-        seed=seed,
-        autocast=autocast,
-        encode=encoded,
-        kept=sent.kept,
-        misfit=sent.misfit,
-        received=send(features[1], seeded(where, "score", seed)),
-        split=split,
-        tested=(features[1], parts[1].images),
-    )
-    task = attack(params, target)
+    target: what any attacker has, with what the defence itself sends.
+    """
+    send = attack.channel(params, target.send, target.kept)
+    received = send(target.tested[0], seeded(target.device, "score", target.seed))
+    task = attack(params, replace(target, send=send, received=received))
     history = loop.run(task)
-    per_image, rebuilt = score_images(task.reconstructions(), parts[1])
+    per_image, rebuilt = score_images(task.reconstructions(), score)
     line = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
-    blindly = mean_image_mse(*parts)
+    blindly = mean_image_mse(fit, score)
     losses = [epoch["loss"] for epoch in history]  # a closed form has no epochs and cannot fail to converge
     line |= task.found(line) | {
         "mse_of_mean_image": blindly,
-        "fitted_on": len(parts[0]),
-        "scored_on": len(parts[1]),
+        "fitted_on": len(fit),
+        "scored_on": len(score),
         "final_loss": losses[-1] if losses else None,
         "converged": convergence.verdict(convergence.decrease_percent(losses)) if losses else "yes",
         "beats_mean_image": baseline.beats(line["mse"], blindly),

@@ -61,7 +61,7 @@ def load_results(
     ['infer']
     """
     shipped.receive(Path(results), lambda text: None)
-    file = MatrixFile(Path(matrix) if matrix else DEFAULT)
+    file = MatrixFile(Path(matrix or DEFAULT))
     cells = expand(file, suite, Path(data), parse_where(list(where)), changes(settings or {}))
     return tidy_frame(cells, Store(Path(results)))
 
@@ -118,7 +118,7 @@ def _one_training(name: str, store: Store, suite: str | None, data: Path, matrix
     everything = [path for path in hygiene.finished(store.root) if path.name.startswith("train-")]
     found = [path for path in everything if list(path.relative_to(store.root).parts[: len(parts)]) == parts]
     if suite is not None:
-        file = MatrixFile(Path(matrix) if matrix else DEFAULT)
+        file = MatrixFile(Path(matrix or DEFAULT))
         keys = {job.key[:12] for job in jobs(expand(file, suite, data)) if job.kind == "train"}
         found = [path for path in found if path.name.removeprefix("train-") in keys]
     if not found:

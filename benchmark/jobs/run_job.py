@@ -279,7 +279,7 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         device=machine.device,
         seed=recipe.seed,
         autocast=autocast,
-        encode=_encoder(model, images, autocast),
+        encode=encoding(model, images, autocast),
         kept=defense.kept,
         misfit=defense.misfit,
         received=send(scored, seeded(machine.device, "score", recipe.seed)),
@@ -306,7 +306,7 @@ def trained_model(weights: Path, machine: Machine, recipe: Recipe, images: DataS
     return model.eval().requires_grad_(False)
 
 
-def _encoder(model: SplitModel, images: DataSet, autocast: dict[str, Any]):
+def encoding(model: SplitModel, images: DataSet, autocast: dict[str, Any]):
     """Images in [0, 1] -> clean features fp32, differentiable."""
 
     def encode(x01: Tensor) -> Tensor:
@@ -391,7 +391,7 @@ def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
 @torch.no_grad()
 def encode(model, images: DataSet, part: ImageSet, autocast: dict[str, Any]) -> Tensor:
     """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
-    encoder = _encoder(model, images, autocast)
+    encoder = encoding(model, images, autocast)
     features = torch.empty(len(part), *model.feature_shape, device=part.images.device)
     for start in range(0, len(part), SCORE_BATCH):
         x01 = data.to_unit(part.images[start : start + SCORE_BATCH]).contiguous(memory_format=torch.channels_last)
