@@ -34,11 +34,9 @@ def _line(cell: Cell, store: Store) -> dict:
         "loss_decrease_percent": decrease,
         "converged": convergence.verdict(decrease) if losses else "",
         "images": values.get("scored_on"),
-        "mse": values.get("mse"),
-        "mse_of_mean_image": values.get("mse_of_mean_image"),
-        "mse_worst_1_percent": values.get("mse_worst_1_percent"),
     }
+    line |= {name: values.get(name) for name in ("mse", "mse_of_mean_image", "mse_worst_1_percent")}
     added = store.recognition(cell.job) | store.lpips(cell.job)
     line |= {name: added.get(name) for name in MEASURED_LATER}
-    line |= {name: values.get(name) for name in QUANTILE_COLUMNS}
-    return line | {"ssim_worst_1_percent": values.get("ssim_worst_1_percent"), "key": cell.job.key}
+    line |= {name: values.get(name) for name in (*QUANTILE_COLUMNS, "ssim_worst_1_percent")}
+    return line | {"key": cell.job.key}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.analysis import names
-from benchmark.analysis.frame import CELL, Summary, csv_value, summarise, tidy
+from benchmark.analysis.frame import CELL, Summary, csv_value, in_printed_order, summarise, tidy
 from benchmark.departures import column, parted
 from benchmark.errors import UserError
 
@@ -67,7 +67,7 @@ def diff(reference: pd.DataFrame, produced: pd.DataFrame, tolerances: dict[str, 
             f"the results ({_contents(produced)}) and the reference ({_contents(reference)}) have no rows in "
             "common; choose a suite of the reference's data sets, or another reference"
         )
-    return _in_printed_order(pd.DataFrame(rows))
+    return in_printed_order(pd.DataFrame(rows), ["suite", "protocol", *CELL])
 
 
 def _limits(tolerances: dict[str, float], metrics: set[str]) -> dict[str, tuple[str, float | None]]:
@@ -127,24 +127,6 @@ def _verdict(produced: Summary, expected: float, difference: float, kind: str, t
         return "not judged"
     allowed = tolerance * (abs(expected) if kind == "relative" else 1)
     return "within" if abs(difference) <= allowed * (1 + _SLACK) else "beyond"
-
-
-def _in_printed_order(frame: pd.DataFrame) -> pd.DataFrame:
-    order = {
-        "dataset": [*names.DATASETS],
-        "defense": ["none", *names.DEFENSES],
-        "cem": ["off", "on"],
-        "attacker": ["", *names.ATTACKERS],
-        "split": ["", "train", "infer"],
-        "metric": [*names.METRICS],
-    }
-
-    def rank(column: pd.Series) -> pd.Series:
-        known = order.get(column.name, [])
-        return column.map(lambda name: names.rank(name, known))
-
-    ranks = frame[["suite", "protocol", *CELL]].apply(rank).apply(tuple, axis=1)
-    return frame.loc[sorted(frame.index, key=lambda index: ranks[index])].reset_index(drop=True)
 
 
 def exit_status(result: pd.DataFrame) -> int:

@@ -6,7 +6,7 @@ that both sides have; attackers that see more than one feature and choices among
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -37,12 +37,9 @@ def decoder_beaten(frame: pd.DataFrame) -> pd.DataFrame:
     """`decoder_beaten`: another attacker's MSE is more than 5 % below the printed decoder's. The strongest is named."""
 
     def of_row(errors: pd.DataFrame) -> list[tuple[str, float, str]]:
-        gains = {name: _below(errors, name, "decoder") for name in errors.columns if name != "decoder"}
-        best = max(gains, key=lambda name: gains[name], default="")
-        if not best or not gains[best] > LIMIT:
-            return []
-        text = f"{attacker_title(best)} rebuilds with an MSE {gains[best]:.1f} % below the decoder's"
-        return [(best, gains[best], text)]
+        best, gain = _best(errors, errors.columns.difference(["decoder"]), "decoder")
+        text = f"{attacker_title(best)} rebuilds with an MSE {gain:.1f} % below the decoder's"
+        return [(best, gain, text)] if gain > LIMIT else []
 
     return _each_row(frame, "decoder_beaten", of_row)
 
@@ -53,11 +50,10 @@ def closed_form_wins(frame: pd.DataFrame) -> pd.DataFrame:
     def of_row(errors: pd.DataFrame) -> list[tuple[str, float, str]]:
         found = []
         for name in errors.columns.difference(CLOSED_FORMS):
-            gains = {form: _below(errors, form, name) for form in CLOSED_FORMS if form in errors}
-            best = max(gains, key=lambda name: gains[name], default="")
-            if best and gains[best] > 0:
-                text = f"{attacker_title(best)}, a closed form, beats {attacker_title(name)} by {gains[best]:.1f} %"
-                found.append((name, gains[best], text))
+            best, gain = _best(errors, [form for form in CLOSED_FORMS if form in errors], name)
+            if gain > 0:
+                text = f"{attacker_title(best)}, a closed form, beats {attacker_title(name)} by {gain:.1f} %"
+                found.append((name, gain, text))
         return found
 
     return _each_row(frame, "closed_form_wins", of_row)
@@ -122,9 +118,16 @@ def _errors(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["metric"] == "mse") & (frame["status"] == "done")]
 
 
+def _best(errors: pd.DataFrame, attackers: Iterable[str], other: str) -> tuple[str, float]:
+    """The attacker that is furthest below another, and by how many percent; -inf if there is none."""
+    gains = {name: _below(errors, name, other) for name in attackers}
+    return max(gains.items(), key=lambda item: item[1], default=("", -math.inf))
+
+
 def _below(errors: pd.DataFrame, name: str, other: str) -> float:
     """Percent by which one column's mean is below another's, over the seeds of both; -inf if there are none."""
     if other not in errors:
-        return float("-inf")
+        return -math.inf
     both = errors[[name, other]].dropna()
-    return 100 * (1 - both[name].mean() / both[other].mean()) if len(both) and both[other].mean() > 0 else float("-inf")
+    mean, base = both[name].mean(), both[other].mean()
+    return 100 * (1 - mean / base) if base > 0 else -math.inf

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy.stats import t as student_t
 
-from benchmark.analysis.names import METRICS, base_metric
+from benchmark.analysis import names
 from benchmark.errors import UserError
 from benchmark.text import plain
 
@@ -84,6 +84,24 @@ def _sort_key(column: pd.Series) -> pd.Series:
     return column.map(lambda text: text.zfill(20)) if column.name == "seed" else column
 
 
+def in_printed_order(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The rows sorted by these text columns: what the paper prints, in its order, then the rest."""
+    known = {
+        "dataset": [*names.DATASETS],
+        "defense": ["none", *names.DEFENSES],
+        "cem": ["off", "on"],
+        "attacker": ["", *names.ATTACKERS, *names.STRONGER],
+        "split": ["", "train", "infer"],
+        "metric": [*names.METRICS],
+    }
+
+    def places(column: pd.Series) -> pd.Series:
+        order = sorted(set(column), key=lambda name: names.rank(name, known.get(str(column.name), [])))
+        return column.map({name: place for place, name in enumerate(order)})
+
+    return frame.sort_values(by, key=places, kind="stable", ignore_index=True)
+
+
 @dataclass(frozen=True)
 class Summary:
     """One cell over its seeds. values: seed -> value of those done; lost: seed -> why there is none."""
@@ -122,7 +140,7 @@ def half_width(values: list[float]) -> float | None:
 
 def too_wide(metric: str, mean: float | None, half_width: float) -> bool:
     """Whether an interval says nothing: wider than the scale of its metric, or than the mean is from zero."""
-    base = METRICS.get(base_metric(metric))
+    base = names.METRICS.get(names.base_metric(metric))
     scale = base.scale if base else math.inf
     return mean is None or half_width > min(abs(mean), scale / 2)
 

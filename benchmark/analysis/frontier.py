@@ -54,6 +54,12 @@ def front(settings: np.ndarray) -> np.ndarray:
     return ordered[ordered[:, 1] > best]
 
 
+def on_front(settings: np.ndarray) -> list[bool]:
+    """Whether each row of settings is one that no other beats in both."""
+    best = {tuple(row) for row in front(settings)}
+    return [tuple(row) in best for row in settings]
+
+
 def hypervolume(settings: np.ndarray, chance: float) -> float:
     """Area of (accuracy above `chance`) x (MSE above 0) that the settings' front covers."""
     inside = front(settings)
@@ -109,8 +115,7 @@ def averaged(found: pd.DataFrame) -> pd.DataFrame:
     )
     means["on_front"] = False
     for _, part in means.groupby(LINE, sort=False):
-        best = {tuple(row) for row in front(part[["accuracy", "mse"]].to_numpy())}
-        means.loc[part.index, "on_front"] = [tuple(row) in best for row in part[["accuracy", "mse"]].to_numpy()]
+        means.loc[part.index, "on_front"] = on_front(part[["accuracy", "mse"]].to_numpy())
     return means
 
 
@@ -129,14 +134,10 @@ def gains(found: pd.DataFrame) -> pd.DataFrame:
 def _paired(part: pd.DataFrame, cem: str) -> tuple[np.ndarray, np.ndarray] | None:
     """[seeds, settings, 2] without and with CEM, for the settings that both sides have and the seeds that all of these
     have; None if there is none."""
-    halves = [part[part["cem"] == side] for side in ("off", cem)]
-    shared = set(halves[0]["strength"]) & set(halves[1]["strength"])
-    if not shared:
+    sides = part[part["cem"].isin(["off", cem])]
+    both = sides[sides.groupby("strength")["cem"].transform("nunique") == 2]
+    table = both.pivot(index="seed", columns=["cem", "strength"], values=["accuracy", "mse"]).dropna()
+    if table.empty:
         return None
-    sides = [half[half["strength"].isin(shared)].pivot(index="seed", columns="strength") for half in halves]
-    sides = [side[["accuracy", "mse"]].dropna() for side in sides]
-    seeds = sides[0].index.intersection(sides[1].index)
-    if seeds.empty:
-        return None
-    off, on = (np.stack([side.loc[seeds, name].to_numpy() for name in ("accuracy", "mse")], axis=2) for side in sides)
+    off, on = (np.stack([table[name][side] for name in ("accuracy", "mse")], axis=2) for side in ("off", cem))
     return off, on

@@ -12,6 +12,7 @@ import pandas as pd
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.flags import flags
 from benchmark.analysis.frame import half_width
+from benchmark.analysis.frontier import on_front
 from benchmark.analysis.names import chooses, one_feature, rank
 from benchmark.departures import column, parted
 
@@ -65,15 +66,10 @@ def _ranked(board: pd.DataFrame) -> pd.DataFrame:
     for _, part in sorted(places, key=lambda item: (item[0][0], rank(item[0][1], ("train", "infer")))):
         part = part.assign(doubted=part["doubt"] != "").sort_values(["doubted", "mse"], ascending=[True, False])
         sound = part[~part["doubted"]]
-        pairs = list(zip(sound["accuracy_percent"], sound["mse"], strict=True))
-        best = [not any(_beats(other, own) for other in pairs) for own in pairs]
+        best = on_front(sound[["accuracy_percent", "mse"]].to_numpy())
         ranks = pd.Series(range(1, len(sound) + 1), index=sound.index, dtype=float)
         parts.append(part.assign(rank=ranks, frontier=pd.Series(best, index=sound.index)).fillna({"frontier": False}))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
-
-
-def _beats(other: tuple[float, float], own: tuple[float, float]) -> bool:
-    return other != own and other[0] >= own[0] and other[1] >= own[1]
 
 
 def _estimate(name: str, values: list[float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Whether one quantity orders the rows as another does: rank correlations with a bootstrap over defences."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from benchmark.analysis.intervals import PERCENTILES, RESAMPLES
 FEWEST_ROWS, FEWEST_GROUPS = 4, 3  # below these there is no correlation, or no interval
 
 
-@dataclass(frozen=True)
-class Association:
+class Association(NamedTuple):
     """A rank correlation with its 95 % percentile interval; NaN where there are too few rows or no variation."""
 
     value: float

@@ -72,10 +72,8 @@ def about(cells: list[Cell], store: Store) -> pd.DataFrame:
 def _cell(job: Job, matrix: MatrixFile) -> Cell:
     training = job.parents["train"].config
     seedless = {name: value for name, value in training.items() if name != "seed"}
-    cem = "off"
-    if training["cem"]:
-        estimator = training["cem"]["estimator"]
-        cem = "on" if estimator == "scalar" else estimator
+    estimator = training["cem"]["estimator"] if training["cem"] else "off"
+    cem = "on" if estimator == "scalar" else estimator
     quirks = training["quirks"] | job.config["quirks"]
     off = [name.partition("_")[0] for name, on in quirks.items() if not on]
     protocol = "published" if not off else "corrected" if len(off) == len(quirks) else f"without {', '.join(off)}"

@@ -24,19 +24,14 @@ def gains(result: pd.DataFrame) -> pd.DataFrame:
     Columns: suite, protocol, dataset, attacker, split, metric, defense, kind (`ratio` or `difference`), reference,
     produced, same_sign (whether both move the same way; None if one does not move).
     """
-    rows = []
     wanted = result[result["metric"].isin(GAINS) & result["defense"].isin(names.DEFENSES)]
-    for key, part in wanted.groupby([*_PLACE, "defense"], sort=False):
-        sides = {cem: part[part["cem"] == cem] for cem in ("off", "on")}
-        if any(len(side) != 1 for side in sides.values()):
-            continue
-        place = dict(zip([*_PLACE, "defense"], key, strict=True))
-        off, on = (sides[cem].iloc[0] for cem in ("off", "on"))
-        kind = GAINS[place["metric"]]
-        reference, produced = (_change(on[name], off[name], kind) for name in ("reference", "produced"))
-        if not (math.isnan(reference) or math.isnan(produced)):
-            rows.append(place | {"kind": kind, "reference": reference, "produced": produced})
-    found = pd.DataFrame(rows, columns=[*_PLACE, "defense", "kind", "reference", "produced"])
+    off, on = (wanted[wanted["cem"] == cem] for cem in ("off", "on"))
+    both = off.drop(columns="kind").merge(on, on=[*_PLACE, "defense"], suffixes=("_off", ""))
+    both["kind"] = both["metric"].map(GAINS)
+    for name in ("reference", "produced"):
+        plain = both[f"{name}_off"]
+        both[name] = (both[name] / plain.where(plain != 0)).where(both["kind"] == "ratio", both[name] - plain)
+    found = both[[*_PLACE, "defense", "kind", "reference", "produced"]].dropna(ignore_index=True)
     still = found["kind"].map({"ratio": 1.0, "difference": 0.0})
     moves = (found["reference"] - still) * (found["produced"] - still)
     found["same_sign"] = moves.map(lambda move: None if move == 0 else bool(move > 0))
@@ -56,12 +51,6 @@ def ranks(result: pd.DataFrame) -> pd.DataFrame:
             rho = part["reference"].rank().corr(part["produced"].rank())
             rows.append(dict(zip([*_PLACE, "cem"], key, strict=True)) | {"rows": len(part), "rho": rho})
     return pd.DataFrame(rows, columns=[*_PLACE, "cem", "rows", "rho"])
-
-
-def _change(on: float, off: float, kind: str) -> float:
-    if kind == "difference":
-        return on - off
-    return on / off if off else math.nan
 
 
 def lines(result: pd.DataFrame) -> tuple[list[list[str]], list[list[str]]]:

@@ -4,11 +4,11 @@ import math
 
 import pandas as pd
 
-from benchmark.analysis import history, names
+from benchmark.analysis import history
 from benchmark.analysis.collect import EFFICIENCY
 from benchmark.analysis.diff import diff
 from benchmark.analysis.doubts import Doubts
-from benchmark.analysis.frame import Summary, summarise, too_wide
+from benchmark.analysis.frame import Summary, in_printed_order, summarise, too_wide
 from benchmark.matrix.expand import Cell
 from benchmark.metrics.reconstruction import QUANTILES, quantile_names
 from benchmark.store.store import HISTORY, Store
@@ -37,7 +37,7 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
             )
     numbers = ["seeds", "mse", "mse_half_width", "accuracy_percent", "accuracy_half_width"]
     columns = [*ATTACKED, *numbers, "doubt"]
-    return _sorted(pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers[1:], float)))
+    return in_printed_order(pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers[1:], float)), ATTACKED)
 
 
 def _spread(metric: str, found: Summary) -> float | None:
@@ -69,7 +69,7 @@ def histories(cells: list[Cell], store: Store, kind: str = "train") -> pd.DataFr
     if not parts:
         return pd.DataFrame(columns=first)
     whole = pd.concat(parts, ignore_index=True)
-    return _sorted(whole[[*first, *(name for name in whole.columns if name not in first)]])
+    return in_printed_order(whole[[*first, *(name for name in whole.columns if name not in first)]], ATTACKED)
 
 
 def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
@@ -83,20 +83,5 @@ def per_image(cells: list[Cell], store: Store) -> pd.DataFrame:
     for key, seeds in found.items():
         means = [sum(values[name] for values in seeds) / len(seeds) for name in quantile_names("mse")]
         rows.append([*key, sum(values.get("scored_on") or 0 for values in seeds), *means])
-    return _sorted(pd.DataFrame(rows, columns=[*ATTACKED, "images", *(f"p{percent}" for percent in QUANTILES)]))
-
-
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows in the order of the printed tables."""
-    known = {
-        "attacker": [*names.ATTACKERS, *names.STRONGER],
-        "split": ["train", "infer"],
-        "defense": ["none", *names.DEFENSES],
-        "cem": ["off", "on"],
-    }
-
-    def rank(column: pd.Series) -> pd.Series:
-        places = {name: f"{place:02d}" for place, name in enumerate(known[column.name])}
-        return column.map(lambda name: places.get(name, f"99{name}"))
-
-    return frame.sort_values(ATTACKED, key=rank, kind="stable").reset_index(drop=True)
+    columns = [*ATTACKED, "images", *(f"p{percent}" for percent in QUANTILES)]
+    return in_printed_order(pd.DataFrame(rows, columns=columns), ATTACKED)
