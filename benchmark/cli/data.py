@@ -7,7 +7,7 @@ import typer
 from tabulate import tabulate
 
 from benchmark.cli.app import KEPT, group
-from benchmark.cli.options import Selection, Without, path, selecting
+from benchmark.cli.options import Selection, Without, path_option, selecting
 from benchmark.errors import UserError
 from benchmark.output import say, say_lines
 
@@ -18,9 +18,7 @@ app = group("data", KEPT, "Prepare data sets and list them.")
 @selecting
 def prepare(
     names: Annotated[list[str], typer.Argument(help="data sets, or suites, whose data sets are meant")],
-    source: Annotated[
-        Path | None, typer.Option("--from", parser=path, help="folder or archive that is already on disk")
-    ] = None,
+    source: Annotated[Path | None, path_option("folder or archive that is already on disk", "--from")] = None,
     *,
     selection: Annotated[Selection, Without("suite", "results")],
 ):

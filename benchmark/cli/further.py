@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from benchmark.cli.app import MORE, app, group
-from benchmark.cli.options import TABLES, AtOnce, Device, Plots, Selection, Tables, Without, path, selecting, several
+from benchmark.cli.options import (
+    TABLES,
+    AtOnce,
+    Device,
+    Plots,
+    Selection,
+    Tables,
+    Without,
+    path,
+    path_option,
+    selecting,
+    several,
+)
 from benchmark.cli.tables import say_report
 from benchmark.errors import UserError
 from benchmark.output import say, say_folded, say_lines, tell
@@ -27,9 +39,7 @@ measure = group(
 def lpips(
     selection: Selection,
     device: Device = "auto",
-    weights: Annotated[
-        Path | None, typer.Option(parser=path, help="file of AlexNet's weights; default: where torch keeps them")
-    ] = None,
+    weights: Annotated[Path | None, path_option("file of AlexNet's weights; default: where torch keeps them")] = None,
 ):
     """How far rebuilt images are from the originals in a network's features, where its weights are at hand."""
     from benchmark.jobs.lpips import measure
@@ -42,9 +52,7 @@ def lpips(
 def recognise(
     selection: Selection,
     device: Device = "auto",
-    classifier: Annotated[
-        Path | None, typer.Option(parser=path, help="folder of a finished training; default: the row `none`")
-    ] = None,
+    classifier: Annotated[Path | None, path_option("folder of a finished training; default: the row `none`")] = None,
 ):
     """How many rebuilt images an undefended classifier recognises."""
     from benchmark.jobs.recognise import recognise
@@ -118,9 +126,7 @@ def calibrate(
     tables: Tables = TABLES,
     device: Device = "auto",
     cells: AtOnce = "auto",
-    against: Annotated[
-        Path | None, typer.Option(parser=path, help="a results.csv with targets; default: the printed ones")
-    ] = None,
+    against: Annotated[Path | None, path_option("a results.csv with targets; default: the printed ones")] = None,
 ):
     """Search the strengths of a suite's rows, so that without CEM they meet the printed accuracy and MSE.
 

@@ -37,7 +37,12 @@ def several(*names: str, **more):
     return typer.Option(*names, default_factory=list, show_default=False, **more)
 
 
-Tables = Annotated[Path, typer.Option(parser=path, envvar="BENCHMARK_TABLES", help="folder of the tables")]
+def path_option(text: str, *names: str, variable: str | None = None):
+    """An option whose value is a path; variable: of the environment, the value without the option."""
+    return typer.Option(*names, parser=path, envvar=variable, help=text)
+
+
+Tables = Annotated[Path, path_option("folder of the tables", variable="BENCHMARK_TABLES")]
 Device = Annotated[str, typer.Option(envvar="BENCHMARK_DEVICE", help="auto, cpu, cuda or cuda:N")]
 AtOnce = Annotated[str, typer.Option("--cells-per-gpu", help="jobs at once on the device, GPU or CPU: auto, 1, 2, ...")]
 Plots = Annotated[bool, typer.Option(help="figures as SVG, PDF and CSV in the folder plots")]
@@ -58,13 +63,9 @@ class Selection:
     set_: Annotated[
         list[str], typer.Option("--set", help="change a value: train.epochs=2; or @FILE of `calibrate`")
     ] = field(default_factory=list)
-    matrix: Annotated[Path | None, typer.Option(parser=path, help="another matrix file")] = None
-    data: Annotated[
-        Path, typer.Option(parser=path, envvar="BENCHMARK_DATA", help="folder of the prepared data sets")
-    ] = Path("data")
-    results: Annotated[Path, typer.Option(parser=path, envvar="BENCHMARK_RESULTS", help="folder of the results")] = (
-        Path("results")
-    )
+    matrix: Annotated[Path | None, path_option("another matrix file")] = None
+    data: Annotated[Path, path_option("folder of the prepared data sets", variable="BENCHMARK_DATA")] = Path("data")
+    results: Annotated[Path, path_option("folder of the results", variable="BENCHMARK_RESULTS")] = Path("results")
 
     def of(self, suite: str) -> "Selection":
         """The same options for another suite."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from benchmark.cli.app import SUITES, app
-from benchmark.cli.options import AtOnce, Device, Selection, path, selecting, several
+from benchmark.cli.options import AtOnce, Device, Selection, path_option, selecting, several
 from benchmark.errors import UserError
 from benchmark.output import say, tell
 
@@ -26,8 +26,7 @@ def run(
     sbatch: Annotated[list[str], several(help="slurm: more for sbatch: account=NAME, qos=NAME, ...")],
     wait: Annotated[bool, typer.Option("--wait", help="slurm: stay until the last job has ended")] = False,
     tensorboard: Annotated[
-        Path | None,
-        typer.Option(parser=path, envvar="BENCHMARK_TENSORBOARD", help="folder for each epoch's metrics as scalars"),
+        Path | None, path_option("folder for each epoch's metrics as scalars", variable="BENCHMARK_TENSORBOARD")
     ] = None,
 ):
     """Train and attack every cell of a suite that is not in the results yet. Interrupt and run again at will."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from benchmark.cli.app import MORE, SUITES, app
-from benchmark.cli.options import TABLES, Plots, Selection, Tables, Without, path, selecting, several
+from benchmark.cli.options import TABLES, Plots, Selection, Tables, Without, path, path_option, selecting, several
 from benchmark.errors import UserError
 from benchmark.output import say, say_folded
 
@@ -51,14 +51,9 @@ def diff(
     ] = None,
     *,
     selection: Annotated[Selection, Without("suite")],
-    against: Annotated[
-        Path | None, typer.Option(parser=path, help="results.csv of an earlier run, or its folder")
-    ] = None,
+    against: Annotated[Path | None, path_option("results.csv of an earlier run, or its folder")] = None,
     tolerance: Annotated[list[str], several(help="metric=value, for example mse=0.1")],
-    markdown: Annotated[
-        Path | None,
-        typer.Option(parser=path, help="also write it to this file, as Markdown that fits a comment"),
-    ] = None,
+    markdown: Annotated[Path | None, path_option("also write it to this file, as Markdown that fits a comment")] = None,
 ):
     """Compare every cell of a suite with the published value or an earlier run, or two runs with each other.
 

@@ -71,7 +71,8 @@ class Monitor:
     """The monitor of a job that runs in `folder` (see `training.loop.Silent`)."""
 
     def __init__(self, display, job: Job, folder: Path, stop):
-        self.display, self.job, self.folder, self.stop = display, job, folder, stop
+        self.display, self.job, self.folder = display, job, folder
+        self.stopping = stop  # () -> whether the user asked to stop; the loop then saves its state and ends
         self.log = folder / "log.txt"
         self.images = 0  # images per epoch; set by the job
         self.metrics: dict[str, float] = {}
@@ -79,10 +80,6 @@ class Monitor:
         self.scalars = Scalars(job)
         self.told = self.written = -math.inf
         self._tell(Heartbeat())
-
-    def stopping(self) -> bool:
-        """Whether the user asked to stop; the loop then saves its state and ends."""
-        return self.stop()
 
     def preparing(self, text: str) -> None:
         if self._due():

@@ -25,6 +25,7 @@ OPTIONS = {
     r"nopeek": "distcorr",
     r"None": "bottleneck",
 }
+TWINS = {"ressfl": "noise_arl", "distcorr": "noise_nopeek"}  # rows that the released code trains with the same option
 _VALUE = re.compile(r"(?:^|_)(lambd|noise|epoch|ATstrength|lr|varthres)_([0-9.eE+-]+)(?=_|$)")
 _BOTTLENECK = re.compile(r"(?:^|_)bottleneck_(.+?)(?=_log_|$)")
 _CHANNELS = re.compile(r"noRELU_C(\d+)S1")
@@ -112,16 +113,11 @@ def parse(folder: Path, dataset: str, user: Told) -> Row:
     if epochs is not None:
         values["train.epochs"] = round(epochs)
     values |= _bottleneck(folder)
-    if known and defense in (known, *_twins(known)):
+    twin = TWINS.get(known or "")
+    if defense in (known, twin):
         values |= _strengths(folder, dataset, defense, option, named)
-    twins = _twins(known) if known and not asked else ()
-    doubt = f"its option is that of {twins[0]} as well; --defense says which" if twins else ""
+    doubt = f"its option is that of {twin} as well; --defense says which" if twin and not asked else ""
     return Row(folder, defense, cem, noise, values, doubt)
-
-
-def _twins(row: str) -> tuple[str, ...]:
-    """Rows that the released code trains with the same option."""
-    return {"ressfl": ("noise_arl",), "distcorr": ("noise_nopeek",)}.get(row, ())
 
 
 def _strengths(folder: Path, dataset: str, defense: str, option: str, named: dict[str, str]) -> dict[str, object]:
