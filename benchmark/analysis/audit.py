@@ -94,23 +94,22 @@ def psnr_is_derived(printed: Printed) -> Iterator[Finding]:
             tries = found.setdefault(cell._replace(defense="", cem=""), {})
             tries.setdefault((split, how), []).append((agrees, chance))
     for cell, tries in found.items():
-        p, count, split, how = min(
-            (_chance_of_at_least(sum(agrees for agrees, _ in hits), [chance for _, chance in hits]), -len(hits), *name)
-            for name, hits in tries.items()
-        )
-        if len(tries) * p < 1e-3:
-            agree = sum(agrees for agrees, _ in tries[split, how])
-            why = f"{agree} of {-count} values agree to the last digit, by chance with probability {len(tries) * p:.0e}"
+        split, how = min(tries, key=lambda name: (_chance_of_as_many(tries[name]), -len(tries[name]), name))
+        hits = tries[split, how]
+        p = len(tries) * _chance_of_as_many(hits)
+        if p < 1e-3:
+            agree = f"{sum(agrees for agrees, _ in hits)} of {len(hits)} values agree to the last digit"
+            why = f"{agree}, by chance with probability {p:.0e}"
             source = f"-10 log10 of the printed {split} MSE, {how}"
             yield Finding("psnr_is_derived", NOTE, cell, source, "a measurement of its own", why)
 
 
-def _chance_of_at_least(count: int, chances: list[float]) -> float:
-    """P(at least `count` successes) of independent trials with these chances (Poisson binomial, exact)."""
+def _chance_of_as_many(trials: list[tuple[bool, float]]) -> float:
+    """P(at least as many successes) of independent (success, its chance) (Poisson binomial, exact)."""
     distribution = np.ones(1)
-    for chance in chances:
+    for _, chance in trials:
         distribution = np.convolve(distribution, [1 - chance, chance])
-    return float(distribution[count:].sum())
+    return float(distribution[sum(success for success, _ in trials) :].sum())
 
 
 def printed_twice(printed: Printed) -> Iterator[Finding]:

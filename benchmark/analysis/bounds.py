@@ -86,5 +86,6 @@ def ranks(rows: pd.DataFrame) -> pd.DataFrame:
                 known = part.dropna(subset=[quantity, f"mse_{split}"])
                 rho, tau = associations(sign * known[quantity], known[f"mse_{split}"], known["defense"])
                 lines.append([*key, split, quantity, len(known), *rho, *tau])
-    columns = ["suite", "protocol", "dataset", "split", "quantity", "rows", "spearman", "spearman_low", "spearman_high"]
-    return pd.DataFrame(lines, columns=[*columns, "kendall", "kendall_low", "kendall_high"])
+    columns = ["suite", "protocol", "dataset", "split", "quantity", "rows"]
+    columns += [f"{kind}{end}" for kind in ("spearman", "kendall") for end in ("", "_low", "_high")]
+    return pd.DataFrame(lines, columns=columns)

@@ -45,5 +45,5 @@ class Doubts:
 
     def of_change(self, suite, protocol, dataset, defense, cem, attacker, split) -> str:
         """Why the change from CEM off to this form of it must not be interpreted: a doubt about either side."""
-        sides = ((suite, protocol, dataset, defense, form, attacker, split) for form in (cem, "off"))
-        return next(filter(None, (self.of(*side) for side in sides)), "")
+        row, attack = (suite, protocol, dataset, defense), (attacker, split)
+        return self.of(*row, cem, *attack) or self.of(*row, "off", *attack)

@@ -59,6 +59,12 @@ def holm(p_values) -> list[float]:
     return adjusted.tolist()
 
 
+def ends(resampled) -> tuple[float, float]:
+    """The ends of the bootstrap interval of a number, from its values in all resamples."""
+    low, high = np.percentile(resampled, PERCENTILES)
+    return float(low), float(high)
+
+
 def bootstrap_log_ratio(off: list[np.ndarray], on: list[np.ndarray], seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean over seeds of log(mean(on) / mean(off)): seeds, then images, resampled.
 
@@ -70,8 +76,7 @@ def bootstrap_log_ratio(off: list[np.ndarray], on: list[np.ndarray], seed: int =
     ratios = np.stack([_resampled(a, b, rng) for a, b in zip(off, on, strict=True)])  # [seeds, RESAMPLES]
     seeds = rng.integers(len(ratios), size=(len(ratios), RESAMPLES))
     means = np.take_along_axis(ratios, seeds, axis=0).mean(axis=0)
-    low, high = np.percentile(means, PERCENTILES)
-    return float(low), float(high)
+    return ends(means)
 
 
 def _resampled(off: np.ndarray, on: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -101,6 +106,4 @@ def bootstrap_aggregate(rows: list[np.ndarray], seed: int = 0) -> tuple[float, f
     """
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([row[rng.integers(len(row), size=(RESAMPLES, len(row)))] for row in rows], axis=1)
-    found = [interquartile_mean(sample) for sample in drawn]
-    low, high = np.percentile(found, PERCENTILES)
-    return float(low), float(high)
+    return ends([interquartile_mean(sample) for sample in drawn])

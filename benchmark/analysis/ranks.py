@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark.analysis.intervals import PERCENTILES, RESAMPLES
+from benchmark.analysis.intervals import RESAMPLES, ends
 
 FEWEST_ROWS, FEWEST_GROUPS = 4, 3  # below these there is no correlation, or no interval
 
@@ -61,7 +61,4 @@ def _normalised(product) -> np.ndarray:
 
 def _interval(value: float, drawn: np.ndarray) -> Association:
     drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return Association(value, math.nan, math.nan)
-    low, high = np.percentile(drawn, PERCENTILES)
-    return Association(value, float(low), float(high))
+    return Association(value, *(ends(drawn) if len(drawn) else (math.nan, math.nan)))

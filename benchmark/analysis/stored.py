@@ -62,10 +62,9 @@ def about(cells: list[Cell], store: Store) -> pd.DataFrame:
     for suite, some in pd.Series(cells).groupby([cell.suite for cell in cells]):
         config = some.iloc[0].job.cell
         records = [(store.submitter(cell.job), store.provenance(cell.job).get("device", "unknown")) for cell in some]
-        who = [", ".join(sorted({str(record[place]) for record in records} - {""})) for place in (0, 1)]
+        who = [", ".join(sorted(set(map(str, named)) - {""})) for named in zip(*records, strict=True)]
         who += ["trained by the paper's authors"] if RELEASED in config else []
-        line = {"suite": suite, "epochs": config["train"]["epochs"], "measured_by": "; ".join(filter(None, who))}
-        lines.append(line)
+        lines.append([suite, config["train"]["epochs"], "; ".join(filter(None, who))])
     return pd.DataFrame(lines, columns=ABOUT)
 
 

@@ -26,12 +26,10 @@ def swept(frame: pd.DataFrame, points: Mapping[str, Point]) -> pd.DataFrame:
     found = frame[(frame["status"] == "done") & frame["suite"].isin(points) & (frame["kind"] == "attack")]
     found = found[found["metric"].isin(["mse", "ssim"])]
     lines = []
-    for key, part in found.groupby(["suite", *ROW], sort=False):
-        suite, dataset, protocol, defense, cem, split, attacker = key
-        values = {metric: part[part["metric"] == metric]["value"] for metric in ("mse", "ssim")}
-        line = dict(zip(ROW, key[1:], strict=True)) | {"point": str(points[suite]), "seeds": len(values["mse"])}
-        line |= {metric: some.mean() for metric, some in values.items()}
-        line |= {"doubt": doubts.of(suite, protocol, dataset, defense, cem, attacker, split), "order": order[suite]}
-        lines.append(line)
+    for (suite, *row), part in found.groupby(["suite", *ROW], sort=False):
+        dataset, protocol, defense, cem, split, attacker = row
+        mse, ssim = (part[part["metric"] == metric]["value"] for metric in ("mse", "ssim"))
+        doubt = doubts.of(suite, protocol, dataset, defense, cem, attacker, split)
+        lines.append([*row, str(points[suite]), len(mse), mse.mean(), ssim.mean(), doubt, order[suite]])
     table = pd.DataFrame(lines, columns=[*COLUMNS, "order"])
     return table.sort_values([*ROW, "order"], kind="stable", ignore_index=True)[COLUMNS]

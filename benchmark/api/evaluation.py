@@ -2,7 +2,6 @@
 
 import copy
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from benchmark.attacks.splits import split as split_images
 from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
-from benchmark.jobs.pictures import FIRST, save_pairs
+from benchmark.jobs.pictures import FIRST, pairs
 from benchmark.jobs.run_job import encode, encoding, mean_image_mse, score_images
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.matrix.source import suggest
@@ -123,7 +122,7 @@ def evaluate(
             line, rebuilt = _attack(ATTACKS.get(name), params, target, fit, score)
             lines.append({"attacker": name, "split": split} | line)
             if images.publishable:
-                pictures[name] = _picture(score.images[:FIRST].cpu(), rebuilt[:FIRST])
+                pictures[name] = pairs(score.images[:FIRST].cpu(), rebuilt[:FIRST])
     if STANDARD in names:
         lines.append(_choice(lines))
     frame = pd.DataFrame(lines)
@@ -246,15 +245,6 @@ def _choice(lines: list[dict]) -> dict:
     other = "" if chosen["ssim"] == chosen["mse"] else f", for SSIM {chosen['ssim']}"
     line = found[chosen["mse"]] | same | combine(found[chosen["mse"]], found[chosen["ssim"]])
     return line | {"chosen": chosen["mse"] + other}
-
-
-def _picture(originals: Tensor, rebuilt: Tensor) -> Image.Image:
-    """As in the results: originals over reconstructions, uint8 [N, 3, H, W]."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pairs.png"
-        save_pairs(path, originals, rebuilt)
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
 
 
 def _summary(frame: pd.DataFrame, dataset: str) -> str:

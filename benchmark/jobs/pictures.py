@@ -32,14 +32,14 @@ def save_pictures(folder: Path, originals: Tensor, rebuilt: Tensor, mse: Tensor,
         for name, indices in chosen.items()
     }
     with writing(folder):
-        save_pairs(folder / PAIRS, originals[chosen["first"]], rebuilt[chosen["first"]])
-        save_pairs(folder / EXTREME_PAIRS, originals[extremes], rebuilt[extremes])
+        for name, shown in ((PAIRS, chosen["first"]), (EXTREME_PAIRS, extremes)):
+            pairs(originals[shown], rebuilt[shown]).save(folder / name, optimize=True)
         write_json(folder / VALUES, values)
 
 
-def save_pairs(path: Path, originals: Tensor, rebuilt: Tensor) -> None:
-    """Write two rows, originals over reconstructions, as a PNG with a white frame around each; uint8 [N, 3, H, W]."""
+def pairs(originals: Tensor, rebuilt: Tensor) -> Image.Image:
+    """Two rows, originals over reconstructions, with a white frame around each; uint8 [N, 3, H, W]."""
     rows = torch.nn.functional.pad(torch.stack([originals, rebuilt]), (1, 1, 1, 1), value=255)
     # [row, image, channel, height, width] -> [row * height, image * width, channel]
     picture = rows.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
-    Image.fromarray(picture.numpy()).save(path, optimize=True)
+    return Image.fromarray(picture.numpy())

@@ -84,7 +84,7 @@ def _mean(values: dict) -> str:
 
 
 def _tiles(path) -> np.ndarray:
-    """The pairs of a picture that pictures.save_pairs wrote, without their frames: uint8 [2, images, size, size, 3]."""
+    """The pairs of a picture that pictures.pairs made, without their frames: uint8 [2, images, size, size, 3]."""
     try:
         with reading(path), Image.open(path, formats=["PNG"]) as image:
             width, height = image.size
