@@ -8,12 +8,14 @@ import torch
 from benchmark import models
 from benchmark.config import Efficiency, Model
 from benchmark.data import DATASETS
-from benchmark.defenses import DEFENSES
+from benchmark.defenses import Defense
 from benchmark.models import macs
 from benchmark.training.device import wait
 
 
-def measure(dataset: str, model: Model, defense: str, params: Any, settings: Efficiency, device: torch.device) -> dict:
+def measure(
+    dataset: str, model: Model, defense: type[Defense], params: Any, settings: Efficiency, device: torch.device
+) -> dict:
     """{part_metric: value} for the parts encoder and server.
 
     params_m: millions; mmac: 1e6 multiply-accumulates for one image by the printed table's convention (see
@@ -21,12 +23,11 @@ def measure(dataset: str, model: Model, defense: str, params: Any, settings: Eff
     in fp32, from `settings.batches` timed ones after `settings.warmup` untimed ones.
     """
     facts = DATASETS.get(dataset)
-    options = {"bottleneck": model.bottleneck} | DEFENSES.get(defense).model_options(params)
-    build: dict[str, Any] = {"classes": facts.classes, "image_size": facts.image_size, "cut": model.cut, **options}
-    network = models.build(model.arch, **build)
-    widths = DEFENSES.get(defense).final_widths(params, network.encoder.widths)
+    options = model.model_dump() | defense.model_options(params)
+    network = models.build(classes=facts.classes, image_size=facts.image_size, **options)
+    widths = defense.final_widths(params, network.encoder.widths)
     if widths != list(network.encoder.widths):
-        network = models.build(model.arch, **build, widths=widths)
+        network = models.build(classes=facts.classes, image_size=facts.image_size, widths=widths, **options)
     network = network.to(device, memory_format=torch.channels_last).eval()
     size = facts.image_size
     inputs = {

@@ -84,17 +84,14 @@ def _image_counts(cell: dict) -> tuple[int, int]:
 
 def _network(job: Job) -> tuple[int, int, tuple[int, int, int]]:
     """Multiply-accumulates of encoder and server for one image, and the shape of the feature between them."""
-    cell = job.cell
+    cell, facts = job.cell, DATASETS.get(job.cell["dataset"])
     defense = DEFENSES.get(cell["defense"]["name"])
-    options = {"bottleneck": cell["model"]["bottleneck"]}
-    options |= defense.model_options(defense.Params(**cell["defense"]["params"]))
-    facts = DATASETS.get(cell["dataset"])
-    arch, cut = cell["model"]["arch"], cell["model"]["cut"]
-    return _counted(arch, facts.classes, facts.image_size, cut, tuple(options.items()))
+    options = cell["model"] | defense.model_options(defense.Params(**cell["defense"]["params"]))
+    return _counted(facts.classes, facts.image_size, tuple(options.items()))
 
 
 @functools.cache
-def _counted(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
-    model = macs.blank(lambda: models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)))
+def _counted(classes: int, size: int, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
+    model = macs.blank(lambda: models.build(classes=classes, image_size=size, **dict(options)))
     encoder = macs.multiplications(model.encoder, (3, size, size))
     return encoder, macs.multiplications(model.server, model.feature_shape), model.feature_shape

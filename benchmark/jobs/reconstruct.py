@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.attacks import ATTACKS, Selection
 from benchmark.attacks.base import SCORE_BATCH
 from benchmark.data import DataSet, ImageSet
 from benchmark.errors import UserError, foreign
@@ -29,7 +28,7 @@ class Rebuilt:
 def obstacle(cell: Cell, machine: Machine) -> str:
     """Why the attack's images cannot be rebuilt; "" if they can."""
     store, job = machine.store, cell.job
-    if issubclass(ATTACKS.get(job.config["attack"]), Selection):
+    if job.chooses:
         return "it rebuilds no images of its own"
     if not store.done(job) or store.metrics(job)["status"] != "done":
         return f"the attack is not done ({store.status(job)[1] or 'diverged'})"

@@ -21,7 +21,7 @@ from benchmark.data import DataSet, augment, normalise, to_unit
 from benchmark.metrics.accuracy import correct_count
 from benchmark.training.casts import cast_once
 from benchmark.training.defense import Batch, Defense, Setting
-from benchmark.training.device import arithmetic
+from benchmark.training.device import arithmetic, where
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
@@ -65,7 +65,7 @@ class Training(Task):
     def __init__(self, recipe: Recipe, data: DataSet, device: torch.device, precision: str):
         self.recipe, self.data, self.device = recipe, data, device
         self.autocast = arithmetic(device, precision)
-        self.where = {"device": device.type, "precision": precision}
+        self.where = where(self.autocast)
         train = recipe.train
         torch.manual_seed(recipe.seed)
         self.fit_index, self.select_set = self._selection()
@@ -363,17 +363,8 @@ class GlobalRandom:
 
 def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None) -> models.SplitModel:
     """The cell's split network on `device`, in channels_last; widths: of a pruned encoder."""
-    options = {"bottleneck": recipe.model.bottleneck}
-    options |= recipe.defense.model_options(recipe.params)
-    model = models.build(
-        recipe.model.arch,
-        classes=data.classes,
-        image_size=data.image_size,
-        cut=recipe.model.cut,
-        widths=widths,
-        seed=recipe.seed,
-        **options,
-    )
+    options = recipe.model.model_dump() | recipe.defense.model_options(recipe.params)
+    model = models.build(classes=data.classes, image_size=data.image_size, widths=widths, seed=recipe.seed, **options)
     return model.to(device, memory_format=torch.channels_last)
 
 
