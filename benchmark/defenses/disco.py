@@ -86,9 +86,6 @@ class Disco(Adversarial):
     def shown(self, z_clean: Tensor) -> Tensor:
         return z_clean * self.mask(z_clean)
 
-    def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        return mse_loss(rebuilt.float(), x01)
-
     def loss(self, batch: Batch) -> Tensor:
         z = batch.z_clean.detach()
         mse = mse_loss(self.judged(z * self.mask(z)).float(), batch.x01)

@@ -230,11 +230,12 @@ class Training(Task):
         """Percent of uint8 images [N, 3, H, W] that the defended pipeline, with noise and masks, gets right."""
         self.model.eval()
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        for x01, rows in _batches(images, 256):
+        for part, wanted in zip(images.split(256), labels.split(256), strict=True):
+            x01 = to_unit(part).contiguous(memory_format=torch.channels_last)
             with torch.autocast(**self.autocast):
                 z = self.model.encoder(normalise(x01, self.data.mean, self.data.std))
                 logits = self.model.server(self.defense.transform(z, self.noise, "eval"))
-            hits += correct_count(logits, labels[rows])
+            hits += correct_count(logits, wanted)
         self.model.train()
         return 100 * hits.item() / len(labels)
 
@@ -383,12 +384,6 @@ def build_defense(
         autocast=autocast,
     )
     return recipe.defense(recipe.params, setting).to(device)
-
-
-def _batches(images: Tensor, size: int):
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
-        yield to_unit(images[rows]).contiguous(memory_format=torch.channels_last), rows
 
 
 def _snapshot(model: models.SplitModel, defense: Defense) -> dict:
