@@ -24,7 +24,7 @@ from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.pictures import FIRST, save_pairs
-from benchmark.jobs.run_job import encode, mean_image_mse, score_images
+from benchmark.jobs.run_job import encode, encoder_on, mean_image_mse, score_images
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.matrix.source import suggest
 from benchmark.metrics.reconstruction import combine, summarise
@@ -231,10 +231,6 @@ def _attack(
     attack: type[Attack] = ATTACKS.get(name)
     where = features[0].device
 
-    def encoded(x01: Tensor) -> Tensor:
-        with torch.autocast(**autocast):
-            return model.encoder(normalise(x01, images.mean, images.std)).float()
-
     send = attack.channel(params, lambda z, generator: sent.transform(z, generator, "attack"), sent.kept)
     target = Target(
         features=features[0],
@@ -244,7 +240,7 @@ def _attack(
         device=where,
         seed=seed,
         autocast=autocast,
-        encode=encoded,
+        encode=encoder_on(model, images, autocast),
         kept=sent.kept,
         misfit=sent.misfit,
         received=send(features[1], seeded(where, "score", seed)),

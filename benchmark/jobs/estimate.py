@@ -34,8 +34,10 @@ def _work(job: Job) -> float:
     if job.kind == "efficiency":
         settings = cell["efficiency"]
         return 2 * (encoder + server) * settings["batch_size"] * (settings["batches"] + settings["warmup"]) / 1e9
-    train, test = _image_counts(cell)
-    size, epochs = DATASETS.get(cell["dataset"]).image_size, cell["train"]["epochs"]
+    facts, epochs, asked = DATASETS.get(cell["dataset"]), cell["train"]["epochs"], cell["data"]
+    train = min(asked["train_images"] or facts.nominal[0], facts.nominal[0])
+    test = min(asked["test_images"] or facts.nominal[1], facts.nominal[1])
+    size = facts.image_size
 
     def scale(fitted: int, scored: int) -> macs.Scale:
         return macs.Scale(shape, size, encoder, fitted, scored, epochs)
@@ -72,14 +74,6 @@ def gflops(device: torch.device) -> float:
         best = min(best, time.perf_counter() - start)
     # a whole step reaches about half the rate of its large convs alone (BatchNorm, pooling, small layers)
     return flop / best / 1e9 / 2
-
-
-def _image_counts(cell: dict) -> tuple[int, int]:
-    """Training and test images of a cell: at most as many as asked for."""
-    facts = DATASETS.get(cell["dataset"])
-    asked = (cell["data"]["train_images"], cell["data"]["test_images"])
-    train, test = (min(wanted or nominal, nominal) for wanted, nominal in zip(asked, facts.nominal, strict=True))
-    return train, test
 
 
 def _network(job: Job) -> tuple[int, int, tuple[int, int, int]]:

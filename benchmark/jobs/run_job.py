@@ -275,7 +275,7 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         device=machine.device,
         seed=seed,
         autocast=autocast,
-        encode=_encoder(model, images, autocast),
+        encode=encoder_on(model, images, autocast),
         kept=defense.kept,
         misfit=defense.misfit,
         received=send(scored, seeded(machine.device, "score", seed)),
@@ -302,7 +302,7 @@ def trained_model(weights: Path, machine: Machine, recipe: Recipe, images: DataS
     return model.eval().requires_grad_(False)
 
 
-def _encoder(model: SplitModel, images: DataSet, autocast: dict[str, Any]):
+def encoder_on(model, images: DataSet, autocast: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """Images in [0, 1] -> clean features fp32, differentiable."""
 
     def encode(x01: Tensor) -> Tensor:
@@ -390,7 +390,7 @@ def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
 @torch.no_grad()
 def encode(model, images: DataSet, part: ImageSet, autocast: dict[str, Any]) -> Tensor:
     """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
-    encoder = _encoder(model, images, autocast)
+    encoder = encoder_on(model, images, autocast)
     features = torch.empty(len(part), *model.feature_shape, device=part.images.device)
     for images_of, found in zip(part.images.split(SCORE_BATCH), features.split(SCORE_BATCH), strict=True):
         found.copy_(encoder(unit(images_of)))

@@ -309,13 +309,10 @@ class Taps(Way):
 
     def _spread(self, gradient: Tensor, side: int) -> Tensor:
         """The gradient of all taps [k k O, B H W] from that of the outputs [B, O, H, W]."""
-        planes = gradient.permute(1, 0, 2, 3).contiguous()
-        height, width = planes.shape[2:]
-        taps = planes.new_zeros(side, side, *planes.shape)
-        taps[side // 2, side // 2] = planes
-        for row, column, there, here in _shifts(side, height, width):
-            taps[(row, column, ..., *there)] = planes[(..., *here)]
-        return taps.view(-1, planes[0].numel())
+        (height, width), places = gradient.shape[2:], range(side - 1, -1, -1)
+        padded = F.pad(gradient.permute(1, 0, 2, 3).contiguous(), [side // 2] * 4)
+        taps = [padded[..., row : row + height, column : column + width] for row in places for column in places]
+        return torch.stack(taps).view(-1, gradient[:, 0].numel())
 
 
 def _shifts(side: int, height: int, width: int) -> list[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:

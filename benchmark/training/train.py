@@ -247,11 +247,11 @@ class Training(Task):
         everything = torch.arange(len(train), device=self.device)
         if self.recipe.quirks.q6_test_selection:
             return everything, (test.images, test.labels)
-        shuffled = torch.randperm(
-            len(train), generator=seeded(self.device, "holdout", self.recipe.seed), device=self.device
-        )
+        generator = seeded(self.device, "holdout", self.recipe.seed)
+        shuffled = torch.randperm(len(train), generator=generator, device=self.device)
         held = max(1, round(self.recipe.train.validation_fraction * len(train)))
-        return shuffled[held:], (train.images[shuffled[:held]], train.labels[shuffled[:held]])
+        chosen = train.take(shuffled[:held])
+        return shuffled[held:], (chosen.images, chosen.labels)
 
     def _cem(self) -> ConditionalEntropy | None:
         cem, noise_std = self.recipe.cem, self.recipe.params.noise_std
