@@ -1,29 +1,27 @@
 """Table S6: parameters, multiply-accumulates and inference time of encoder and server."""
 
 import time
-from typing import Any
 
 import torch
 
 from benchmark import models
-from benchmark.config import Efficiency, Model
+from benchmark.config import Efficiency
 from benchmark.data import DATASETS
-from benchmark.defenses import Defense
+from benchmark.defenses import DEFENSES
 from benchmark.models import macs
 from benchmark.training.device import wait
 
 
-def measure(
-    dataset: str, model: Model, defense: type[Defense], params: Any, settings: Efficiency, device: torch.device
-) -> dict:
-    """{part_metric: value} for the parts encoder and server.
+def measure(config: dict, device: torch.device) -> dict:
+    """{part_metric: value} for the parts encoder and server; config: of the job.
 
     params_m: millions; mmac: 1e6 multiply-accumulates for one image by the printed table's convention (see
     models/macs.py), mmac_conv: those of conv and linear layers alone; inference_ms: milliseconds for 100 batches,
-    in fp32, from `settings.batches` timed ones after `settings.warmup` untimed ones.
+    in fp32, from `batches` timed ones after `warmup` untimed ones.
     """
-    facts = DATASETS.get(dataset)
-    options = model.model_dump() | defense.model_options(params)
+    facts, defense = DATASETS.get(config["dataset"]), DEFENSES.get(config["defense"]["name"])
+    params, settings = defense.Params(**config["defense"]["params"]), Efficiency(**config["efficiency"])
+    options = config["model"] | defense.model_options(params)
     network = models.build(classes=facts.classes, image_size=facts.image_size, **options)
     widths = defense.final_widths(params, network.encoder.widths)
     if widths != list(network.encoder.widths):

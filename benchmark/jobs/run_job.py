@@ -18,7 +18,7 @@ from benchmark.attacks import ATTACKS, Attack, Target
 from benchmark.attacks.base import NO_QUIRKS, SCORE_BATCH, mean_image, to_bytes, unit
 from benchmark.attacks.splits import known, split
 from benchmark.bounds.measure import bounds_of
-from benchmark.config import CEM, Bounds, Efficiency, Knowledge, Model, Quirks, Train
+from benchmark.config import CEM, Bounds, Knowledge, Model, Quirks, Train
 from benchmark.data import DataSet, ImageSet
 from benchmark.defenses import DEFENSES, Defense
 from benchmark.errors import Diverged, UserError, writing
@@ -354,11 +354,8 @@ def _trained(job: Job, machine: Machine) -> tuple[SplitModel, Defense, DataSet]:
 
 
 def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
-    config, defense = job.config, DEFENSES.get(job.config["defense"]["name"])
-    params = defense.Params(**config["defense"]["params"])
-    model, settings = Model(**config["model"]), Efficiency(**config["efficiency"])
     with stages("measure"):
-        return measure(config["dataset"], model, defense, params, settings, machine.device), {}
+        return measure(job.config, machine.device), {}
 
 
 _KINDS = {"train": _train, "attack": _attack, "bounds": _bounds, "efficiency": _efficiency}
