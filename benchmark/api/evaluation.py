@@ -23,7 +23,7 @@ from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.pictures import FIRST, pairs
-from benchmark.jobs.run_job import encode, encoding, mean_image_mse, score_images
+from benchmark.jobs.run_job import encode, encoder_on, mean_image_mse, score_images
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.matrix.source import suggest
 from benchmark.metrics.reconstruction import combine, summarise
@@ -111,7 +111,7 @@ def evaluate(
             device=where,
             seed=seed,
             autocast=autocast,
-            encode=encoding(model, images, autocast),
+            encode=encoder_on(model, images, autocast),
             kept=sent.kept,
             misfit=sent.misfit,
             split=split,

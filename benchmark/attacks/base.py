@@ -20,6 +20,7 @@ from benchmark.models import macs
 from benchmark.models.decoder import Decoder
 from benchmark.models.macs import Network, Scale
 from benchmark.registry import Registry
+from benchmark.training.device import where
 from benchmark.training.graph import Captured, Order, cosine, set_lr
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
@@ -68,7 +69,7 @@ class Target:
 
     @property
     def where(self) -> dict:
-        return {"device": self.device.type, "precision": "bf16" if self.autocast["enabled"] else "fp32"}
+        return where(self.autocast)
 
 
 class Attacker:

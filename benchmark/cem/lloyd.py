@@ -18,7 +18,9 @@ def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) ->
     features [N, D] in groups [N] (0..G-1). Before the first step all count as assigned to centre 0 (as in
     `mixture.kmeans`). Depends only on the inputs, not on the threads: one thread handles a group."""
     rows, found = features.contiguous().numpy(), np.array(centers.numpy(), order="C")
-    first, order = _sorted(groups.contiguous().numpy(), len(centers))
+    # order [N]: the samples group by group; first [G + 1]: where each group begins in it
+    order = np.argsort(groups.numpy(), kind="stable")
+    first = np.append(0, np.bincount(groups.numpy(), minlength=len(centers)).cumsum())
     nearest, counts = np.zeros(len(rows), np.int64), np.zeros(found.shape[:2], np.int64)
 
     def share(groups: tuple[int, int]) -> None:
@@ -30,22 +32,6 @@ def steps(features: Tensor, groups: Tensor, centers: Tensor, iterations: int) ->
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, zip([0, *cuts], [*cuts, len(centers)], strict=True)))
     return torch.from_numpy(found), torch.from_numpy(nearest), torch.from_numpy(counts)
-
-
-@compiled
-def _sorted(groups, num_groups):
-    """order [N]: the samples group by group; first [G + 1]: where each group begins in it."""
-    first = np.zeros(num_groups + 1, np.int64)
-    for group in groups:
-        first[group + 1] += 1
-    for group in range(num_groups):
-        first[group + 1] += first[group]
-    place, order = first.copy(), np.empty(len(groups), np.int64)
-    for sample in range(len(groups)):
-        group = groups[sample]
-        order[place[group]] = sample
-        place[group] += 1
-    return first, order
 
 
 @compiled

@@ -72,7 +72,6 @@ class ConditionalEntropy(nn.Module):
         device: torch.device | str | None = None,
     ):
         super().__init__()
-        _check_settings(estimator, scope, dims, classes, components, noise_std, threshold, epsilon)
         self.estimator, self.scope = estimator, scope
         self.dims, self.classes, self.noise_std = dims, classes, noise_std
         self.groups = classes if scope == "class" else 1
@@ -82,6 +81,7 @@ class ConditionalEntropy(nn.Module):
         # a quirk of the released, scalar form; the paper's Eq 6 has no such factor
         self.gain = 10.0 if batch_weight_x10 and estimator == "scalar" else 1.0
         self.threshold, self.epsilon = threshold, epsilon
+        self._check(components)
 
         total = self.groups * self.per_group
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool, device=device))
@@ -99,6 +99,26 @@ class ConditionalEntropy(nn.Module):
             self.register_buffer("variance", torch.zeros(shape, device=device))
         if estimator == "scalar":  # weights within a class, in the release's order
             self.register_buffer("share", torch.zeros(total, device=device))
+
+    def _check(self, components: int) -> None:
+        """UserError for settings out of range."""
+        if self.estimator not in ESTIMATORS:
+            raise UserError(f"CEM estimator {self.estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}.")
+        if self.scope not in SCOPES:
+            raise UserError(f"CEM scope {self.scope!r} is unknown; choose one of {', '.join(SCOPES)}.")
+        if self.estimator == "scalar" and self.scope == "all":
+            raise UserError(
+                "CEM scope 'all' needs the diagonal or full estimator: the scalar term is defined per class."
+            )
+        for name, value in (("dims", self.dims), ("classes", self.classes), ("components", components)):
+            if value < 1:
+                raise UserError(f"CEM {name} is {value}; it must be at least 1.")
+        if not (math.isfinite(self.noise_std) and self.noise_std >= 0):
+            told = "it must be finite and not negative (0 turns CEM off)"
+            raise UserError(f"CEM noise_std is {self.noise_std}; {told}.")
+        if not (self.threshold >= 0 and self.epsilon > 0):
+            told = f"CEM threshold {self.threshold} must not be negative and epsilon {self.epsilon} must be positive."
+            raise UserError(told)
 
     @property
     def num_components(self) -> int:
@@ -233,28 +253,3 @@ class ConditionalEntropy(nn.Module):
             row, column = torch.tril_indices(self.dims, self.dims, device=self.inverse.device)
             for inverse, triangle in zip(self.inverse, state, strict=True):
                 inverse[row, column] = inverse[column, row] = triangle.to(inverse.device)
-
-
-def _check_settings(
-    estimator: str,
-    scope: str,
-    dims: int,
-    classes: int,
-    components: int,
-    noise_std: float,
-    threshold: float,
-    epsilon: float,
-) -> None:
-    if estimator not in ESTIMATORS:
-        raise UserError(f"CEM estimator {estimator!r} is unknown; choose one of {', '.join(ESTIMATORS)}.")
-    if scope not in SCOPES:
-        raise UserError(f"CEM scope {scope!r} is unknown; choose one of {', '.join(SCOPES)}.")
-    if estimator == "scalar" and scope == "all":
-        raise UserError("CEM scope 'all' needs the diagonal or full estimator: the scalar term is defined per class.")
-    for name, value in (("dims", dims), ("classes", classes), ("components", components)):
-        if value < 1:
-            raise UserError(f"CEM {name} is {value}; it must be at least 1.")
-    if not (math.isfinite(noise_std) and noise_std >= 0):
-        raise UserError(f"CEM noise_std is {noise_std}; it must be finite and not negative (0 turns CEM off).")
-    if not (threshold >= 0 and epsilon > 0):
-        raise UserError(f"CEM threshold {threshold} must not be negative and epsilon {epsilon} must be positive.")

@@ -24,8 +24,8 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others may take any 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 
 
-class _Bomb(Exception):
-    """The archive asks for more than an honest one of its size: it is refused."""
+class _Refused(Exception):
+    """No honest archive of its size would hold this: it is refused."""
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -39,21 +39,19 @@ def unpack(archive: Path, folder: Path) -> None:
         for name, plain, opened in listed(archive):
             members -= 1
             if members < 0:
-                raise _Bomb("holds far more files than one of its size should")
+                raise _Refused("holds far more files than one of its size should")
             if opened is None:  # a folder
                 continue
-            _require_harmless(archive, name, plain)
+            _require_harmless(name, plain)
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened() as content, open(target, "wb") as file:
                 while block := content.read(_BLOCK):
                     left -= len(block)
                     if left < 0:
-                        raise _Bomb("unpacks to far more than its size")
+                        raise _Refused("unpacks to far more than its size")
                     file.write(block)
-    except UserError:
-        raise
-    except _Bomb as error:
+    except _Refused as error:
         raise UserError(f"the archive {archive} {error}; do not use it") from None
     except Exception as error:  # a damaged archive can fail in any way
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -116,7 +114,7 @@ class _Bounded(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _BLOCK:
-            raise _Bomb(f"has a header of {size} bytes")
+            raise _Refused(f"has a header of {size} bytes")
         found = self.file.read(size)
         self._require(self.file.tell())
         return found
@@ -136,14 +134,14 @@ class _Bounded(io.RawIOBase):
 
     def _require(self, position: int) -> None:
         if position > self.most:
-            raise _Bomb("unpacks to far more than its size")
+            raise _Refused("unpacks to far more than its size")
 
 
-def _require_harmless(archive: Path, name: str, plain: bool) -> None:
+def _require_harmless(name: str, plain: bool) -> None:
     path = PurePosixPath(name)
     if not plain:
-        raise UserError(f"the archive {archive} holds '{name[:200]}', which is a link or a device; do not use it")
+        raise _Refused(f"holds '{name[:200]}', which is a link or a device")
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-        raise UserError(f"the archive {archive} holds '{name[:200]}', which lies outside of it; do not use it")
+        raise _Refused(f"holds '{name[:200]}', which lies outside of it")
     if len(path.parts) > _DEEPEST:
-        raise UserError(f"the archive {archive} holds '{name[:200]}', which lies too deep; do not use it")
+        raise _Refused(f"holds '{name[:200]}', which lies too deep")

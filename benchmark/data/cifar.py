@@ -153,10 +153,9 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _unpickle(path: Path):
+    content = io.BytesIO(_bytes(path))
     try:
-        return _ArraysOnly(io.BytesIO(_bytes(path)), encoding="latin1").load()
-    except UserError:
-        raise
+        return _ArraysOnly(content, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(f"{path} is not a CIFAR file ({error}); get it again") from error
 

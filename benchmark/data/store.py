@@ -95,8 +95,7 @@ def fingerprint(name: str, root: Path) -> str | None:
 
 def paths(name: str, root: Path) -> list[Path]:
     """The files of a prepared data set, whether they exist or not."""
-    data_set = DATASETS.get(name)()
-    return [_tensor_path(data_set, Path(root)), _meta_path(data_set, Path(root))]
+    return [Path(root) / f"{name}.safetensors", Path(root) / f"{name}.json"]
 
 
 def departures(name: str, root: Path) -> list[Departure]:
@@ -131,7 +130,7 @@ def describe(root: Path) -> list[dict]:
 
 def _load(data_set: Source, root: Path) -> DataSet | None:
     """The prepared data set, or None if it is not prepared. Damaged if it is not what was written."""
-    meta, path = _read_meta(data_set, root), _tensor_path(data_set, root)
+    meta, (path, _) = _read_meta(data_set, root), paths(data_set.name, root)
     if meta is None:
         return None
     with reading(path), open(path, "rb"):  # safetensors says of any file it cannot open that it does not exist
@@ -155,7 +154,7 @@ def _anew(data_set: Source, root: Path, error: Damaged) -> DataSet:
     if not data_set.embedded:
         raise error
     try:
-        for path in (_tensor_path(data_set, root), _meta_path(data_set, root)):
+        for path in paths(data_set.name, root):
             os.replace(path, path.with_name(path.name + ".damaged"))
     except FileNotFoundError:  # another process was faster
         pass
@@ -183,22 +182,14 @@ def _describe(data_set: Source, root: Path) -> dict:
     }
 
 
-def _tensor_path(data_set: Source, root: Path) -> Path:
-    return root / f"{data_set.name}.safetensors"
-
-
-def _meta_path(data_set: Source, root: Path) -> Path:
-    return root / f"{data_set.name}.json"
-
-
 def _damaged(data_set: Source, path: Path) -> Damaged:
     return Damaged(f"the prepared file {path} is damaged; delete it and run: {data_set.command}")
 
 
 def _read_meta(data_set: Source, root: Path) -> dict | None:
     """The JSON, or None if either file is missing; Damaged if it is not what was written."""
-    path = _meta_path(data_set, root)
-    if not path.is_file() or not _tensor_path(data_set, root).is_file():
+    tensors, path = paths(data_set.name, root)
+    if not path.is_file() or not tensors.is_file():
         return None
     try:
         with reading(path):
@@ -215,7 +206,7 @@ def _is_intact(data_set: Source, root: Path) -> bool:
         meta = _read_meta(data_set, root)
     except UserError:
         return False
-    return meta is not None and files.digest(_tensor_path(data_set, root), "sha256") == meta["sha256"]
+    return meta is not None and files.digest(paths(data_set.name, root)[0], "sha256") == meta["sha256"]
 
 
 @contextmanager
@@ -250,10 +241,11 @@ def _check(data_set: Source, parts: Parts) -> None:
 
 def _write(data_set: Source, root: Path, parts: Parts, source: Path | None) -> None:
     train, test = parts.train, parts.test
+    path, meta_path = paths(data_set.name, root)
     tensors = dict(zip(_TENSORS, (train.images, train.labels, test.images, test.labels), strict=True))
     try:
         # the JSON appears after the tensors
-        with whole(_meta_path(data_set, root)) as new_meta, whole(_tensor_path(data_set, root)) as new_tensors:
+        with whole(meta_path) as new_meta, whole(path) as new_tensors:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, new_tensors)
             meta = {
                 "name": data_set.name,

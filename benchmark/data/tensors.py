@@ -111,8 +111,5 @@ def normalise(x01: Tensor, mean: Triple, std: Triple) -> Tensor:
 def _constants(mean: Triple, std: Triple, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Kept, because a copy from the host is not allowed while a CUDA graph is captured (a warm-up step fills it)."""
     with torch.inference_mode(False):  # an inference tensor could not be used in a later backward pass
-        shape = (3, 1, 1)
-        return (
-            torch.tensor(mean, dtype=dtype, device=device).view(shape),
-            torch.tensor(std, dtype=dtype, device=device).view(shape),
-        )
+        pair = torch.tensor((mean, std), dtype=dtype, device=device).view(2, 3, 1, 1)
+        return pair[0], pair[1]

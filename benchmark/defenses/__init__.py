@@ -4,8 +4,8 @@ A defence is a file in this folder, or in an installed package (entry-point grou
 """
 
 from benchmark.registry import Registry
-from benchmark.training.defense import SHARPEST, Batch, Defense, Setting, add_gaussian, add_laplace
+from benchmark.training.defense import SHARPEST, Batch, Defense, Masking, Setting, add_gaussian, add_laplace
 
 DEFENSES: Registry[Defense] = Registry("defence", "benchmark.defenses", "benchmark.defenses")
 
-__all__ = ["DEFENSES", "SHARPEST", "Batch", "Defense", "Setting", "add_gaussian", "add_laplace"]
+__all__ = ["DEFENSES", "SHARPEST", "Batch", "Defense", "Masking", "Setting", "add_gaussian", "add_laplace"]

@@ -5,6 +5,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from benchmark.config import Count, Number
 from benchmark.defenses import Defense
@@ -16,7 +17,7 @@ from benchmark.training.graph import adam
 
 class Adversarial(Defense):
     """Base: before each step of the encoder, the adversary G takes a step on the feature of the encoder in evaluation
-    mode. A subclass has `miss`, which G minimises, and a `loss` that uses `judged`."""
+    mode. A subclass has a `loss` that uses `judged`; it may replace `miss`, which G minimises."""
 
     class Params(Defense.Params):
         adversary_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of the adversary's Adam")
@@ -49,7 +50,7 @@ class Adversarial(Defense):
 
     def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
         """The loss of G's output against the images in [0, 1], [B, 3, H, W] twice; 0-dim."""
-        raise NotImplementedError
+        return mse_loss(rebuilt.float(), x01)
 
     def shown(self, z_clean: Tensor) -> Tensor:
         """What G sees of a clean feature."""

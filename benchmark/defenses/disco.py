@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, mse_loss, relu
 
 from benchmark.config import Count, Fraction, Number
-from benchmark.defenses import DEFENSES, Batch
+from benchmark.defenses import DEFENSES, Batch, Masking
 from benchmark.defenses.adversary import Adversarial
 from benchmark.training.graph import adam
 
@@ -25,7 +25,7 @@ TEMPERATURE = 1 / 30
 
 
 @DEFENSES.register("disco")
-class Disco(Adversarial):
+class Disco(Masking, Adversarial):
     """z = m(z') z', z' = z_clean + noise; m_c is 0 for the floor(share C) channels of the lowest scores, at most C - 1.
 
     CE - weight MSE(G(m(z_clean) z_clean), x) for the pruning network, CE for encoder and server; G lowers the MSE, and
@@ -75,19 +75,9 @@ class Disco(Adversarial):
         z = super().transform(z, generator, phase)
         return z * self.mask(z)
 
-    def channel(self):
-        return "processed"
-
-    def kept(self, z: Tensor) -> Tensor:
-        """An element is 0 after the Sigmoid and the noise with probability 0, so a zero shows the mask."""
-        return z != 0
-
     @torch.no_grad()
     def shown(self, z_clean: Tensor) -> Tensor:
         return z_clean * self.mask(z_clean)
-
-    def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        return mse_loss(rebuilt.float(), x01)
 
     def loss(self, batch: Batch) -> Tensor:
         z = batch.z_clean.detach()

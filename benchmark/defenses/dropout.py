@@ -11,17 +11,17 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.config import Fraction
-from benchmark.defenses import DEFENSES, Defense
+from benchmark.defenses import DEFENSES, Masking
 
 
 @DEFENSES.register("dropout")
-class Dropout(Defense):
+class Dropout(Masking):
     """z = mask * (z_clean + noise), mask ~ Bernoulli(1 - rate) for each element."""
 
     title = "Dropout"
     attack_quirks = ("q3",)
 
-    class Params(Defense.Params):
+    class Params(Masking.Params):
         rate: Annotated[Fraction, Field(lt=1)] = Field(description="probability that an element is zeroed")
         when: Literal["always", "after_training"] = Field(
             description="always (released), or only once the network is trained (He et al.)"
@@ -41,7 +41,3 @@ class Dropout(Defense):
 
     def channel(self):
         return "gaussian" if self.setting.quirks.q3_attack_without_mask else "processed"
-
-    def kept(self, z: Tensor) -> Tensor:
-        """An element is 0 after the Sigmoid and the noise with probability 0, so a zero shows the mask."""
-        return z != 0

@@ -31,9 +31,6 @@ class InfoScissors(Adversarial):
     class Params(Adversarial.Params):
         weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the difference of mean squared errors")
 
-    def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        return mse_loss(rebuilt.float(), x01)
-
     def loss(self, batch: Batch) -> Tensor:
         rebuilt = self.judged(batch.z_clean).float()
         others = batch.x01.roll(1, 0)  # the batch is in random order

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.config import Fraction
-from benchmark.defenses import DEFENSES, SHARPEST, Defense
+from benchmark.defenses import DEFENSES, SHARPEST, Masking
 from benchmark.defenses.intervals import log_between
 
 
 @DEFENSES.register("topk")
-class TopK(Defense):
+class TopK(Masking):
     """z = mask * (z_clean + noise); the mask keeps the round(share * d), at least 1, of largest magnitude.
 
     d: elements of a feature, all channels together. No rescaling. The gradient passes where the mask is 1.
@@ -24,7 +24,7 @@ class TopK(Defense):
 
     title = "Top-k"
 
-    class Params(Defense.Params):
+    class Params(Masking.Params):
         share: Annotated[Fraction, Field(gt=0)] = Field(description="share of a feature's elements that is sent")
 
     def transform(self, z: Tensor, generator, phase) -> Tensor:
@@ -33,13 +33,6 @@ class TopK(Defense):
         count = max(1, round(self.params.share * flat.shape[1]))
         largest = flat.detach().abs().topk(count, dim=1).indices
         return z * torch.zeros_like(flat).scatter(1, largest, 1).view_as(z)
-
-    def channel(self):
-        return "processed"
-
-    def kept(self, z: Tensor) -> Tensor:
-        """An element is 0 after the Sigmoid and the noise with probability 0, so a zero shows the mask."""
-        return z != 0
 
     def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
         """-log p(z | z_clean) up to a constant: Gaussian over the elements kept; each other element, with its noise,

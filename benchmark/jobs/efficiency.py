@@ -1,32 +1,31 @@
 """Table S6: parameters, multiply-accumulates and inference time of encoder and server."""
 
 import time
-from typing import Any
 
 import torch
 
 from benchmark import models
-from benchmark.config import Efficiency, Model
+from benchmark.config import Efficiency
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.models import macs
 from benchmark.training.device import wait
 
 
-def measure(dataset: str, model: Model, defense: str, params: Any, settings: Efficiency, device: torch.device) -> dict:
-    """{part_metric: value} for the parts encoder and server.
+def measure(config: dict, device: torch.device) -> dict:
+    """{part_metric: value} for the parts encoder and server; config: of the job.
 
     params_m: millions; mmac: 1e6 multiply-accumulates for one image by the printed table's convention (see
     models/macs.py), mmac_conv: those of conv and linear layers alone; inference_ms: milliseconds for 100 batches,
-    in fp32, from `settings.batches` timed ones after `settings.warmup` untimed ones.
+    in fp32, from `batches` timed ones after `warmup` untimed ones.
     """
-    facts = DATASETS.get(dataset)
-    options = {"bottleneck": model.bottleneck} | DEFENSES.get(defense).model_options(params)
-    build: dict[str, Any] = {"classes": facts.classes, "image_size": facts.image_size, "cut": model.cut, **options}
-    network = models.build(model.arch, **build)
-    widths = DEFENSES.get(defense).final_widths(params, network.encoder.widths)
+    facts, defense = DATASETS.get(config["dataset"]), DEFENSES.get(config["defense"]["name"])
+    params, settings = defense.Params(**config["defense"]["params"]), Efficiency(**config["efficiency"])
+    options = config["model"] | defense.model_options(params)
+    network = models.build(classes=facts.classes, image_size=facts.image_size, **options)
+    widths = defense.final_widths(params, network.encoder.widths)
     if widths != list(network.encoder.widths):
-        network = models.build(model.arch, **build, widths=widths)
+        network = models.build(classes=facts.classes, image_size=facts.image_size, widths=widths, **options)
     network = network.to(device, memory_format=torch.channels_last).eval()
     size = facts.image_size
     inputs = {

@@ -34,8 +34,10 @@ def _work(job: Job) -> float:
     if job.kind == "efficiency":
         settings = cell["efficiency"]
         return 2 * (encoder + server) * settings["batch_size"] * (settings["batches"] + settings["warmup"]) / 1e9
-    train, test = _image_counts(cell)
-    size, epochs = DATASETS.get(cell["dataset"]).image_size, cell["train"]["epochs"]
+    facts, epochs, asked = DATASETS.get(cell["dataset"]), cell["train"]["epochs"], cell["data"]
+    train = min(asked["train_images"] or facts.nominal[0], facts.nominal[0])
+    test = min(asked["test_images"] or facts.nominal[1], facts.nominal[1])
+    size = facts.image_size
 
     def scale(fitted: int, scored: int) -> macs.Scale:
         return macs.Scale(shape, size, encoder, fitted, scored, epochs)
@@ -74,27 +76,16 @@ def gflops(device: torch.device) -> float:
     return flop / best / 1e9 / 2
 
 
-def _image_counts(cell: dict) -> tuple[int, int]:
-    """Training and test images of a cell: at most as many as asked for."""
-    facts = DATASETS.get(cell["dataset"])
-    asked = (cell["data"]["train_images"], cell["data"]["test_images"])
-    train, test = (min(wanted or nominal, nominal) for wanted, nominal in zip(asked, facts.nominal, strict=True))
-    return train, test
-
-
 def _network(job: Job) -> tuple[int, int, tuple[int, int, int]]:
     """Multiply-accumulates of encoder and server for one image, and the shape of the feature between them."""
-    cell = job.cell
+    cell, facts = job.cell, DATASETS.get(job.cell["dataset"])
     defense = DEFENSES.get(cell["defense"]["name"])
-    options = {"bottleneck": cell["model"]["bottleneck"]}
-    options |= defense.model_options(defense.Params(**cell["defense"]["params"]))
-    facts = DATASETS.get(cell["dataset"])
-    arch, cut = cell["model"]["arch"], cell["model"]["cut"]
-    return _counted(arch, facts.classes, facts.image_size, cut, tuple(options.items()))
+    options = cell["model"] | defense.model_options(defense.Params(**cell["defense"]["params"]))
+    return _counted(facts.classes, facts.image_size, tuple(options.items()))
 
 
 @functools.cache
-def _counted(arch: str, classes: int, size: int, cut: str, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
-    model = macs.blank(lambda: models.build(arch, classes=classes, image_size=size, cut=cut, **dict(options)))
+def _counted(classes: int, size: int, options: tuple) -> tuple[int, int, tuple[int, int, int]]:
+    model = macs.blank(lambda: models.build(classes=classes, image_size=size, **dict(options)))
     encoder = macs.multiplications(model.encoder, (3, size, size))
     return encoder, macs.multiplications(model.server, model.feature_shape), model.feature_shape

@@ -10,7 +10,7 @@ import torch
 
 from benchmark import data
 from benchmark.attacks.base import SCORE_BATCH
-from benchmark.jobs.reconstruct import ask, obstacle, rebuild
+from benchmark.jobs.reconstruct import ask, rebuild, require
 from benchmark.jobs.run_job import Machine
 from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import lowest_percent
@@ -24,11 +24,12 @@ def measure(cells: list[Cell], machine: Machine, weights: Path | None) -> Iterat
     weights: file of AlexNet's weights; None looks in torch's cache. UserError if LPIPS cannot be computed at all.
     """
     network = Lpips(weights_at_hand(weights), machine.device)
-    return ask(cells, lambda cell: obstacle(cell, machine), lambda cell: _told(_measure(cell.job, network, machine)))
+    return ask(cells, lambda cell: _told(_measure(cell.job, network, machine)))
 
 
 def _measure(job: Job, network: Lpips, machine: Machine) -> dict:
     """Read from an earlier call with the same weights if there was one."""
+    require(job, machine.store)
     if (found := machine.store.lpips(job)).get("weights") == network.sha256:
         return found
     rebuilt = rebuild(job, machine)

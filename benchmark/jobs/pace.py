@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from statistics import median
 
-from benchmark.attacks import ATTACKS, Selection
 from benchmark.errors import UserError
 from benchmark.jobs.estimate import work
 from benchmark.matrix.expand import Job
@@ -70,13 +69,9 @@ def _likenesses(job: Job) -> list[tuple[str, ...]]:
     return [(job.kind,)]
 
 
-def _chooses(job: Job) -> bool:
-    """Whether it only chooses among other attacks: its time says nothing about that of computing."""
-    return job.kind == "attack" and issubclass(ATTACKS.get(job.config["attack"]), Selection)
-
-
 def _records(store: Store) -> list[tuple[Job, dict]]:
-    """The finished jobs with their device and seconds; unreadable ones are left out."""
+    """The finished jobs with their device and seconds. Unreadable ones are left out, and those that choose among other
+    attacks: their time says nothing about that of computing."""
     found = []
     for job in finished_jobs(store, say=lambda text: None):
         try:
@@ -84,7 +79,7 @@ def _records(store: Store) -> list[tuple[Job, dict]]:
             numbers = record["seconds"], record.setdefault("cells_at_once", 1)
             sound = all(is_number(number) and number > 0 for number in numbers)
             sound &= all(isinstance(record[name], str) for name in ("device", "device_type"))
-            if sound and store.metrics(job)["status"] == "done" and work(job) and not _chooses(job):
+            if sound and store.metrics(job)["status"] == "done" and work(job) and not job.chooses:
                 found.append((job, record))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError):
             continue

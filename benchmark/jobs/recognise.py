@@ -13,7 +13,7 @@ import torch
 from benchmark import data
 from benchmark.attacks.base import SCORE_BATCH
 from benchmark.errors import UserError
-from benchmark.jobs.reconstruct import Rebuilt, ask, obstacle, rebuild
+from benchmark.jobs.reconstruct import Rebuilt, ask, rebuild, require
 from benchmark.jobs.run_job import Machine, recipe_of, trained_model
 from benchmark.matrix.expand import Cell, Job
 from benchmark.metrics import correct_count
@@ -32,38 +32,29 @@ def recognise(
     """
     given = (_read_job(classifier), classifier) if classifier else None
 
-    def judge(cell: Cell) -> tuple[Job, Path] | None:
-        return given or _undefended(cell, suite, machine)
+    def measure(cell: Cell) -> str:
+        require(cell.job, machine.store)
+        return _told(_measure(cell, *(given or _undefended(cell, suite, machine)), machine))
 
-    return ask(
-        cells,
-        lambda cell: _obstacle(cell, judge(cell), machine),
-        lambda cell: _told(_measure(cell.job, *judge(cell), machine)),
-    )
+    return ask(cells, measure)
 
 
-def _undefended(cell: Cell, suite: list[Cell], machine: Machine) -> tuple[Job, Path] | None:
+def _undefended(cell: Cell, suite: list[Cell], machine: Machine) -> tuple[Job, Path]:
     """The cell's own classifier without a defence, and its folder."""
     wanted = (cell.dataset, "none", "off", cell.protocol, cell.seed, "train")
     for other in suite:
         if (other.dataset, other.defense, other.cem, other.protocol, other.seed, other.job.kind) == wanted:
             return other.job, machine.store.path(other.job)
-    return None
+    raise UserError("the suite has no row `none` of this data set, protocol and seed; give one with --classifier")
 
 
-def _obstacle(cell: Cell, judge: tuple[Job, Path] | None, machine: Machine) -> str:
-    """Why the attack's images cannot be classified; "" if they can."""
-    if reason := obstacle(cell, machine):
-        return reason
-    if judge is None:
-        return "the suite has no row `none` of this data set, protocol and seed; give one with --classifier"
-    if judge[0].config["dataset"] != cell.dataset:
-        return f"the classifier is of {judge[0].config['dataset']}"
-    return "" if (judge[1] / CHECKPOINT).is_file() else f"the classifier has no {judge[1] / CHECKPOINT}"
-
-
-def _measure(job: Job, judge: Job, folder: Path, machine: Machine) -> dict:
+def _measure(cell: Cell, judge: Job, folder: Path, machine: Machine) -> dict:
     """The rates in percent, read from an earlier call with the same classifier if there was one."""
+    job = cell.job
+    if judge.config["dataset"] != cell.dataset:
+        raise UserError(f"the classifier is of {judge.config['dataset']}")
+    if not (folder / CHECKPOINT).is_file():
+        raise UserError(f"the classifier has no {folder / CHECKPOINT}")
     if (found := machine.store.recognition(job)).get("classifier") == judge.key:
         return found
     rebuilt = rebuild(job, machine)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmark.attacks import ATTACKS, Selection
 from benchmark.attacks.base import SCORE_BATCH
 from benchmark.data import DataSet, ImageSet
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.run_job import Machine, rebuilt_attack, score_images
 from benchmark.matrix.expand import Cell, Job
-from benchmark.store.store import CHECKPOINT, ENCODER
+from benchmark.store.store import CHECKPOINT, ENCODER, Store
 
 TOLERANCE, ROUNDING = 0.01, 2e-6  # relative to the MSE, and absolute: some attacks keep their images in bytes
 
@@ -26,27 +25,24 @@ class Rebuilt:
     data: DataSet
 
 
-def obstacle(cell: Cell, machine: Machine) -> str:
-    """Why the attack's images cannot be rebuilt; "" if they can."""
-    store, job = machine.store, cell.job
-    if issubclass(ATTACKS.get(job.config["attack"]), Selection):
-        return "it rebuilds no images of its own"
+def require(job: Job, store: Store) -> None:
+    """UserError if the attack's images cannot be rebuilt, as something for it is missing."""
+    if job.chooses:
+        raise UserError("it rebuilds no images of its own")
     if not store.done(job) or store.metrics(job)["status"] != "done":
-        return f"the attack is not done ({store.status(job)[1] or 'diverged'})"
+        raise UserError(f"the attack is not done ({store.status(job)[1] or 'diverged'})")
     files = {"attack": store.path(job) / CHECKPOINT, "training": store.path(job.parents["train"]) / ENCODER}
-    return "; ".join(f"the {what} has no {file}" for what, file in files.items() if not file.is_file())
+    if missing := [f"the {what} has no {file}" for what, file in files.items() if not file.is_file()]:
+        raise UserError("; ".join(missing))
 
 
-def ask(
-    cells: list[Cell], obstacle: Callable[[Cell], str], measure: Callable[[Cell], str]
-) -> Iterator[tuple[Cell, str]]:
-    """Each attack of `cells` with the result of `measure`, or why it was skipped: an `obstacle`, or a UserError."""
+def ask(cells: list[Cell], measure: Callable[[Cell], str]) -> Iterator[tuple[Cell, str]]:
+    """Each attack of `cells` with the result of `measure`, or the UserError for which it was skipped."""
     for cell in cells:
         if cell.kind == "attack":
             try:
                 with foreign(cell.job.title):  # somebody else's state may have the right form but wrong contents
-                    reason = obstacle(cell)
-                    found = f"skipped: {reason}" if reason else measure(cell)
+                    found = measure(cell)
             except UserError as error:  # only this result is affected
                 found = f"skipped: {error}"
             yield cell, found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from benchmark import data
-from benchmark.attacks import ATTACKS, Selection
+from benchmark.attacks import ATTACKS
 from benchmark.attacks.held_out import ClosedForm
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.reconstruct import ROUNDING, TOLERANCE
@@ -62,13 +62,12 @@ def _way(job: Job, store: Store) -> str:
     """How the attack can be scored again; "" if it cannot."""
     if job.config["attack"] not in ATTACKS.names() or not (store.path(job.parents["train"]) / ENCODER).is_file():
         return ""
-    attack = ATTACKS.get(job.config["attack"])
     found = store.metrics(job)
-    if issubclass(attack, Selection) or found["status"] != "done" or found["values"].get("mse") is None:
+    if job.chooses or found["status"] != "done" or found["values"].get("mse") is None:
         return ""
     if (store.path(job) / CHECKPOINT).is_file():
         return REBUILT
-    return ANEW if issubclass(attack, ClosedForm) else ""
+    return ANEW if issubclass(ATTACKS.get(job.config["attack"]), ClosedForm) else ""
 
 
 def _scores(scene: Scene) -> dict[str, float]:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmark import data
-from benchmark.attacks import ATTACKS, Attack, Selection, Target
-from benchmark.attacks.base import NO_QUIRKS, SCORE_BATCH, to_bytes
+from benchmark.attacks import ATTACKS, Attack, Target
+from benchmark.attacks.base import NO_QUIRKS, SCORE_BATCH, mean_image, to_bytes, unit
 from benchmark.attacks.splits import known, split
 from benchmark.bounds.measure import bounds_of
-from benchmark.config import CEM, Bounds, Efficiency, Knowledge, Model, Quirks, Train
+from benchmark.config import CEM, Bounds, Knowledge, Model, Quirks, Train
 from benchmark.data import DataSet, ImageSet
-from benchmark.defenses import DEFENSES
+from benchmark.defenses import DEFENSES, Defense
 from benchmark.errors import Diverged, UserError, writing
 from benchmark.jobs.efficiency import measure
 from benchmark.jobs.pictures import save_pictures
@@ -105,6 +105,10 @@ def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:
         torch.cuda.reset_peak_memory_stats(machine.device)
     with Stages(machine.device) as stages:
         try:
+            for role, parent in job.parents.items():
+                known = machine.store.metrics(parent)
+                if known["status"] == "diverged" and (role == "train" or not job.chooses):
+                    raise Diverged(f"{parent.what} diverged: {known['reason']}")
             values, extra = _KINDS[job.kind](job, folder, machine, monitor, stages)
             # a reason says why values that this kind of job could have are missing
             metrics = {"status": "done", "reason": extra.pop("reason", ""), "values": values}
@@ -127,10 +131,7 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
     with stages("prepare"):
         precision = device.precision(machine.device, recipe.train.precision)
         task = Training(recipe, images, machine.device, precision)
-    monitor.images = task.steps * task.batch_size
-    with stages("fit"):
-        history = loop.run(task, folder / "state.safetensors", monitor)
-    stages.add("fit", task.earlier)
+    _fit(task, folder, monitor, stages)
     values: dict[str, float] = {"best_epoch": int(task.best_accuracy[1])}
     if recipe.quirks.q6_test_selection:
         values["accuracy_percent"] = float(task.best_accuracy[0])
@@ -141,24 +142,14 @@ def _train(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) ->
         with stages("evaluate"):
             values["accuracy_percent"] = task.accuracy(images.test.images, images.test.labels)
     with stages("save"):
-        _write_history(folder, history)
         checkpoint.save(folder / CHECKPOINT, task.best)
         checkpoint.save(folder / ENCODER, encoder_of(task.best))
-    return values, {
-        "precision": precision,
-        "cuda_graphs": task.captured.used,
-        "steps": task.epochs * task.steps,
-        "fingerprint": images.fingerprint,
-    }
+    return values, _record(task, task.epochs * task.steps, images)
 
 
 def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
     attack = ATTACKS.get(job.config["attack"])
-    for role, parent in job.parents.items():
-        metrics = machine.store.metrics(parent)
-        if metrics["status"] == "diverged" and (role == "train" or not issubclass(attack, Selection)):
-            raise Diverged(f"{parent.what} diverged: {metrics['reason']}")
-    if issubclass(attack, Selection):
+    if job.chooses:
         return _select(job, folder, machine)
     with stages("prepare"):
         scene = prepare_attack(job, machine)
@@ -175,13 +166,8 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
         shutil.copyfile(machine.store.path(fit) / HISTORY, folder / HISTORY)
         final_loss = {"final_loss": machine.store.metrics(fit)["values"]["final_loss"]}
     else:
-        monitor.images = task.steps * task.batch_size
-        with stages("fit"):
-            history = loop.run(task, folder / "state.safetensors", monitor)
-        stages.add("fit", task.earlier)
-        final_loss = {"final_loss": history[-1]["loss"]} if history else {}  # a closed form has no epochs
-        if history:
-            _write_history(folder, history)
+        history = _fit(task, folder, monitor, stages)
+        final_loss = {"final_loss": history[-1]["loss"]} if history else {}
     with stages("evaluate"):
         per_image, rebuilt = score_images(task.reconstructions(), scene.score)
         blind = mean_image_mse(scene.fit, scene.score)
@@ -194,12 +180,28 @@ def _attack(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -
     values = summarise(per_image["mse"], per_image["ssim"], attack.psnr_batch)
     values |= task.found(values) | {"mse_of_mean_image": blind}
     values |= {"fitted_on": len(scene.fit), "scored_on": len(scene.score)} | final_loss
-    return values, {
-        "precision": scene.precision,
-        "cuda_graphs": task.captured.used,
-        "steps": 0 if fit else task.epochs * task.steps,
-        "fingerprint": images.fingerprint,
-    }
+    return values, _record(task, 0 if fit else task.epochs * task.steps, images)
+
+
+def _fit(task: Training | Attack, folder: Path, monitor, stages: Stages) -> list[dict[str, float]]:
+    """Fit the task and return its history, which is also written; a closed form has none."""
+    monitor.images = task.steps * task.batch_size
+    with stages("fit"):
+        history = loop.run(task, folder / "state.safetensors", monitor)
+    stages.add("fit", task.earlier)
+    if history:
+        path = folder / HISTORY
+        with writing(path), open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.DictWriter(file, history[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+    return history
+
+
+def _record(task: Training | Attack, steps: int, images: DataSet) -> dict:
+    """How a training or an attack ran, for its provenance."""
+    precision, graphs = task.where["precision"], task.captured.used
+    return {"precision": precision, "cuda_graphs": graphs, "steps": steps, "fingerprint": images.fingerprint}
 
 
 def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
@@ -209,31 +211,26 @@ def _select(job: Job, folder: Path, machine: Machine) -> tuple[dict, dict]:
     come with the project are without them.
     """
     selection, store = ATTACKS.get(job.config["attack"])(), machine.store
-    done = {
-        role: parent
-        for role, parent in job.parents.items()
-        if role != "train" and store.metrics(parent)["status"] == "done"
-    }
-    if not done:
+    others = {role: store.metrics(parent) for role, parent in job.parents.items() if role != "train"}
+    found = {role: metrics["values"] for role, metrics in others.items() if metrics["status"] == "done"}
+    if not found:
         raise Diverged("all other attackers of the row diverged")
-    found = {role: store.metrics(parent)["values"] for role, parent in done.items()}
+
+    def per_image_of(role: str) -> dict[str, Tensor]:
+        return checkpoint.load(store.checkpoint(job.parents[role], PER_IMAGE))
+
     told = {"members": list(found), "chosen": {}}
     if selection.by_image:
-        per_image = selection.select({role: _per_image(store, parent) for role, parent in done.items()})
+        per_image = selection.select({role: per_image_of(role) for role in found})
         values = summarise(per_image["mse"], per_image["ssim"], SCORE_BATCH)
     else:
         chosen = told["chosen"] = selection.choose(found)
         values = combine(found[chosen["mse"]], found[chosen["ssim"]])
-        kept = all(store.checkpoint(done[role], PER_IMAGE).is_file() for role in chosen.values())
-        per_image = {metric: _per_image(store, done[role])[metric] for metric, role in chosen.items() if kept}
+        kept = all(store.checkpoint(job.parents[role], PER_IMAGE).is_file() for role in chosen.values())
+        per_image = {metric: per_image_of(role)[metric] for metric, role in chosen.items() if kept}
     if per_image:
         checkpoint.save(folder / PER_IMAGE, per_image)
     return values | {"scored_on": next(iter(found.values()))["scored_on"]}, told
-
-
-def _per_image(store: Store, attack: Job) -> dict[str, Tensor]:
-    """{metric: fp32 [N]} for the scored images."""
-    return checkpoint.load(store.checkpoint(attack, PER_IMAGE))
 
 
 @dataclass(frozen=True)
@@ -244,19 +241,16 @@ class Scene:
     fit: ImageSet
     score: ImageSet
     images: DataSet
-    precision: str
 
 
 def prepare_attack(job: Job, machine: Machine) -> Scene:
     """An attack's task on its trained encoder, which must be in the store with its weights."""
     parent, attack = job.parents["train"], ATTACKS.get(job.config["attack"])
-    recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    precision = _precision_of(parent, machine)
-    autocast = device.arithmetic(machine.device, precision)
-    model, defense = _trained(parent, recipe, images, machine, autocast)
+    model, defense, images = _trained(job, machine)
+    autocast, seed = defense.setting.autocast, parent.config["seed"]
     images_of = "train" if "fit" in job.parents else job.config["split"]
-    ordered = images_of == "infer" and recipe.quirks.q5_ordered_split
-    fit, score = split(images_of, images, ordered, recipe.seed)
+    ordered = images_of == "infer" and defense.setting.quirks.q5_ordered_split
+    fit, score = split(images_of, images, ordered, seed)
     knowledge, passes = job.config.get("knowledge"), 1
     if knowledge:
         other = machine.others(knowledge)
@@ -266,7 +260,9 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
 
     def features_of(role: str, part: ImageSet) -> Tensor:
         named = (role, images_of, ordered, *(knowledge.items() if knowledge and role == "fit" else ()))
-        return machine.features.get((parent.key, precision), named, lambda: encode(model, images, part, autocast))
+        return machine.features.get(
+            (parent.key, autocast["enabled"]), named, lambda: encode(model, images, part, autocast)
+        )
 
     scored = features_of("score", score)
     params = attack.Params(**job.config["params"])
@@ -277,18 +273,18 @@ def prepare_attack(job: Job, machine: Machine) -> Scene:
         send=send,
         image_size=images.image_size,
         device=machine.device,
-        seed=recipe.seed,
+        seed=seed,
         autocast=autocast,
-        encode=encoding(model, images, autocast),
+        encode=encoder_on(model, images, autocast),
         kept=defense.kept,
         misfit=defense.misfit,
-        received=send(scored, seeded(machine.device, "score", recipe.seed)),
+        received=send(scored, seeded(machine.device, "score", seed)),
         split=job.config["split"],
         quirks=Quirks(**(ALL_OFF | job.config["quirks"])),
         tested=(scored, score.images),
         passes=passes,
     )
-    return Scene(attack(params, target), fit, score, images, precision)
+    return Scene(attack(params, target), fit, score, images)
 
 
 def rebuilt_attack(job: Job, machine: Machine) -> Scene:
@@ -306,7 +302,7 @@ def trained_model(weights: Path, machine: Machine, recipe: Recipe, images: DataS
     return model.eval().requires_grad_(False)
 
 
-def encoding(model: SplitModel, images: DataSet, autocast: dict[str, Any]):
+def encoder_on(model, images: DataSet, autocast: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """Images in [0, 1] -> clean features fp32, differentiable."""
 
     def encode(x01: Tensor) -> Tensor:
@@ -317,22 +313,19 @@ def encoding(model: SplitModel, images: DataSet, autocast: dict[str, Any]):
 
 
 def _bounds(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
-    parent = job.parents["train"]
-    if machine.store.metrics(parent)["status"] == "diverged":
-        raise Diverged(f"{parent.what} diverged: {machine.store.metrics(parent)['reason']}")
     with stages("load"):
-        recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
-    precision = _precision_of(parent, machine)
-    autocast = device.arithmetic(machine.device, precision)
-    model, defense = _trained(parent, recipe, images, machine, autocast)
+        model, defense, images = _trained(job, machine)
+    autocast, seed = defense.setting.autocast, job.cell["seed"]
     with stages("prepare"):
-        train, test = (encode(model, images, part, autocast) for part in (images.train, images.test))
+        train, test = (encode(model, images, part, autocast).flatten(1) for part in (images.train, images.test))
     with stages("measure"):
         params = Bounds(**job.config["params"])
-        values, reason = bounds_of(
-            model, defense, images, train.flatten(1), test.flatten(1), params, recipe.seed, monitor
-        )
-    return values, {"precision": precision, "fingerprint": images.fingerprint, "reason": reason}
+        values, reason = bounds_of(model, defense, images, train, test, params, seed, monitor)
+    return values, {
+        "precision": device.where(autocast)["precision"],
+        "fingerprint": images.fingerprint,
+        "reason": reason,
+    }
 
 
 def encoder_of(best: dict) -> dict:
@@ -343,23 +336,26 @@ def encoder_of(best: dict) -> dict:
     return best | {"weights": weights}
 
 
-def _trained(parent: Job, recipe: Recipe, images: DataSet, machine: Machine, autocast: dict[str, Any]):
-    """(network in evaluation mode, defence) of a finished training; only the encoder of the network is loaded."""
+def _trained(job: Job, machine: Machine) -> tuple[SplitModel, Defense, DataSet]:
+    """(network in evaluation mode, defence, data set) of the finished training that an attack, or bounds, are about.
+
+    Only the encoder of the network is loaded. The defence knows the quirks of `job`, and the arithmetic.
+    """
+    parent = job.parents["train"]
+    recipe, images = recipe_of(parent, job.config["quirks"]), machine.data(parent.config)
+    autocast = device.arithmetic(machine.device, _precision_of(parent, machine))
     best = checkpoint.load(machine.store.checkpoint(parent, ENCODER))
     model = build_model(recipe, images, machine.device, best["widths"])
     model.encoder.load_state_dict(best["weights"])
     del model.server
     defense = build_defense(recipe, images, model, machine.device, autocast)
     defense.load_learned(best.get("defense", {}))
-    return model.eval().requires_grad_(False), defense.requires_grad_(False)
+    return model.eval().requires_grad_(False), defense.requires_grad_(False), images
 
 
 def _efficiency(job: Job, folder: Path, machine: Machine, monitor, stages: Stages) -> tuple[dict, dict]:
-    config, name = job.config, job.config["defense"]["name"]
-    params = DEFENSES.get(name).Params(**config["defense"]["params"])
-    model, settings = Model(**config["model"]), Efficiency(**config["efficiency"])
     with stages("measure"):
-        return measure(config["dataset"], model, name, params, settings, machine.device), {}
+        return measure(job.config, machine.device), {}
 
 
 _KINDS = {"train": _train, "attack": _attack, "bounds": _bounds, "efficiency": _efficiency}
@@ -391,11 +387,10 @@ def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:
 @torch.no_grad()
 def encode(model, images: DataSet, part: ImageSet, autocast: dict[str, Any]) -> Tensor:
     """Clean features of un-augmented images, fp32 [N, C, h, w]; computed once, kept on the device."""
-    encoder = encoding(model, images, autocast)
+    encoder = encoder_on(model, images, autocast)
     features = torch.empty(len(part), *model.feature_shape, device=part.images.device)
-    for start in range(0, len(part), SCORE_BATCH):
-        x01 = data.to_unit(part.images[start : start + SCORE_BATCH]).contiguous(memory_format=torch.channels_last)
-        features[start : start + SCORE_BATCH] = encoder(x01)
+    for images_of, found in zip(part.images.split(SCORE_BATCH), features.split(SCORE_BATCH), strict=True):
+        found.copy_(encoder(unit(images_of)))
     return features
 
 
@@ -416,8 +411,7 @@ def score_images(rebuilt: Iterable[Tensor], score: ImageSet) -> tuple[dict[str, 
 
 def mean_image_mse(fit: ImageSet, score: ImageSet) -> float:
     """The MSE of the mean-image baseline: answering every feature with the mean of the attacker's images."""
-    parts = fit.images.split(SCORE_BATCH)
-    mean = sum(data.to_unit(part).double().sum(0) for part in parts) / len(fit)
+    mean = mean_image(fit.images, torch.float64)
     squares = [(data.to_unit(part).double() - mean).square().sum() for part in score.images.split(SCORE_BATCH)]
     return float(sum(squares) / score.images.numel())
 
@@ -428,11 +422,3 @@ def peak_memory(where: torch.device) -> float:
         return round(torch.cuda.max_memory_allocated(where) / 2**20, 1)
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-
-
-def _write_history(folder: Path, history: list[dict]) -> None:
-    path = folder / HISTORY
-    with writing(path), open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)

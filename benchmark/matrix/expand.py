@@ -74,6 +74,11 @@ class Job:
         return f"{self.config['attack']}-{self.config['split']}" if self.kind == "attack" else self.kind
 
     @property
+    def chooses(self) -> bool:
+        """Whether it only chooses among the results of other attacks."""
+        return self.kind == "attack" and issubclass(ATTACKS.get(self.config["attack"]), Selection)
+
+    @property
     def title(self) -> str:
         """A line for people, for example `cifar100 patrol+cem seed 125 decoder-infer`, and the point of a sweep."""
         dataset, row, _ = self.folder.split("/")

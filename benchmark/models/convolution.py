@@ -92,13 +92,13 @@ def _arithmetic(x: Tensor) -> torch.dtype:
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution by one of the ways below, in autocast's arithmetic; a gradient has the dtype of its tensor."""
+    """A convolution by one of the ways below, in autocast's arithmetic; autograd casts gradients to their tensors'."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, by) -> Tensor:
         dtype = _arithmetic(x)
-        ctx.by, ctx.given, ctx.held = by, x.dtype, weight.dtype
         low, kernel = x.to(dtype), weight.to(dtype)
+        ctx.by, ctx.exact = by, (x.dtype, weight.dtype) == (dtype, dtype)
         ctx.save_for_backward(low, kernel)
         with torch.autocast("cpu", enabled=False):
             return by.forward(low, kernel, bias if bias is None else bias.to(dtype))
@@ -106,16 +106,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor):
-        return _gradients(ctx, gradient, list(ctx.needs_input_grad[:3]))
-
-
-def _gradients(ctx, gradient: Tensor, wanted: list[bool]) -> tuple[Tensor | None, ...]:
-    to_x, *to_held = ctx.by.backward(gradient, *ctx.saved_tensors, wanted)
-    return _to(to_x, ctx.given), *(_to(found, ctx.held) for found in to_held), None
-
-
-def _to(found: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if found is None else found.to(dtype)
+        return *ctx.by.backward(gradient, *ctx.saved_tensors, ctx.needs_input_grad[:3]), None
 
 
 class _Penalised(_Convolution):
@@ -130,9 +121,9 @@ class _Penalised(_Convolution):
     def backward(ctx, gradient: Tensor):
         if not torch.is_grad_enabled():
             to_x, *to_held = ctx.needs_input_grad[:3]
-            return *_gradients(ctx, gradient, [to_x and not ctx.images, *to_held]), None
+            return *ctx.by.backward(gradient, *ctx.saved_tensors, (to_x and not ctx.images, *to_held)), None, None
         x, kernel = ctx.saved_tensors
-        if (x.dtype, kernel.dtype) != (ctx.given, ctx.held):  # copies, which no gradient reaches
+        if not ctx.exact:  # copies, which no gradient reaches
             raise RuntimeError(f"a gradient in {x.dtype} cannot be differentiated; leave autocast for it")
         return _ToInput.apply(gradient, x, kernel, ctx.by), None, None, None, None
 
@@ -166,7 +157,7 @@ class Way:
     to_input: Any  # the same: (gradient of the outputs, x, kernel) -> the gradient of x
     to_weight: Any  # the same for the gradient of the kernel
 
-    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: list[bool]) -> list[Tensor | None]:
+    def backward(self, gradient: Tensor, x: Tensor, kernel: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
         """The gradients of x, of the kernel and of the bias, those that are wanted."""
         return [
             self.to_input(gradient, x, kernel) if wanted[0] else None,
@@ -318,13 +309,10 @@ class Taps(Way):
 
     def _spread(self, gradient: Tensor, side: int) -> Tensor:
         """The gradient of all taps [k k O, B H W] from that of the outputs [B, O, H, W]."""
-        planes = gradient.permute(1, 0, 2, 3).contiguous()
-        height, width = planes.shape[2:]
-        taps = planes.new_zeros(side, side, *planes.shape)
-        taps[side // 2, side // 2] = planes
-        for row, column, there, here in _shifts(side, height, width):
-            taps[(row, column, ..., *there)] = planes[(..., *here)]
-        return taps.view(-1, planes[0].numel())
+        (height, width), places = gradient.shape[2:], range(side - 1, -1, -1)
+        padded = F.pad(gradient.permute(1, 0, 2, 3).contiguous(), [side // 2] * 4)
+        taps = [padded[..., row : row + height, column : column + width] for row in places for column in places]
+        return torch.stack(taps).view(-1, gradient[:, 0].numel())
 
 
 def _shifts(side: int, height: int, width: int) -> list[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:

@@ -169,11 +169,8 @@ def unscaled_pooled(gradient, x, chosen, slope, factor, constant, found, first, 
             for column in range(gradient.shape[1]):
                 given, of = gradient[row, column], chosen[row, column]
                 for right in range(2):
-                    here, to, place = (
-                        x[row, down, column, right],
-                        found[row, down, column, right],
-                        np.uint8(2 * down + right),
-                    )
+                    here, to = x[row, down, column, right], found[row, down, column, right]
+                    place = np.uint8(2 * down + right)
                     for i in range(len(slope)):
                         passed = slope[i] * _wide(given[i])
                         passed = passed if of[i] == place else _ZERO

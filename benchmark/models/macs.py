@@ -91,12 +91,9 @@ def _layer(layer: nn.Module, source: Tensor, output: Tensor) -> tuple[int, int]:
     """(macs_conv, macs_all) of one layer, from one image's input and output."""
     if isinstance(layer, WEIGHTED):
         positions = output[0].numel() if output.dim() == 3 else 1
-        if isinstance(layer, nn.ConvTranspose2d):
-            multiplications = layer.weight.numel() * source[0].numel()
-        else:
-            multiplications = layer.weight.numel() * positions
+        multiplied = source[0].numel() if isinstance(layer, nn.ConvTranspose2d) else positions
         biases = 0 if layer.bias is None else output.numel()
-        return multiplications, layer.weight.numel() * positions + biases
+        return layer.weight.numel() * multiplied, layer.weight.numel() * positions + biases
     if isinstance(layer, NORMS):
         return 0, 2 * output.numel()
     return 0, source.numel()

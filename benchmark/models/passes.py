@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WIDTH = (
-    1024  # as many rows are taken as one as make about so many numbers: a loop for each of 64 costs more than they do
-)
+# as many rows are taken as one as make about so many numbers: a loop for each of 64 costs more than they do
+WIDTH = 1024
 BLOCK = 256  # such rows have their sums taken in fp32
 
 
@@ -39,23 +38,30 @@ def side_threads(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1))
 
 
-def _totals_of(x: Tensor) -> Tensor:
+_LIBRARY = torch.library.Library("benchmark", "DEF")
+
+
+def _operator(function: Callable) -> Callable:
+    """Registers the function under its own name; its annotations give the operator's schema."""
+    _LIBRARY.define(function.__name__ + torch.library.infer_schema(function, mutates_args=()))
+    _LIBRARY.impl(function.__name__, function, "CPU")
+    return function
+
+
+@_operator
+def totals(x: Tensor) -> Tensor:
     """Sums [C]."""
-    (rows,) = _rows(x)
-    sums = _sums(rows)
-    _share(len(sums), kernels().totals, rows, BLOCK, sums)
-    return _total(sums, x.shape[1])[0]
+    return _sums(kernels().totals, x, BLOCK, *_rows(x))[0]
 
 
-def _moments_of(x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+@_operator
+def moments(x: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
     """Sums [C] of x - near and of its square."""
-    rows, middle = _rows(x, near)
-    sums = _sums(rows)
-    _share(len(sums), kernels().moments, rows, middle, BLOCK, sums)
-    return _total(sums, x.shape[1])
+    return _sums(kernels().moments, x, BLOCK, *_rows(x, near))
 
 
-def _scaled_of(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
+@_operator
+def scaled(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
     """max(slope x + offset, floor)."""
     y = torch.empty_like(x)
     rows, *channels = _rows(x, slope, offset)
@@ -63,16 +69,19 @@ def _scaled_of(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor
     return y
 
 
-def _slopes_of(gradient: Tensor, x: Tensor, slope: Tensor, offset: Tensor, middle: Tensor, floor: float):
+@_operator
+def slopes(
+    gradient: Tensor, x: Tensor, slope: Tensor, offset: Tensor, middle: Tensor, floor: float
+) -> tuple[Tensor, Tensor]:
     """Sums [C] of the gradient of slope x + offset, and of it times x - middle."""
-    rows, *channels = _rows(x, slope, offset, middle)
-    sums = _sums(rows)
-    given = *channels, np.float32(floor), BLOCK, sums
-    _share(len(sums), kernels().slopes, _rows(gradient)[0], rows, *given)
-    return _total(sums, x.shape[1])
+    given = _rows(gradient)[0], *_rows(x, slope, offset, middle), np.float32(floor)
+    return _sums(kernels().slopes, x, BLOCK, *given)
 
 
-def _unscaled_of(gradient, x, slope, offset, factor, constant, floor: float) -> Tensor:
+@_operator
+def unscaled(
+    gradient: Tensor, x: Tensor, slope: Tensor, offset: Tensor, factor: Tensor, constant: Tensor, floor: float
+) -> Tensor:
     """slope times the gradient of slope x + offset, plus factor x + constant."""
     found = torch.empty_like(x)
     rows, *channels = _rows(x, slope, offset, factor, constant)
@@ -81,34 +90,37 @@ def _unscaled_of(gradient, x, slope, offset, factor, constant, floor: float) -> 
     return found
 
 
-def _pooled_of(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
+@_operator
+def pooled(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
     """The largest of each 2x2 of max(slope x + offset, floor)."""
-    y, squares = _halved(x, x.dtype), _squares(x)
-    _share(len(squares), kernels().pooled, squares, slope.numpy(), offset.numpy(), np.float32(floor), _lines(y))
-    return y
+    return _halved(kernels().pooled, x, slope, offset, floor, x.dtype)
 
 
-def _choices_of(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
+@_operator
+def choices(x: Tensor, slope: Tensor, offset: Tensor, floor: float) -> Tensor:
     """Which of each 2x2 that is, in uint8."""
-    chosen, squares = _halved(x, torch.uint8), _squares(x)
-    _share(len(squares), kernels().choices, squares, slope.numpy(), offset.numpy(), np.float32(floor), _lines(chosen))
-    return chosen
+    return _halved(kernels().choices, x, slope, offset, floor, torch.uint8)
 
 
-def _slopes_pooled_of(gradient: Tensor, x: Tensor, chosen: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
-    squares, block = _squares(x), x.shape[2] // 2  # an image's
-    sums = np.zeros((len(x), 2, x.shape[1]), np.float32)
-    given = _lines(gradient), squares, _lines(chosen), middle.numpy(), block, sums
-    _share(len(sums), kernels().slopes_pooled, *given)
-    return _total(sums, x.shape[1])
+@_operator
+def slopes_pooled(gradient: Tensor, x: Tensor, chosen: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """As `slopes`, a block for each image."""
+    given = _lines(gradient), _squares(x), _lines(chosen), middle.numpy()
+    return _sums(kernels().slopes_pooled, x, x.shape[2] // 2, *given)
 
 
-def _unscaled_pooled_of(gradient, x, chosen, slope, factor, constant) -> Tensor:
+@_operator
+def unscaled_pooled(
+    gradient: Tensor, x: Tensor, chosen: Tensor, slope: Tensor, factor: Tensor, constant: Tensor
+) -> Tensor:
+    """As `unscaled`."""
     found, squares = torch.empty_like(x), _squares(x)
-    channels = slope.numpy(), factor.numpy(), constant.numpy()
-    given = _lines(gradient), squares, _lines(chosen), *channels, _squares(found)
+    given = _lines(gradient), squares, _lines(chosen), slope.numpy(), factor.numpy(), constant.numpy(), _squares(found)
     _share(len(squares), kernels().unscaled_pooled, *given)
     return found
+
+
+OPS = torch.ops.benchmark
 
 
 def _rows(x: Tensor, *channels: Tensor) -> list[np.ndarray]:
@@ -135,18 +147,20 @@ def _lines(y: Tensor) -> np.ndarray:
     return (lines if y.dtype == torch.uint8 else lines.view(torch.uint16)).numpy()
 
 
-def _halved(x: Tensor, dtype: torch.dtype) -> Tensor:
+def _halved(kernel: Callable, x: Tensor, slope: Tensor, offset: Tensor, floor: float, dtype: torch.dtype) -> Tensor:
+    """What the kernel makes of each 2x2: [B, C, H / 2, W / 2] in channels_last."""
     size = (*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2)
-    return torch.empty(size, dtype=dtype, memory_format=torch.channels_last)
+    y, squares = torch.empty(size, dtype=dtype, memory_format=torch.channels_last), _squares(x)
+    _share(len(squares), kernel, squares, slope.numpy(), offset.numpy(), np.float32(floor), _lines(y))
+    return y
 
 
-def _sums(rows: np.ndarray) -> np.ndarray:
-    return np.zeros((-(-len(rows) // BLOCK), 2, rows.shape[1]), np.float32)
-
-
-def _total(sums: np.ndarray, channels: int) -> tuple[Tensor, Tensor]:
-    """The two sums of each channel, [C] in float64, from those [blocks, 2, times C]."""
-    first, second = torch.from_numpy(sums.sum(0, dtype=np.float64).reshape(2, -1, channels).sum(1))
+def _sums(kernel: Callable, x: Tensor, block: int, *given) -> tuple[Tensor, Tensor]:
+    """The two sums of each channel of x, [C] in float64, that the kernel takes over blocks of so many rows."""
+    rows = given[0]  # any map among them
+    sums = np.zeros((-(-len(rows) // block), 2, rows.shape[-1]), np.float32)
+    _share(len(sums), kernel, *given, block, sums)
+    first, second = torch.from_numpy(sums.sum(0, dtype=np.float64).reshape(2, -1, x.shape[1]).sum(1))
     return first, second
 
 
@@ -157,29 +171,3 @@ def _share(count: int, kernel: Callable, *given) -> None:
         return kernel(*given, 0, count)
     cuts = [count * part // threads for part in range(threads + 1)]
     list(side_threads(threads).map(lambda *part: kernel(*given, *part), cuts, cuts[1:]))
-
-
-_LIBRARY = torch.library.Library("benchmark", "DEF")
-_SHAPE = "Tensor slope, Tensor offset"
-for _name, _function, _given, _found in (
-    ("moments", _moments_of, "Tensor x, Tensor near", "(Tensor, Tensor)"),
-    ("totals", _totals_of, "Tensor x", "Tensor"),
-    ("scaled", _scaled_of, f"Tensor x, {_SHAPE}, float floor", "Tensor"),
-    ("pooled", _pooled_of, f"Tensor x, {_SHAPE}, float floor", "Tensor"),
-    ("choices", _choices_of, f"Tensor x, {_SHAPE}, float floor", "Tensor"),
-    ("slopes", _slopes_of, f"Tensor gradient, Tensor x, {_SHAPE}, Tensor middle, float floor", "(Tensor, Tensor)"),
-    ("slopes_pooled", _slopes_pooled_of, "Tensor gradient, Tensor x, Tensor chosen, Tensor middle", "(Tensor, Tensor)"),
-    (
-        *("unscaled", _unscaled_of),
-        f"Tensor gradient, Tensor x, {_SHAPE}, Tensor factor, Tensor constant, float floor",
-        "Tensor",
-    ),
-    (
-        *("unscaled_pooled", _unscaled_pooled_of),
-        "Tensor gradient, Tensor x, Tensor chosen, Tensor slope, Tensor factor, Tensor constant",
-        "Tensor",
-    ),
-):
-    _LIBRARY.define(f"{_name}({_given}) -> {_found}")
-    _LIBRARY.impl(_name, _function, "CPU")
-OPS = torch.ops.benchmark

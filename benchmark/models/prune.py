@@ -113,12 +113,8 @@ def _norm_after(conv: nn.Conv2d, encoder: Encoder) -> nn.BatchNorm2d:
 
 def _replaced(conv: nn.Conv2d, norm: nn.BatchNorm2d, following: nn.Conv2d) -> list[tuple[nn.Module, str, int]]:
     """(module, parameter, dimension) of everything tied to the outputs of `conv`."""
-    own: list[tuple[nn.Module, str, int]] = [
-        (module, name, 0) for module in (conv, norm) for name in ("weight", "bias")
-    ]
-    return [(module, name, dim) for module, name, dim in own if getattr(module, name) is not None] + [
-        (following, "weight", 1)
-    ]
+    own = [(module, name, 0) for module in (conv, norm) for name in ("weight", "bias")]
+    return [*(one for one in own if getattr(*one[:2]) is not None), (following, "weight", 1)]
 
 
 def _cut(module: nn.Module, name: str, dim: int, kept: Tensor, optimizer: torch.optim.Optimizer | None) -> None:

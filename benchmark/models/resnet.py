@@ -16,14 +16,7 @@ from benchmark.models.layers import BatchNorm2d, normed
 from benchmark.models.split import Encoder, SplitModel, bottleneck_pair
 
 # (inputs, outputs, stride) of the nine blocks
-BLOCKS = [
-    (16, 32, 2),
-    *[(32, 32, 1)] * 2,
-    (32, 64, 2),
-    *[(64, 64, 1)] * 2,
-    (64, 128, 2),
-    *[(128, 128, 1)] * 2,
-]
+BLOCKS = [block for a, b in ((16, 32), (32, 64), (64, 128)) for block in ((a, b, 2), (b, b, 1), (b, b, 1))]
 # cut -> blocks in the encoder. c1: stage 1 (four layers, the default of the released training script: a 32x32
 # map at 64 px); c2: one block more (the released GAN script; only this cut gives the 8x16x16 feature of the
 # released configuration); c3: stages 1 and 2

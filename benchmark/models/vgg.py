@@ -1,5 +1,7 @@
 """VGG11 with BatchNorm, cut after one of its first three conv layers (paper: after the second)."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from benchmark.models.layers import Layers
@@ -32,31 +34,28 @@ def build(
     """The model with the encoder's convs `widths` wide. Arguments as checked by `benchmark.models.build`."""
     left, right = PLAN[: CUTS[cut]], PLAN[CUTS[cut] :]
     convs = iter(widths)
-    layers, channels = [], 3
-    for entry in (("front",) if front is not None else ()) + left:
-        if entry == "pool":
-            layers.append(nn.MaxPool2d(2))
-        else:
-            layers += conv_bn_relu(channels, channels := next(convs))
+    plan = [entry if entry == "pool" else next(convs) for entry in ("front",) * (front is not None) + left]
+    layers, channels = _layers(3, plan)
     full = [entry for entry in left if entry != "pool"][-1]  # the server does not shrink with the encoder
     narrow, widen = bottleneck_pair(channels, full, bottleneck)
     encoder = Encoder(*layers, *narrow)
     _initialise(encoder)
+    layers, channels = _layers(full, right)
+    head = [nn.Flatten(), nn.Dropout(), nn.Linear(channels * (image_size // 32) ** 2, 512), nn.ReLU(inplace=True)]
+    head += [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)]
     side = image_size >> left.count("pool")
-    shape = (encoder.widths[-1], side, side)
-    return SplitModel(encoder, _server(widen, full, right, image_size // 32, classes), shape)
+    return SplitModel(encoder, Layers(*widen, *layers, *head), (encoder.widths[-1], side, side))
 
 
-def _server(first: list[nn.Module], channels: int, plan: tuple, side: int, classes: int) -> Layers:
-    layers = list(first)
+def _layers(channels: int, plan: Sequence) -> tuple[list[nn.Module], int]:
+    """The layers of a part of the plan, from so many channels, and the channels after them."""
+    layers = []
     for entry in plan:
         if entry == "pool":
             layers.append(nn.MaxPool2d(2))
         else:
             layers += conv_bn_relu(channels, channels := entry)
-    layers += [nn.Flatten(), nn.Dropout(), nn.Linear(channels * side * side, 512), nn.ReLU(inplace=True)]
-    layers += [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)]
-    return Layers(*layers)
+    return layers, channels
 
 
 def _initialise(encoder) -> None:

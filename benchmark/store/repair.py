@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmark.attacks import ATTACKS, Selection
+from benchmark.attacks import ATTACKS
 from benchmark.matrix.expand import Job
 from benchmark.store.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
 
@@ -34,9 +34,8 @@ def mend(jobs: list[Job], store: Store, say: Callable[[str], None]) -> None:
 
 def _read(job: Job, role: str) -> str | None:
     """The file of a parent that the job cannot do without."""
-    attack = ATTACKS.get(job.config["attack"]) if job.kind == "attack" else None
-    if attack is not None and issubclass(attack, Selection):
-        return PER_IMAGE if attack.by_image and role != "train" else None
+    if job.chooses:
+        return PER_IMAGE if role != "train" and ATTACKS.get(job.config["attack"]).by_image else None
     return READS[role]
 
 

@@ -189,6 +189,17 @@ class Defense(nn.Module):
         return {}
 
 
+class Masking(Defense):
+    """Base of defences that zero elements of the noisy feature."""
+
+    def channel(self) -> Channel:
+        return "processed"
+
+    def kept(self, z: Tensor) -> Tensor:
+        """An element is 0 after the Sigmoid and the noise with probability 0, so a zero shows the mask."""
+        return z != 0
+
+
 def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """z + std * N(0, I), drawn from `generator` in float32; z itself where std is 0."""
     if std == 0:

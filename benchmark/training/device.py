@@ -137,6 +137,11 @@ def arithmetic(device: torch.device, chosen: str) -> dict[str, Any]:
     return dict(device_type=device.type, dtype=torch.bfloat16, enabled=chosen == "bf16", cache_enabled=False)
 
 
+def where(autocast: dict[str, Any]) -> dict[str, str]:
+    """Device type and precision of what runs with these arguments of torch.autocast."""
+    return {"device": autocast["device_type"], "precision": "bf16" if autocast["enabled"] else "fp32"}
+
+
 @functools.cache
 def bf16_gain() -> float:
     """How many times faster a conv's forward and backward pass is in bf16 autocast than in fp32 on this CPU.

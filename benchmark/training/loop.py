@@ -103,8 +103,10 @@ def run(task: Task, path: Path | None = None, monitor=None, every: float = 60.0)
         nonlocal saved, pause
         stopping = monitor.stopping()
         start = time.monotonic()
-        if stopping or start - saved > pause:
-            _write(path, task, history, epoch, index, task.earlier + start - began)
+        if path is not None and (stopping or start - saved > pause):
+            state = {"parts": _get(task.parts()), "shape": task.shape(), "where": task.where}
+            state |= {"history": history, "epoch": epoch, "index": index, "seconds": task.earlier + start - began}
+            checkpoint.save(path, state)
             saved = time.monotonic()
             pause = max(every, 20 * (saved - start))  # large states: at most 5 % of the time goes into saving
         if stopping:
@@ -152,20 +154,6 @@ def _set_aside(path: Path) -> Path:
     aside = path.with_name(path.name + ".damaged")
     path.replace(aside)
     return aside
-
-
-def _write(path: Path | None, task: Task, history: list, epoch: int, index: int, seconds: float) -> None:
-    if path is not None:
-        state = {
-            "parts": _get(task.parts()),
-            "shape": task.shape(),
-            "where": task.where,
-            "history": history,
-            "epoch": epoch,
-            "index": index,
-            "seconds": seconds,
-        }
-        checkpoint.save(path, state)
 
 
 def _get(parts: dict[str, object]) -> dict:

@@ -21,7 +21,7 @@ from benchmark.data import DataSet, augment, normalise, to_unit
 from benchmark.metrics.accuracy import correct_count
 from benchmark.training.casts import cast_once
 from benchmark.training.defense import Batch, Defense, Setting
-from benchmark.training.device import arithmetic
+from benchmark.training.device import arithmetic, where
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
 
@@ -65,7 +65,7 @@ class Training(Task):
     def __init__(self, recipe: Recipe, data: DataSet, device: torch.device, precision: str):
         self.recipe, self.data, self.device = recipe, data, device
         self.autocast = arithmetic(device, precision)
-        self.where = {"device": device.type, "precision": precision}
+        self.where = where(self.autocast)
         train = recipe.train
         torch.manual_seed(recipe.seed)
         self.fit_index, self.select_set = self._selection()
@@ -230,11 +230,12 @@ class Training(Task):
         """Percent of uint8 images [N, 3, H, W] that the defended pipeline, with noise and masks, gets right."""
         self.model.eval()
         hits = torch.zeros((), dtype=torch.int64, device=self.device)
-        for x01, rows in _batches(images, 256):
+        for part, wanted in zip(images.split(256), labels.split(256), strict=True):
+            x01 = to_unit(part).contiguous(memory_format=torch.channels_last)
             with torch.autocast(**self.autocast):
                 z = self.model.encoder(normalise(x01, self.data.mean, self.data.std))
                 logits = self.model.server(self.defense.transform(z, self.noise, "eval"))
-            hits += correct_count(logits, labels[rows])
+            hits += correct_count(logits, wanted)
         self.model.train()
         return 100 * hits.item() / len(labels)
 
@@ -246,11 +247,11 @@ class Training(Task):
         everything = torch.arange(len(train), device=self.device)
         if self.recipe.quirks.q6_test_selection:
             return everything, (test.images, test.labels)
-        shuffled = torch.randperm(
-            len(train), generator=seeded(self.device, "holdout", self.recipe.seed), device=self.device
-        )
+        generator = seeded(self.device, "holdout", self.recipe.seed)
+        shuffled = torch.randperm(len(train), generator=generator, device=self.device)
         held = max(1, round(self.recipe.train.validation_fraction * len(train)))
-        return shuffled[held:], (train.images[shuffled[:held]], train.labels[shuffled[:held]])
+        chosen = train.take(shuffled[:held])
+        return shuffled[held:], (chosen.images, chosen.labels)
 
     def _cem(self) -> ConditionalEntropy | None:
         cem, noise_std = self.recipe.cem, self.recipe.params.noise_std
@@ -363,17 +364,8 @@ class GlobalRandom:
 
 def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None) -> models.SplitModel:
     """The cell's split network on `device`, in channels_last; widths: of a pruned encoder."""
-    options = {"bottleneck": recipe.model.bottleneck}
-    options |= recipe.defense.model_options(recipe.params)
-    model = models.build(
-        recipe.model.arch,
-        classes=data.classes,
-        image_size=data.image_size,
-        cut=recipe.model.cut,
-        widths=widths,
-        seed=recipe.seed,
-        **options,
-    )
+    options = recipe.model.model_dump() | recipe.defense.model_options(recipe.params)
+    model = models.build(classes=data.classes, image_size=data.image_size, widths=widths, seed=recipe.seed, **options)
     return model.to(device, memory_format=torch.channels_last)
 
 
@@ -392,12 +384,6 @@ def build_defense(
         autocast=autocast,
     )
     return recipe.defense(recipe.params, setting).to(device)
-
-
-def _batches(images: Tensor, size: int):
-    for start in range(0, len(images), size):
-        rows = slice(start, start + size)
-        yield to_unit(images[rows]).contiguous(memory_format=torch.channels_last), rows
 
 
 def _snapshot(model: models.SplitModel, defense: Defense) -> dict:
