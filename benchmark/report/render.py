@@ -71,11 +71,13 @@ def write_tables(
     compare: bool = False,
     extra_metrics: Sequence[str] = (),
     epochs: Mapping[tuple[str, str], str] | None = None,
+    documents: Sequence[Path] = (),
 ) -> list[Path]:
     """Write NAME.md and NAME.tex of every table, all_tables.tex, results.csv, tables.json and README.md.
 
-    frame, lines, compare, extra_metrics, epochs: as in `build_tables`. Returns the written paths. Raises UserError for
-    a frame that is not tidy and for a folder that cannot be written.
+    frame, lines, compare, extra_metrics, epochs: as in `build_tables`; documents: written Markdown files of the folder
+    that README.md names too. Returns the written paths. Raises UserError for a frame that is not tidy and for a folder
+    that cannot be written.
     """
     frame = tidy(frame)
     tables = build_tables(frame, lines, compare, extra_metrics, epochs)
@@ -83,7 +85,8 @@ def write_tables(
     for table in tables:
         texts |= {f"{table.name}.{kind}": rendered(kind, "table", table=table) for kind in ("md", "tex")}
     texts["all_tables.tex"] = rendered("tex", "all_tables", tables=tables)
-    texts["README.md"] = rendered("md", "index", tables=tables)
+    others = {path.name: path.read_text("utf-8").partition("\n")[0].removeprefix("# ") for path in documents}
+    texts["README.md"] = rendered("md", "index", tables=tables, others=others)
     texts["results.csv"] = csv_text(frame)
     data = [{"title": table.title} | asdict(table) for table in tables]
     texts["tables.json"] = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -74,14 +74,15 @@ def write(
     ablated, traded = _ablation(frame, cells), _frontier(frame, strengths)
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
-    paths = [*write_tables(frame, judged, out, compare, metrics, found.epochs), *write_bounds(frame, out)]
-    paths += [*write_attacks(cells, store, out), *write_flags(frame, strengths, out)]
+    paths = [*write_bounds(frame, out), *write_attacks(cells, store, out), *write_flags(frame, strengths, out)]
     paths += write_verdicts(judged, aggregate(frame), departures, out)
     paths += write_ablation(ablated, departures, out)
     others = told_without_sweep([cell.departures for cell in cells], list(strengths.values()))
     paths += write_frontier(traded, others, out, figures)
     on_attacks = {suite: point for suite, point in strengths.items() if of_attacks(point)}
     paths += write_swept(swept(frame, on_attacks), [str(point) for point in on_attacks.values()], others, out)
+    documents = [path for path in paths if path.suffix == ".md"]
+    paths += write_tables(frame, judged, out, compare, metrics, found.epochs, documents)
     paths.append(write_text(out / "report.html", page))
     if figures:
         paths += [*plots.write(found.drawings, out / "plots"), *write_montages(found.pictures, out / "plots")]
