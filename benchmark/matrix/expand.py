@@ -123,6 +123,11 @@ class Cell:
         """`train`, `attack`, `bounds` or `efficiency`."""
         return self.job.kind
 
+    @property
+    def suite_as_declared(self) -> str:
+        """The suite's name in the matrix, without a point of its sweep."""
+        return self.suite.removesuffix(f" {self.strength}")
+
 
 def expand(
     file: MatrixFile,

@@ -1,4 +1,4 @@
-"""The table of a sweep over attackers' settings: a line an attack, a column a point."""
+"""The table of a sweep over attackers' settings: a line for each attack, a column for each point."""
 
 from pathlib import Path
 
@@ -8,6 +8,9 @@ from benchmark.analysis import names
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.swept import ROW
 from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
+
+TITLE = "What attackers have, and what it is worth"
+HEADINGS = ["data set", "protocol", "row", "split", "attacker"]  # and the points
 
 
 def write_swept(lines: pd.DataFrame, points: list[str], labels: list[str], out: Path) -> list[Path]:
@@ -20,16 +23,23 @@ def write_swept(lines: pd.DataFrame, points: list[str], labels: list[str], out: 
     return write_texts(out, {"swept.csv": csv_text(lines), "swept.md": _markdown(lines, points, labels)})
 
 
-def _markdown(lines: pd.DataFrame, points: list[str], labels: list[str]) -> str:
+def text_rows(lines: pd.DataFrame, points: list[str]) -> list[tuple[dict[str, str], list[str]]]:
+    """(the attack's axes, the text under each of HEADINGS and the points), with a dagger at doubtful numbers."""
     rows = []
     for key, part in lines.groupby(ROW, sort=False):
-        dataset, protocol, defense, cem, split, attacker = key
-        shown = [names.dataset_title(dataset), protocol, names.row_label(defense, cem), split]
+        axes = dict(zip(ROW, map(str, key), strict=True))
+        shown = [names.dataset_title(axes["dataset"]), axes["protocol"], names.row_label(axes["defense"], axes["cem"])]
         at = {line.point: f"{line.mse:.4f}{'†' if line.doubt else ''}" for line in part.itertuples()}
-        rows.append([*shown, names.attacker_title(attacker), *(at.get(point, "–") for point in points)])
-    headings = ["data set", "protocol", "row", "split", "attacker", *map(escape_markdown, points)]
+        shown += [axes["split"], names.attacker_title(axes["attacker"]), *(at.get(point, "–") for point in points)]
+        rows.append((axes, shown))
+    return rows
+
+
+def _markdown(lines: pd.DataFrame, points: list[str], labels: list[str]) -> str:
+    rows = [shown for _, shown in text_rows(lines, points)]
+    headings = [*HEADINGS, *map(escape_markdown, points)]
     parts = [
-        "# What attackers have, and what it is worth",
+        f"# {TITLE}",
         "MSE of the same encoders under the same attackers, mean over the seeds; lower is a stronger attack. A dash: "
         "not measured. swept.csv has the SSIM, and the number of seeds.",
         *not_published(labels),

@@ -8,7 +8,7 @@ import pandas as pd
 from benchmark.analysis.ablation import BASE, ablation
 from benchmark.analysis.collect import ATTACK
 from benchmark.analysis.frontier import points
-from benchmark.analysis.swept import of_attacks, swept
+from benchmark.analysis.swept import of_attacks
 from benchmark.analysis.verdicts import aggregate
 from benchmark.departures import told
 from benchmark.errors import UserError
@@ -68,9 +68,9 @@ def write(
     # damaged results are reported before any file is written
     found = findings(cells, store, figures)
     frame, judged = found.frame, found.verdicts
-    keep.require_some(frame, cells[0].suite, store.root)
+    keep.require_some(frame, cells[0].suite_as_declared, store.root)
     page = build_page(found, metrics, out)
-    strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
+    strengths = found.strengths
     ablated, traded = _ablation(frame, cells), _frontier(frame, strengths)
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
@@ -79,8 +79,7 @@ def write(
     paths += write_ablation(ablated, departures, out)
     others = told_without_sweep([cell.departures for cell in cells], list(strengths.values()))
     paths += write_frontier(traded, others, out, figures)
-    on_attacks = {suite: point for suite, point in strengths.items() if of_attacks(point)}
-    paths += write_swept(swept(frame, on_attacks), [str(point) for point in on_attacks.values()], others, out)
+    paths += write_swept(found.swept, found.attack_points, others, out)
     documents = [path for path in paths if path.suffix == ".md"]
     paths += write_tables(frame, judged, out, compare, metrics, found.epochs, documents)
     paths.append(write_text(out / "report.html", page))

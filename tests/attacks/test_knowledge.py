@@ -141,6 +141,10 @@ def test_one_table(place, monkeypatch):  # noqa: F811
         "knowledge.share=0.25" in text and len([line for line in text.splitlines() if line.startswith("| photos")]) == 2
     )
     assert not (place.tables / "smoke" / "frontier.md").exists()
+    page = (place.tables / "smoke" / "report.html").read_text()
+    assert "<title>Model inversion benchmark: smoke</title>" in page and "<h2>What attackers have" in page
+    assert "How do the defences compare?" not in page  # its points are one encoder
+    assert "[What attackers have, and what it is worth](swept.md)" in (place.tables / "smoke" / "README.md").read_text()
 
     cells = expand(MatrixFile(place.matrix), "smoke", place.data)
     for cell in cells:

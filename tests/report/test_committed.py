@@ -54,7 +54,8 @@ def test_a_suite_is_reported_as_committed(about, tmp_path):
         copy = tmp_path / archive
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(staged(archive))
-    outcome = call("report", suite, "--results", tmp_path / "results", "--tables", tmp_path)
+    figures = [] if tracked(f"tables/{suite}/plots") else ["--no-plots"]
+    outcome = call("report", suite, "--results", tmp_path / "results", "--tables", tmp_path, *figures)
     assert outcome.code == 0, outcome.err
     assert written(tmp_path / suite) == committed(f"tables/{suite}")
 

@@ -18,6 +18,7 @@ from benchmark.analysis import published
 from benchmark.analysis.frame import CELL, half_width
 from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
+from benchmark.matrix.expand import Point
 from benchmark.report.findings import findings
 from benchmark.report.page import answer, build_page, compared, strips
 from benchmark.report.page.drawn import inline
@@ -393,7 +394,7 @@ def test_a_row_at_chance_is_not_held_against_the_printed_one_and_has_no_rank():
     (answered,) = compared.printed(frame)
     assert "over 12 attacks" in answered.sentence
     assert not [line for _, line in answered.lines if line[0] == "Bottleneck"]
-    train, infer = compared.ranked(frame)
+    train, infer = compared.ranked(frame, {})
     assert infer.title == "CIFAR10, split infer"
     for board in (train, infer):
         ((_, last),) = [line for line in board.lines if line[1][1] == "Bottleneck+CEM"]
@@ -403,11 +404,21 @@ def test_a_row_at_chance_is_not_held_against_the_printed_one_and_has_no_rank():
 
 def test_rows_that_cannot_be_compared_are_told():
     frame = printed_frame()
-    (board,) = compared.ranked(frame[(frame["defense"] == "none") & frame["split"].isin(["", "train"])])
+    alone, pair = (frame[(frame["defense"] == row) & (frame["split"] != "infer")] for row in ("none", "bottleneck"))
+    (board,) = compared.ranked(alone, {})
     assert board.sentence.startswith("No two defences can be compared") and len(board.lines) == 1
-    (board,) = compared.ranked(frame[(frame["defense"] == "bottleneck") & frame["split"].isin(["", "train"])])
+    (board,) = compared.ranked(pair, {})
     assert board.sentence.startswith("No ranking yet: only Bottleneck can be ranked. Bottleneck+CEM (MSE ")
     assert len(board.lines) == 2
+
+
+def test_points_of_a_sweep_are_told_apart():
+    frame = printed_frame()
+    pair = frame[(frame["defense"] == "bottleneck") & (frame["split"] != "infer") & (frame["cem"] == "off")]
+    sweep = {f"s noise={value}": Point("noise", value) for value in (1, 2)}
+    (board,) = compared.ranked(pd.concat([pair.assign(suite=suite) for suite in sweep], ignore_index=True), sweep)
+    assert {line[1] for _, line in board.lines} == {"Bottleneck, noise=1", "Bottleneck, noise=2"}
+    assert "Bottleneck, noise=1 (MSE " in board.sentence
 
 
 # -- the figures

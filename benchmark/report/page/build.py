@@ -17,6 +17,7 @@ from benchmark.analysis.printed import cells as printed_cells
 from benchmark.departures import told
 from benchmark.matrix.expand import Cell
 from benchmark.report import audit as audit_stage
+from benchmark.report import swept
 from benchmark.report import verdicts as verdict_stage
 from benchmark.report.bounds import bounds_tables
 from benchmark.report.findings import Findings
@@ -59,7 +60,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
     return rendered(
         "html",
         "page",
-        title=f"Model inversion benchmark: {cells[0].suite}",
+        title=f"Model inversion benchmark: {cells[0].suite_as_declared}",
         style=Markup(_asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
@@ -70,7 +71,11 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
         claim_headings=_shared_columns(verdict_stage.HEADINGS),
         printed_answers=compared.printed(frame),
         printed_headings=compared.PRINTED_HEADINGS,
-        ranked_answers=compared.ranked(frame),
+        swept_title=swept.TITLE,
+        swept_headings=[*swept.HEADINGS, *found.attack_points],
+        swept_rows=swept.text_rows(found.swept, found.attack_points),
+        # the points of a sweep over attackers' settings are no rows of their own
+        ranked_answers=compared.ranked(frame, found.strengths) if found.swept.empty else [],
         ranked_headings=compared.RANKED_HEADINGS,
         axes=_axes(cells),
         tables=first,

@@ -1,5 +1,6 @@
 """The page's second and third answers: is the printed table right, and how do the rows compare with each other?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -8,6 +9,7 @@ from benchmark.analysis import diff, names, published, transfer
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.leaderboard import leaderboard
 from benchmark.errors import UserError
+from benchmark.matrix.expand import Point
 
 PRINTED_HEADINGS = ["method", "attack", "change by CEM", "printed", "here", "same direction"]
 RANKED_HEADINGS = ["rank", "defence", "accuracy, %", "MSE", "strongest attacker"]
@@ -44,21 +46,23 @@ def printed(frame: pd.DataFrame) -> list[Answer]:
     return found
 
 
-def ranked(frame: pd.DataFrame) -> list[Answer]:
-    """The rows of a tidy frame by the strongest attacker's MSE, for each data set and split."""
+def ranked(frame: pd.DataFrame, strengths: Mapping[str, Point]) -> list[Answer]:
+    """The rows of a tidy frame by the strongest attacker's MSE, for each data set and split.
+
+    strengths: suite -> its point of a sweep, which is named with the row.
+    """
     board = leaderboard(frame, random=())
     several = board["protocol"].nunique() > 1
+    board["shown"] = [  # a sweep has several of each row
+        ", ".join(filter(None, (names.row_label(defense, cem), str(strengths.get(suite, "")), protocol * several)))
+        for suite, protocol, defense, cem in board[["suite", "protocol", "defense", "cem"]].itertuples(index=False)
+    ]
     found = []
     for (dataset, split), part in board.groupby(["dataset", "split"], sort=False):
-        lines = [
-            (
-                {"dataset": dataset, "protocol": row.protocol, "defense": row.defense, "cem": row.cem},
-                _ranked(row, several),
-            )
-            for row in part.itertuples(index=False)
-        ]
+        own = filter_axes(part, ["dataset", "protocol", "defense", "cem"])
+        lines = list(zip(own, map(_ranked, part.itertuples(index=False)), strict=True))
         title = f"{names.dataset_title(dataset)}, split {split}"
-        found.append(Answer(title, {"dataset": dataset, "split": split}, _best(part, several), lines))
+        found.append(Answer(title, {"dataset": dataset, "split": split}, _best(part), lines))
     return found
 
 
@@ -114,31 +118,27 @@ def filter_axes(lines: pd.DataFrame, axes: list[str]) -> list[dict[str, str]]:
     return [{axis: value for axis, value in line.items() if value} for line in lines[axes].to_dict("records")]
 
 
-def _best(part: pd.DataFrame, several: bool) -> str:
+def _best(part: pd.DataFrame) -> str:
     """The hardest defence to invert, and those that none beats in both accuracy and MSE."""
     sound = part[part["rank"].notna()]
     if len(sound) < 2:
         return "No two defences can be compared: they are not run, at chance, or the attacks on them learnt nothing."
     if sound["defense"].nunique() == 1 and not sound.duplicated(["protocol", "cem"]).any():  # not points of a sweep
-        forms = ", ".join(_described(row, several) for row in sound.itertuples(index=False))
+        forms = ", ".join(_described(row) for row in sound.itertuples(index=False))
         return f"No ranking yet: only {names.row_label(sound.iloc[0].defense, 'off')} can be ranked. {forms}."
     first, last = sound.iloc[0], sound.iloc[-1]
-    text = f"Hardest to invert: {_described(first, several)}; easiest: {_described(last, several)}."
-    best = [_row(row, several) for row in sound[sound["frontier"]].itertuples(index=False)]
-    return f"{text} Beaten by no other in both accuracy and MSE: {', '.join(best)}."
+    text = f"Hardest to invert: {_described(first)}; easiest: {_described(last)}."
+    best = ", ".join(sound[sound["frontier"]]["shown"])
+    return f"{text} Beaten by no other in both accuracy and MSE: {best}."
 
 
-def _described(row, several: bool) -> str:
-    return f"{_row(row, several)} (MSE {row.mse:.4f} at {row.accuracy_percent:.1f}\u00a0% accuracy)"
+def _described(row) -> str:
+    return f"{row.shown} (MSE {row.mse:.4f} at {row.accuracy_percent:.1f}\u00a0% accuracy)"
 
 
-def _row(row, several: bool) -> str:
-    return names.row_label(row.defense, row.cem) + (f", {row.protocol}" if several else "")
-
-
-def _ranked(row, several: bool) -> list[str]:
+def _ranked(row) -> list[str]:
     rank = f"{row.rank:.0f}{'★' if row.frontier else ''}" if pd.notna(row.rank) else "–"
     accuracy = f"{row.accuracy_percent:.2f}" if pd.notna(row.accuracy_percent) else "–"
     used = f"strongest of {row.attackers}" if row.attackers > 1 else "the only one used"
     attacker = f"{names.attacker_title(row.attacker)}, {used}"
-    return [rank, _row(row, several), accuracy, f"{row.mse:.4f}", row.doubt or attacker]
+    return [rank, row.shown, accuracy, f"{row.mse:.4f}", row.doubt or attacker]
