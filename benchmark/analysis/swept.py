@@ -7,14 +7,8 @@ import pandas as pd
 from benchmark.analysis.doubts import Doubts
 from benchmark.matrix.expand import Point
 
-OF_ATTACKS = ("attacks", "knowledge")  # sections of the settings on which no training depends
 ROW = ["dataset", "protocol", "defense", "cem", "split", "attacker"]
 COLUMNS = [*ROW, "point", "seeds", "mse", "ssim", "doubt"]
-
-
-def of_attacks(point: Point) -> bool:
-    """Whether a sweep's point changes only attacks, so that every point attacks the same encoders."""
-    return point.path.partition(".")[0] in OF_ATTACKS
 
 
 def swept(frame: pd.DataFrame, points: Mapping[str, Point]) -> pd.DataFrame:

@@ -28,6 +28,7 @@ _SPLIT_QUIRKS = {"train": (), "infer": ("q5",)}
 
 AXES = ("dataset", "defense", "cem", "kind", "attacker", "split", "protocol", "seed")
 MOST_CELLS = 100_000  # of a suite; the largest of ours has some thousands
+OF_ATTACKS = ("attacks", "knowledge")  # sections of the settings on which no training depends
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Point:
 
     path: str
     value: object
+
+    @property
+    def of_attacks(self) -> bool:
+        """Whether it changes only attacks, so that every point of the sweep attacks the same encoders."""
+        return self.path.partition(".")[0] in OF_ATTACKS
 
     def __str__(self) -> str:
         return f"{self.path}={self.value}"
@@ -286,8 +292,7 @@ class _Expansion:
         common = (*self.reduced(axes["dataset"]), *self._of_quirks(axes["protocol"]))
         common += tuple(of_training(settings, published))
         strength = Point(self.point.path, self.point.value) if self.point else None
-        of_attacks = bool(strength) and strength.path.partition(".")[0] in ("attacks", "knowledge")
-        if strength and not of_attacks:
+        if strength and not strength.of_attacks:
             parent = replace(parent, point=str(strength))
         at: dict[str, Any] = axes | {"strength": strength}
         cells = [Cell(self.name, **at, attacker="", split="", job=parent, departures=common)]
@@ -295,8 +300,8 @@ class _Expansion:
         unlike = changed("knowledge", settings.knowledge, published.knowledge, "default")
         for attacker, split in itertools.product(attackers, suite.split):
             job = _attack_job(parent, attacker, split, by_split, quirks, attackers, known)
-            job = replace(job, point=str(strength)) if of_attacks else job
-            involved = _others(attackers) if issubclass(ATTACKS.get(attacker), Selection) else [attacker]
+            job = replace(job, point=str(strength)) if strength and strength.of_attacks else job
+            involved = _others(attackers) if job.chooses else [attacker]
             own = [one for other in involved for one in of_attack(other, by_split[split].attacks[other], published)]
             own += unlike
             cells.append(Cell(self.name, **at, attacker=attacker, split=split, job=job, departures=(*common, *own)))

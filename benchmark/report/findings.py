@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmark.analysis.collect import epochs, per_image_reader, tidy_frame
-from benchmark.analysis.swept import of_attacks, swept
+from benchmark.analysis.swept import swept
 from benchmark.analysis.verdicts import verdicts
 from benchmark.matrix.expand import Cell, Point
 from benchmark.report.pictures import Rebuilt, on_same_originals
@@ -39,7 +39,7 @@ def findings(cells: list[Cell], store: Store, figures: bool = True) -> Findings:
     """The findings of `cells`. UserError for a damaged result."""
     frame = tidy_frame(cells, store)
     strengths = {cell.suite: cell.strength for cell in cells if cell.strength}
-    on_attacks = {suite: point for suite, point in strengths.items() if of_attacks(point)}
+    on_attacks = {suite: point for suite, point in strengths.items() if point.of_attacks}
     return Findings(
         cells,
         store,

@@ -9,7 +9,6 @@ import pandas as pd
 from benchmark.analysis import names
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.frontier import averaged, front, gains
-from benchmark.analysis.swept import OF_ATTACKS
 from benchmark.departures import Departure, told
 from benchmark.matrix.expand import Point
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
@@ -49,7 +48,7 @@ def told_without_sweep(departures: list[tuple[Departure, ...]], points: list[Poi
 def _pattern(point: Point) -> str:
     """The paths of the departures that a point of the sweep makes; for a defence and CEM, without its name."""
     section, *_, key = point.path.split(".")
-    return point.path if section in OF_ATTACKS else f"{'defense' if section == 'defenses' else section}.{key}"
+    return point.path if point.of_attacks else f"{'defense' if section == 'defenses' else section}.{key}"
 
 
 def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> str:

@@ -10,6 +10,7 @@ from benchmark.analysis.swept import ROW
 from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
 
 TITLE = "What attackers have, and what it is worth"
+CAPTION = "MSE of the same encoders under the same attackers, mean over the seeds; lower is a stronger attack."
 HEADINGS = ["data set", "protocol", "row", "split", "attacker"]  # and the points
 
 
@@ -35,16 +36,19 @@ def text_rows(lines: pd.DataFrame, points: list[str]) -> list[tuple[dict[str, st
     return rows
 
 
+def dagger(lines: pd.DataFrame) -> str:
+    """What the dagger means in these lines; "" where none has one."""
+    doubts = "; ".join(sorted(set(lines["doubt"]) - {""}))
+    return f"† {doubts}." if doubts else ""
+
+
 def _markdown(lines: pd.DataFrame, points: list[str], labels: list[str]) -> str:
     rows = [shown for _, shown in text_rows(lines, points)]
     headings = [*HEADINGS, *map(escape_markdown, points)]
     parts = [
         f"# {TITLE}",
-        "MSE of the same encoders under the same attackers, mean over the seeds; lower is a stronger attack. A dash: "
-        "not measured. swept.csv has the SSIM, and the number of seeds.",
+        f"{CAPTION} A dash: not measured. swept.csv has the SSIM, and the number of seeds.",
         *not_published(labels),
         markdown_table(rows, headings),
     ]
-    if (lines["doubt"] != "").any():
-        parts.append(f"† {'; '.join(sorted(set(lines['doubt']) - {''}))}.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, (*parts, dagger(lines)))) + "\n"

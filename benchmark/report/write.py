@@ -8,7 +8,6 @@ import pandas as pd
 from benchmark.analysis.ablation import BASE, ablation
 from benchmark.analysis.collect import ATTACK
 from benchmark.analysis.frontier import points
-from benchmark.analysis.swept import of_attacks
 from benchmark.analysis.verdicts import aggregate
 from benchmark.departures import told
 from benchmark.errors import UserError
@@ -99,7 +98,7 @@ def _ablation(frame: pd.DataFrame, cells: list[Cell]) -> pd.DataFrame:
 
 
 def _frontier(frame: pd.DataFrame, strengths: dict[str, Point]) -> pd.DataFrame:
-    strengths = {suite: point for suite, point in strengths.items() if not of_attacks(point)}
+    strengths = {suite: point for suite, point in strengths.items() if not point.of_attacks}
     found = points(frame, strengths)
     if strengths and found.empty:
         tell("no frontier yet: no point of the sweep has both its accuracy and an attack")

@@ -72,6 +72,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
         printed_answers=compared.printed(frame),
         printed_headings=compared.PRINTED_HEADINGS,
         swept_title=swept.TITLE,
+        swept_caption=f"{swept.CAPTION} {swept.dagger(found.swept)}".strip(),
         swept_headings=[*swept.HEADINGS, *found.attack_points],
         swept_rows=swept.text_rows(found.swept, found.attack_points),
         # the points of a sweep over attackers' settings are no rows of their own
