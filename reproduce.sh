@@ -50,7 +50,8 @@ set_up() {
   # under Python 3.11, the reference, every version is the one of the lock file
   : > .venv/constraints.txt
   "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && cp requirements.lock .venv/constraints.txt
-  "$python" -m pip install --quiet --requirement .venv/requirements.txt --constraint .venv/constraints.txt
+  # not compiled: that would take as long as the rest, and Python compiles what it loads
+  "$python" -m pip install --quiet --no-compile --requirement .venv/requirements.txt --constraint .venv/constraints.txt
   "$python" -m pip install --quiet --no-deps --editable .
   printf '%s' "$wanted" > .venv/.installed
 }

@@ -88,13 +88,13 @@ def throughput(
             yield count, sum(process.answer() for process in processes)
 
 
-def in_company(device: torch.device, others: int, seconds: float, make: Callable, *given) -> tuple[float, float]:
-    """Calls per second of one process, alone and beside `others` processes that each only keep a core busy."""
-    with Process(device, settled=True) as process, ExitStack() as stack:
-        number = process.build(make, *given)
-        process.call(number)
-        rates = []
-        for count in (0, others):
+def in_company(process: Process, others: int, seconds: float, make: Callable, *given) -> tuple[float, float]:
+    """Calls per second of a call in `process`, alone and beside `others` processes that each only keep a core busy."""
+    number = process.build(make, *given)
+    process.call(number)
+    rates = []
+    for count in (0, others):
+        with ExitStack() as stack:
             for _ in range(count):
                 stack.enter_context(_busy())
             process.ask(number, seconds)

@@ -24,7 +24,7 @@ from benchmark.report.render import write_text
 from benchmark.training.device import cores, most_threads, precision, settle
 from benchmark.training.graph import eager
 from benchmarks import cases, peaks, plot, steps, table
-from benchmarks.cells import in_company, throughput
+from benchmarks.cells import Process, in_company, throughput
 from benchmarks.measure import Case, interleave
 
 # the share of a run's time that each group takes, for the time left; measured on 2 CPU cores
@@ -201,14 +201,16 @@ def _company(found: Findings, progress: Progress) -> None:
     plan, given = found.plan, (found.plan.size, found.plan.device, found.plan.precision)
     if plan.device.type != "cpu":
         return
-    for what, make in (
-        ("training", steps.training_step),
-        ("training, convolutions of our own off", steps.torchs_own_training_step),
-        ("decoder attack", steps.decoder_step),
-        ("GAN attack", steps.gan_steps),
-    ):
-        progress.tell(f"company, {what}", 0, 0)
-        found.company[what] = in_company(plan.device, cores() - most_threads() + 1, 2 * plan.cell_seconds, make, *given)
+    others, seconds = cores() - most_threads() + 1, 2 * plan.cell_seconds
+    with Process(plan.device, settled=True) as process:
+        for what, make in (
+            ("training", steps.training_step),
+            ("training, convolutions of our own off", steps.torchs_own_training_step),
+            ("decoder attack", steps.decoder_step),
+            ("GAN attack", steps.gan_steps),
+        ):
+            progress.tell(f"company, {what}", 0, 0)
+            found.company[what] = in_company(process, others, seconds, make, *given)
 
 
 def cells_at_once(device: torch.device) -> tuple[int, ...]:

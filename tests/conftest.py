@@ -46,6 +46,12 @@ def tiny_images() -> DataSet:
 
 
 @pytest.fixture
+def no_pdfs(monkeypatch):
+    """The PDFs of figures are empty: to draw them takes half of a report's time."""
+    monkeypatch.setattr("benchmark.report.plots.stage.Drawing.pdf", lambda self, inches: b"")
+
+
+@pytest.fixture
 def one_thread():
     """For what watches the operators that this thread calls: with more, some on a CPU are called by others."""
     before = torch.get_num_threads()

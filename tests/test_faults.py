@@ -6,26 +6,24 @@ docs/RELIABILITY.md lists them. The soak, many more random kills, is
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmark import cli, data
+from benchmark import data
 from benchmark.jobs.run_job import Machine, prepare_attack
 from benchmark.matrix import expand as expansion
 from benchmark.store.checksums import Damaged
 from benchmark.store.store import Store
-from tests.support.command_line import Place, break_disk, call, copied, finished, place  # noqa: F401 (fixtures)
+from tests.support.command_line import Place, break_disk, call, call_apart, copied, finished, place, started  # noqa: F401 (fixtures)
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -222,8 +220,7 @@ def plugin(place, tmp_path, monkeypatch):  # noqa: F811
             tmp_path / "fault.py",
             *place.words("run", "--where", "attacker=decoder,split=infer", *more),
         ]
-        command = [sys.executable, "-m", "benchmark", *map(str, words)]
-        return subprocess.run(command, capture_output=True, text=True)
+        return call_apart(*words)
 
     run.place = place
     return run
@@ -231,10 +228,10 @@ def plugin(place, tmp_path, monkeypatch):  # noqa: F811
 
 def test_a_defence_that_raises_and_is_mended(plugin):
     outcome = plugin("raise RuntimeError('the defence broke')")
-    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr
-    assert outcome.stderr.count("RuntimeError: the defence broke (log: ") == 2  # both seeds were tried
+    assert outcome.code == 1 and "Traceback" not in outcome.err
+    assert outcome.err.count("RuntimeError: the defence broke (log: ") == 2  # both seeds were tried
     outcome = plugin("return None")
-    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.code == 0, outcome.err
     assert len(plugin.place.finished()) == 4
 
 
@@ -269,10 +266,10 @@ def test_whatever_a_defence_raises_is_its_jobs_failure(plugin):
     plugin.place.edit(fault_and_another(len(ODD)))
     cases = "".join(f"\n        if turn == {number}:\n            {body}" for number, body in enumerate(ODD.values()))
     outcome = plugin(f"turn = Fault.turn = getattr(Fault, 'turn', -1) + 1{cases}", "--cells-per-gpu", 1)
-    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
+    assert outcome.code == 1 and "Traceback" not in outcome.err, outcome.err
     for seed, reason in enumerate(ODD):
-        assert f"failed: photos fault seed {seed} train: {reason} (log: " in outcome.stderr, (reason, outcome.stderr)
-    assert "\x1b" not in outcome.stderr and f"{2 * len(ODD)} of {2 * len(ODD) + 2} jobs failed" in outcome.stderr
+        assert f"failed: photos fault seed {seed} train: {reason} (log: " in outcome.err, (reason, outcome.err)
+    assert "\x1b" not in outcome.err and f"{2 * len(ODD)} of {2 * len(ODD) + 2} jobs failed" in outcome.err
     assert len(plugin.place.finished()) == 2  # the other row
 
 
@@ -280,8 +277,8 @@ def test_whatever_a_defence_raises_is_its_jobs_failure(plugin):
 def test_whatever_a_defence_raises_in_a_worker(plugin, reason):
     plugin.place.edit(fault_and_another(1))
     outcome = plugin(ODD[reason], "--cells-per-gpu", 2)
-    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
-    assert f" train: {reason} (log: " in outcome.stderr and "2 of 4 jobs failed" in outcome.stderr, outcome.stderr
+    assert outcome.code == 1 and "Traceback" not in outcome.err, outcome.err
+    assert f" train: {reason} (log: " in outcome.err and "2 of 4 jobs failed" in outcome.err, outcome.err
     assert len(plugin.place.finished()) == 2
 
 
@@ -296,8 +293,8 @@ def test_whatever_a_defence_raises_in_a_worker(plugin, reason):
 def test_a_defence_that_ends_the_program_elsewhere(plugin, monkeypatch, where):
     monkeypatch.setattr(f"{__name__}.PLUGIN", PLUGIN.replace("def loss(self, batch):\n        {body}\n", where))
     outcome = plugin("raise SystemExit(0)")
-    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
-    assert outcome.stderr.count("SystemExit: 0 (log: ") == 2
+    assert outcome.code == 1 and "Traceback" not in outcome.err, outcome.err
+    assert outcome.err.count("SystemExit: 0 (log: ") == 2
 
 
 @pytest.mark.parametrize("error", ["SystemExit(0)", "GeneratorExit", "OSError('x')", "KeyError(b'x')"])
@@ -321,10 +318,9 @@ class Strict(Defense):
     place = Place(tmp_path, finished.data).edit(  # noqa: F811
         lambda matrix, smoke: matrix["defenses"].update(strict={"noise_std": 0.1})
     )
-    words = [sys.executable, "-m", "benchmark", "--plugin", tmp_path / "x.py", *place.words("run")]
-    outcome = subprocess.run(list(map(str, words)), capture_output=True, text=True)
-    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr, outcome.stderr
-    assert error.partition("(")[0] in outcome.stderr and "matrix.yaml, line" in outcome.stderr
+    outcome = call_apart("--plugin", tmp_path / "x.py", *place.words("run"))
+    assert outcome.code == 2 and "Traceback" not in outcome.err, outcome.err
+    assert error.partition("(")[0] in outcome.err and "matrix.yaml, line" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -338,16 +334,15 @@ class Strict(Defense):
 def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin, error, told):
     """Simulated: the defence raises what CUDA or we raise. Two at once, then one, then it is told, each job once."""
     outcome = plugin(f"raise {error}", "--cells-per-gpu", 2)
-    assert outcome.returncode == 1 and "Traceback" not in outcome.stderr, outcome.stderr
-    assert "again with 1 at once" in outcome.stderr
-    failed = [line for line in outcome.stderr.splitlines() if line.startswith("failed: ") and " train: " in line]
+    assert outcome.code == 1 and "Traceback" not in outcome.err, outcome.err
+    assert "again with 1 at once" in outcome.err
+    failed = [line for line in outcome.err.splitlines() if line.startswith("failed: ") and " train: " in line]
     assert len(failed) == 2 and all(told in line for line in failed)
-    assert plugin("return None", "--cells-per-gpu", 2).returncode == 0 and len(plugin.place.finished()) == 4
 
 
 def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):
     outcome = plugin("return batch.z.sum() * float('nan')")
-    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.code == 0, outcome.err
     results = [json.loads(content) for content in plugin.place.finished().values()]
     assert {result["status"] for result in results} == {"diverged"} and len(results) == 4
     assert all("the loss is nan in epoch 1 of 2" in result["reason"] for result in results)
@@ -419,13 +414,6 @@ def test_a_read_only_store(finished, tmp_path):  # noqa: F811
 # -- kills
 
 
-def body(words: list[str], out: Path) -> None:
-    """`python -m benchmark WORDS`, its stderr in a file."""
-    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    sys.argv = ["benchmark", *words]
-    cli.main()
-
-
 def workers_of(pid: int) -> list[int]:
     """The ids of a runner's worker processes that have begun to live."""
     found = []
@@ -441,17 +429,14 @@ def workers_of(pid: int) -> list[int]:
 def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
     """Two runners on one store, one of them with workers. Again and again one of the processes is killed with SIGKILL
     at a random moment, and begun again, until the suite is done; round after round until there were enough kills."""
-    server, choice = multiprocessing.get_context("forkserver"), random.Random(time.time_ns())
-    server.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local", __name__])  # imports torch once
-    out, killed = place.folder / "stderr.txt", {"runner": 0, "worker": 0}
+    choice, killed = random.Random(time.time_ns()), {"runner": 0, "worker": 0}
     commands = [place.words("run", *CHOICE), place.words("run", *CHOICE, "--cells-per-gpu", 2)]
     while sum(killed.values()) < KILLS:
         running = [None, None]
         while len(place.finished()) < 4:
             for number, words in enumerate(commands):
                 if not (running[number] and running[number].is_alive()):
-                    running[number] = server.Process(target=body, args=(list(map(str, words)), out))
-                    running[number].start()
+                    running[number] = started(words, place.folder)
             time.sleep(choice.uniform(0, 3))
             if (done := sum(killed.values())) == KILLS:
                 continue
@@ -464,7 +449,7 @@ def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
             process.join(120)
         outcome = place.call("run", *CHOICE)
         assert outcome.code == 0, outcome.err
-        assert "Traceback" not in out.read_text()
+        assert "Traceback" not in (place.folder / "err").read_text()
         same_tables(place, finished, tmp_path, *CHOICE)
         assert list((place.results / ".work").iterdir()) == []
         shutil.rmtree(place.results)

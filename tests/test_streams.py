@@ -64,9 +64,13 @@ def test_nohup(place):  # noqa: F811
     assert process.wait(timeout=300) == 0 and len(place.finished()) == 2
 
 
-@pytest.mark.parametrize("streams", ["2>/dev/full", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full >/dev/full"])
-def test_stderr_that_takes_nothing(place, streams):  # noqa: F811
-    shell = ["bash", "-c", f'exec "$@" {streams}', "bash", *words(place, *ONE, "--cells-per-gpu", 2)]
+@pytest.mark.parametrize(
+    ("streams", "at_once"),
+    [("2>/dev/full", 1), ("2>&-", 2), (">&- 2>&-", 1), ("<&- >&- 2>&-", 2), ("2>/dev/full >/dev/full", 2)],
+)
+def test_stderr_that_takes_nothing(place, streams, at_once):  # noqa: F811
+    """With workers, which inherit the streams, and without."""
+    shell = ["bash", "-c", f'exec "$@" {streams}', "bash", *words(place, *ONE, "--cells-per-gpu", at_once)]
     done = subprocess.run(shell, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout == done.stderr == "", done
     assert len(place.finished()) == 2

@@ -47,7 +47,8 @@ def blank(make: Callable[[], Network]) -> Network:
     with torch.device("meta"):
         network = make()
     large = sum(parameter.numel() for parameter in network.parameters()) > LARGE
-    return network if large else network.to_empty(device="cpu")
+    # not to_empty(): it asks the meta device for the strides, by an operator
+    return network if large else network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
 
 
 def multiplications(network: nn.Module, shape: tuple[int, int, int]) -> int:

@@ -143,6 +143,7 @@ def test_a_sweep_over_the_precision(matrix, tmp_path):
     assert found == {"fp32": "fp32", "bf16": "bf16"} and {cell.protocol for cell in cells} == {"published"}
 
 
+@pytest.mark.usefixtures("no_pdfs")
 def test_from_the_matrix_to_the_plot(place):  # noqa: F811
     def change(matrix, smoke):
         smoke |= {"defense": ["bottleneck"], "attacker": ["decoder"], "split": ["infer"], "efficiency": []}

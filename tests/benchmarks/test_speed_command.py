@@ -389,7 +389,8 @@ def test_several_processes_share_the_device_and_end():
 
 
 def test_company_is_there_while_it_is_measured_and_gone_afterwards():
-    alone, beside = in_company(CPU, 1, 0.3, naps, 0.05)
+    with Process(CPU, settled=True) as process:
+        alone, beside = in_company(process, 1, 0.3, naps, 0.05)
     assert 10 < alone <= 20 and 5 < beside <= 20  # who sleeps needs no core
     assert not multiprocessing.active_children()
 

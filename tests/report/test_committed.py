@@ -47,6 +47,7 @@ def committed(folder: str) -> dict[str, bytes]:
     return texts({name.removeprefix(f"{folder}/"): staged(name) for name in tracked(folder)})
 
 
+@pytest.mark.usefixtures("no_pdfs")  # they are not compared
 @pytest.mark.parametrize("about", tracked("tables/*/about.json"))
 def test_a_suite_is_reported_as_committed(about, tmp_path):
     suite = Path(about).parent.name

@@ -82,6 +82,7 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
     assert inner and links and set(inner) | set(links) <= set(identifiers)
 
 
+@pytest.mark.usefixtures("no_pdfs")
 def test_links_lead_to_what_the_report_writes_beside_the_page(tmp_path):
     """Every file of the report, the log of each job and the documents, where they lie beside the folder of tables."""
     from benchmark.report.write import write

@@ -4,10 +4,13 @@ import contextlib
 import errno
 import functools
 import io
+import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,37 @@ def call(*words) -> Outcome:
     finally:
         sys.argv = before
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+FORKS = multiprocessing.get_context("forkserver")  # its processes need not import torch again
+FORKS.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local"])
+
+
+def started(words: list, folder: Path) -> BaseProcess:
+    """`python -m benchmark WORDS` in a process of its own, which adds its output to the files `out` and `err`."""
+    given = list(map(str, words)), folder, dict(os.environ), os.getcwd()
+    process = FORKS.Process(target=_forked, args=given)
+    process.start()
+    return process
+
+
+def _forked(words: list[str], folder: Path, environment: dict[str, str], where: str) -> None:
+    os.chdir(where)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    sys.argv = ["benchmark", *words]
+    cli.main()
+
+
+def call_apart(*words) -> Outcome:
+    """`python -m benchmark WORDS` in a process of its own, which may do what it likes to itself."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        process = started(list(words), folder)
+        process.join()
+        return Outcome(process.exitcode, (folder / "out").read_text(), (folder / "err").read_text())
 
 
 def break_disk(monkeypatch, path: Path) -> None:
