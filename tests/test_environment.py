@@ -12,7 +12,7 @@ import yaml
 
 from benchmark import cli
 from benchmark.matrix.load import parse_set
-from tests.support.command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from tests.support.command_line import call, call_apart, copied, finished, place  # noqa: F401 (fixtures)
 from tests.test_faults import PLUGIN
 
 PROJECT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_the_home_in_every_path(copied, monkeypatch, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("way", ["option", "variable", "lines"])
-def test_a_plug_in_path_with_a_colon(place, tmp_path, way):  # noqa: F811
+def test_a_plug_in_path_with_a_colon(place, tmp_path, monkeypatch, way):  # noqa: F811
     """Known in worker processes as well."""
     file = tmp_path / "a:b" / "fault.py"
     file.parent.mkdir()
@@ -94,19 +94,17 @@ def test_a_plug_in_path_with_a_colon(place, tmp_path, way):  # noqa: F811
 
     place.edit(change)
     words = [*place.words("run", *ONE), "--cells-per-gpu", "2"]
-    environment = {name: value for name, value in os.environ.items() if name != "BENCHMARK_PLUGINS"} | {
-        "HOME": str(tmp_path)
-    }
+    monkeypatch.delenv("BENCHMARK_PLUGINS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     if way == "option":
         words = ["--plugin", file, *words]
     elif way == "lines":
-        environment["BENCHMARK_PLUGINS"] = f"{file}\n"
+        monkeypatch.setenv("BENCHMARK_PLUGINS", f"{file}\n")
     else:  # no path with a colon can be told from two
         (tmp_path / "fault.py").write_bytes(file.read_bytes())
-        environment["BENCHMARK_PLUGINS"] = "~/fault.py"
-    command = [sys.executable, "-m", "benchmark", *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and len(place.finished()) == 2, done.stderr
+        monkeypatch.setenv("BENCHMARK_PLUGINS", "~/fault.py")
+    done = call_apart(*words)
+    assert done.code == 0 and len(place.finished()) == 2, done.err
 
 
 # -- reproduce.sh
