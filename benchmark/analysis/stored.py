@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmark.attacks import ATTACKS
 from benchmark.config import Data
+from benchmark.data import DATASETS
 from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.run_job import RELEASED, recipe_of
@@ -90,6 +91,15 @@ def _cell(job: Job, matrix: MatrixFile) -> Cell:
     )
 
 
+def _images(training: dict[str, Any]) -> list[Departure]:
+    """Which images they were, where these are not known to be the whole data set: a store holds no data to count."""
+    name, fingerprint = training["dataset"], training["fingerprint"]
+    source = DATASETS.get(name) if name in DATASETS.names() else None
+    if source is None or source.embedded or fingerprint == source.official:
+        return []
+    return [Departure("data.fingerprint", str(fingerprint)[:8], source.official[:8] or "unknown")]
+
+
 def _departures(job: Job, cem: str, matrix: MatrixFile) -> tuple[Departure, ...]:
     """How an attack and its training depart from the values of the shipped matrix, where it has them."""
     training, known = job.cell, matrix.matrix
@@ -103,7 +113,7 @@ def _departures(job: Job, cem: str, matrix: MatrixFile) -> tuple[Departure, ...]
         params=recipe.params if defense in known.defenses else None,
         cem=recipe.cem,
     )
-    found = of_training(ours, shipped)
+    found = [*_images(training), *of_training(ours, shipped)]
     if attacker in known.attacks:
         found += of_attack(attacker, ATTACKS.get(attacker).Params(**job.config["params"]), shipped)
     if training["version"] != VERSION:

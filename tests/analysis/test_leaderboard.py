@@ -10,6 +10,7 @@ import pytest
 from benchmark.analysis.frame import tidy
 from benchmark.analysis.leaderboard import NO_ACCURACY, leaderboard
 from benchmark.analysis.stored import stored_cells
+from benchmark.departures import told
 from benchmark.report.leaderboard import write_leaderboard
 from benchmark.store import checksums
 from benchmark.store.known import finished_jobs
@@ -202,6 +203,16 @@ def test_a_number_that_was_made_better(attacks, name):
     assert call("store", "verify", "--results", attacks.results).code == 0
     outcome = verify(attacks, attacks.results)
     assert outcome.code == 1 and outcome.out.count("DISAGREES: photos bottleneck seed 125 ridge-train") == 1, outcome
+
+
+@pytest.mark.parametrize("dataset", ["facescrub", "cifar100"])
+def test_images_that_are_not_known_to_be_the_whole_data_set_are_named(tmp_path, dataset):
+    """A sample of FaceScrub's people, easier than all of them, stood there as if it were the data set."""
+    cells, store = simulate(tmp_path, dataset)
+    labels = {label for cell in stored_cells(store, print) for label in told(cell.departures)}
+    fingerprint = str(cells[0].job.cell["fingerprint"])[:8]
+    named = [label for label in labels if label.startswith("data.fingerprint")]
+    assert named == ([f"data.fingerprint {fingerprint} (published unknown)"] if dataset == "facescrub" else [])
 
 
 def test_other_images_are_told(attacks, tmp_path):
