@@ -230,7 +230,7 @@ def test_a_defence_that_raises_and_is_mended(plugin):
     outcome = plugin("raise RuntimeError('the defence broke')")
     assert outcome.code == 1 and "Traceback" not in outcome.err
     assert outcome.err.count("RuntimeError: the defence broke (log: ") == 2  # both seeds were tried
-    outcome = plugin("return None")
+    outcome = plugin("return None", "--cells-per-gpu", 2)
     assert outcome.code == 0, outcome.err
     assert len(plugin.place.finished()) == 4
 
