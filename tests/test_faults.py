@@ -230,7 +230,7 @@ def test_a_defence_that_raises_and_is_mended(plugin):
     outcome = plugin("raise RuntimeError('the defence broke')")
     assert outcome.code == 1 and "Traceback" not in outcome.err
     assert outcome.err.count("RuntimeError: the defence broke (log: ") == 2  # both seeds were tried
-    outcome = plugin("return None", "--cells-per-gpu", 2)
+    outcome = plugin("return None")
     assert outcome.code == 0, outcome.err
     assert len(plugin.place.finished()) == 4
 
@@ -338,6 +338,7 @@ def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin,
     assert "again with 1 at once" in outcome.err
     failed = [line for line in outcome.err.splitlines() if line.startswith("failed: ") and " train: " in line]
     assert len(failed) == 2 and all(told in line for line in failed)
+    assert plugin("return None", "--cells-per-gpu", 2).code == 0 and len(plugin.place.finished()) == 4
 
 
 def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):

@@ -75,9 +75,8 @@ def test_list_tells_of_every_suite(place):  # noqa: F811
     assert names == list(MatrixFile().matrix.suites)
 
 
-@pytest.mark.parametrize(
-    ("command", "columns"), [("plan", 60), ("plan --jobs", 60), ("plan --jobs", 100), ("report", 60), ("list", 60)]
-)
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("command", ["plan", "plan --jobs", "report", "list"])
 def test_every_line_fits_the_terminal(finished, tmp_path, command, columns):  # noqa: F811
     words = [*command.split(), "smoke", "--matrix", finished.matrix, "--data", finished.data]
     words = ["list"] if command == "list" else [*words, "--results", finished.results]
