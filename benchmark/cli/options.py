@@ -100,6 +100,19 @@ class Selection:
 
         return jobs(self.cells)
 
+    @property
+    def certain_jobs(self) -> "list[Job]":
+        """`jobs`, whose keys are those of the images prepared here, not of those that the suite declares.
+
+        UserError where a data set is not prepared and can be other images than the official ones.
+        """
+        from benchmark import data
+
+        for name in self.datasets():
+            if data.fingerprint(name, self.data) is None:
+                raise UserError(f"which results belong to a suite with {name} is known only where {name} is prepared")
+        return self.jobs
+
     @functools.cached_property
     def store(self) -> "Store":
         """The results, including those that come with the project."""

@@ -80,7 +80,7 @@ def gc(
     from benchmark.store import hygiene
 
     store = selection.store
-    jobs = [job for suite in keep for job in hygiene.known(selection.of(suite).jobs)]
+    jobs = [job for suite in keep for job in selection.of(suite).certain_jobs]
     size = 0
     for item in hygiene.waste(store, jobs):
         bytes_ = item.size
@@ -107,7 +107,7 @@ def export(
     store = selection.store
     folders = list(hygiene.finished(store.root))
     if suite is not None:
-        folders = [store.path(job) for job in hygiene.known(selection.of(suite).jobs) if store.done(job)]
+        folders = [store.path(job) for job in selection.of(suite).certain_jobs if store.done(job)]
     if not folders:
         raise UserError(f"no finished job in {store.root} to export; choose another --results or suite")
     if by:
@@ -138,11 +138,10 @@ def import_(
 @selecting
 def ship(selection: Selection):
     """Write a suite's finished results, with their encoders, into RESULTS/shipped: one archive a row, for git."""
-    from benchmark.store import hygiene, shipped
+    from benchmark.store import shipped
 
-    store = selection.store
-    written = shipped.ship(store, hygiene.known(selection.jobs))
+    written = shipped.ship(selection.store, selection.certain_jobs)
     if not written:
-        raise UserError(f"no job of the suite '{selection.suite}' is finished in {store.root}; run it first")
+        raise UserError(f"no job of the suite '{selection.suite}' is finished in {selection.results}; run it first")
     for file in written:
         say(f"{file}: {file.stat().st_size / 2**20:.2f} MiB")

@@ -98,16 +98,19 @@ def paths(name: str, root: Path) -> list[Path]:
     return [Path(root) / f"{name}.safetensors", Path(root) / f"{name}.json"]
 
 
-def departures(name: str, root: Path) -> list[Departure]:
-    """How the prepared data set departs from the full one; empty if it is not prepared."""
+def departures(name: str, root: Path, otherwise: dict | None = None) -> list[Departure]:
+    """How the prepared data set departs from the full one.
+
+    otherwise: the classes, train and test (counts) to go by if it is not prepared; without them the list is then empty.
+    """
     data_set = DATASETS.get(name)()
-    meta = _read_meta(data_set, Path(root))
+    meta = _read_meta(data_set, Path(root)) or otherwise
     return _departures(data_set, meta) if meta else []
 
 
 def _departures(data_set: Source, meta: dict) -> list[Departure]:
     """The source's own note, then every count that is not the nominal one."""
-    noted = [Departure("data.source", meta["note"], "whole")] if meta["note"] else []
+    noted = [Departure("data.source", meta["note"], "whole")] if meta.get("note") else []
     counts = zip(("train", "test"), data_set.nominal, strict=True)
     counts = [("classes", data_set.classes), *counts]
     return noted + [Departure(f"data.{what}", meta[what], whole) for what, whole in counts if meta[what] != whole]

@@ -145,17 +145,15 @@ def expand(
     """All cells of a suite that match `where`, in the order of the matrix. UserError for an unknown name or path.
 
     A data set's fingerprint, found below `data_root`, is part of the keys. If the data set is not prepared, its
-    official fingerprint is used, or `None` if that is unknown.
+    official fingerprint is used, or that of the suite's `images`, or `None` if both are unknown.
     """
     if suite not in file.matrix.suites:
         raise UserError(f"unknown suite '{suite}'; {suggest(suite, file.matrix.suites)}")
-    fingerprint = functools.cache(lambda name: data.fingerprint(name, data_root))
-    reduced = functools.cache(lambda name: tuple(data.departures(name, data_root)))
-    expansion = _Expansion(file, suite, changes or [], fingerprint, reduced)
     names = _included(file, suite)
     for name in names:
         _require_few(file, name)
-    cells = [cell for name in names for cell in expansion.cells(name)]
+    expansions = {name: _Expansion(file, suite, changes or [], *_facts(file, name, data_root)) for name in names}
+    cells = [cell for name, expansion in expansions.items() for cell in expansion.cells(name)]
     cells = list({_identity(cell): cell for cell in reversed(cells)}.values())[::-1]  # two suites may hold the same
     return select(cells, where or {}, suite)
 
@@ -237,6 +235,21 @@ def _require_few(file: MatrixFile, name: str) -> None:
     cells *= sum(map(len, suite.sweep.values())) or 1
     if cells > MOST_CELLS:
         raise UserError(f"{file.where(('suites', name))}: the suite '{name}' has {cells} cells; at most {MOST_CELLS}")
+
+
+def _facts(file: MatrixFile, suite: str, data_root: Path) -> tuple[Callable, Callable]:
+    """Two functions of a data set's name: its fingerprint, and how it departs from the full one."""
+    images = {name: known.model_dump() for name, known in file.matrix.suites[suite].images.items()}
+
+    @functools.cache
+    def fingerprint(name: str) -> str | None:
+        return data.fingerprint(name, data_root) or images.get(name, {}).get("fingerprint")
+
+    @functools.cache
+    def reduced(name: str) -> tuple[Departure, ...]:
+        return tuple(data.departures(name, data_root, images.get(name)))
+
+    return fingerprint, reduced
 
 
 @dataclass(frozen=True)

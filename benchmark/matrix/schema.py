@@ -54,6 +54,17 @@ class Dataset(Strict):
     set: dict[str, object] = Field(default_factory=dict)
 
 
+class Images(Strict):
+    """What a suite's results need to be found and described where their data set is not prepared."""
+
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = Field(
+        description="sha256 of the pixels and labels, as `data prepare` writes it"
+    )
+    classes: Annotated[int, Field(ge=1)]
+    train: Annotated[int, Field(ge=1)] = Field(description="number of training images")
+    test: Annotated[int, Field(ge=1)] = Field(description="number of test images")
+
+
 class Override(Strict):
     """Changes for the cells that match `where` (axis -> value or list of values).
 
@@ -98,6 +109,11 @@ class Suite(Strict):
         "of one defence is for its rows alone",
     )
     overrides: list[Override] = Field(default_factory=list)
+    images: dict[str, Images] = Field(
+        default_factory=dict,
+        description="data set -> the images that the results which come with the project are of; used where that data "
+        "set is not prepared",
+    )
 
     def over(self, defaults: "Suite") -> "Suite":
         """The suite with the defaults for whatever it does not say."""

@@ -148,13 +148,3 @@ def remove(store: Store, item: Waste) -> bool:
         if store.root in above.parents and above != store.work and not any(above.iterdir()):
             above.rmdir()
     return True
-
-
-def known(jobs: list[Job]) -> list[Job]:
-    """The same jobs. UserError if a data set is not prepared here, because the keys are then unknown."""
-    for job in jobs:
-        for said in (job.cell, job.config.get("knowledge", {})):
-            if said.get("fingerprint", "") is None:
-                name = said["dataset"]
-                raise UserError(f"which results belong to a suite with {name} is known only where {name} is prepared")
-    return jobs

@@ -3,8 +3,10 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
+from benchmark import data
 from benchmark.config import Resources
 from benchmark.departures import Departure
 from benchmark.errors import UserError
@@ -35,6 +37,23 @@ def test_no_two_jobs_of_a_sweep_have_the_same_title(suite, tmp_path):
     assert len(set(titles)) == len(titles)
     trained = "train" if suite != "cifar10-short-frontier" else "train defenses.*.noise_std=0.01"
     assert f"cifar10 bottleneck seed 125 {trained}" in titles
+
+
+def test_a_suites_images_stand_in_where_the_data_are_not_prepared(tmp_path, monkeypatch):
+    """The committed results of a sample are found, and called one, by whoever has no pictures."""
+    monkeypatch.undo()
+    source, prepared = tmp_path / "faces.npz", tmp_path / "prepared"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    np.savez(source, images=pixels, labels=np.arange(60) % 3, people=np.array(["a", "b", "c"]))
+    held = data.prepare("facescrub", prepared, source).fingerprint
+    known = MatrixFile().matrix.suites["facescrub-short"].images["facescrub"]
+    for root, fingerprint, people in ((tmp_path / "none", known.fingerprint, 12), (prepared, held, 3)):
+        for cell in cells_of("facescrub-short", root):
+            assert cell.job.cell["fingerprint"] == fingerprint
+            assert Departure("data.classes", people, 530) in cell.departures
+    for cell in cells_of("facescrub", tmp_path / "none"):  # no other suite is taken for one of that sample
+        assert cell.job.kind == "efficiency" or cell.job.cell["fingerprint"] is None
+        assert not [one for one in cell.departures if one.path.startswith("data.")]
 
 
 def test_all_covers_every_printed_cell(tmp_path):
