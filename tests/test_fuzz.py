@@ -168,7 +168,7 @@ def small_matrix() -> dict:
 
 def test_the_matrix_loader(tmp_path, count, monkeypatch):
     monkeypatch.setattr("benchmark.matrix.expand.data.fingerprint", lambda name, root: "f" * 64)
-    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda name, root: [])
+    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda *_: [])
     path, good = tmp_path / "matrix.yaml", small_matrix()
     expand(MatrixFile(_written(path, yaml.safe_dump(good).encode())), "smoke", tmp_path)  # it is good
 
@@ -183,7 +183,7 @@ def test_the_matrix_loader(tmp_path, count, monkeypatch):
 
 def test_a_matrix_over_another(tmp_path, count, monkeypatch):
     monkeypatch.setattr("benchmark.matrix.expand.data.fingerprint", lambda name, root: "f" * 64)
-    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda name, root: [])
+    monkeypatch.setattr("benchmark.matrix.expand.data.departures", lambda *_: [])
     good = small_matrix()
     _written(tmp_path / "below.yaml", yaml.safe_dump(good).encode())
     above = {"extends": "below.yaml"} | {name: good[name] for name in ("train", "defenses", "cem", "suites")}

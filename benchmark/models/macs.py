@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -42,13 +43,23 @@ def blank(make: Callable[[], Network]) -> Network:
     """make() with arbitrary weights, which takes no time: for counting.
 
     Large networks stay on the meta device, where they take no memory. Others move to the CPU: with the first operator
-    on the meta device torch imports its compiler, which takes a second.
+    on the meta device torch imports its compiler, which takes seconds.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         network = make()
     large = sum(parameter.numel() for parameter in network.parameters()) > LARGE
     # not to_empty(): it asks the meta device for the strides, by an operator
     return network if large else network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+
+
+class _Unfilled(TorchFunctionMode):
+    """torch.nn.init does nothing: some of it is an operator, and there is nothing to fill on the meta device."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def multiplications(network: nn.Module, shape: tuple[int, int, int]) -> int:

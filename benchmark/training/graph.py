@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UserError
+from benchmark.training.optimizers import Adam
 
 WARM_UP = 3  # eager steps before a capture, in which cuDNN times its kernels and optimisers create their state
 
@@ -186,7 +187,7 @@ def scalar(value: float, device: torch.device) -> Tensor:
 
 def adam(parameters: Iterable[Tensor], lr: float, device: torch.device, **options) -> torch.optim.Adam:
     """A fused Adam that works in a graph."""
-    return torch.optim.Adam(parameters, lr=scalar(lr, device), fused=True, capturable=device.type == "cuda", **options)
+    return Adam(parameters, lr=scalar(lr, device), fused=True, capturable=device.type == "cuda", **options)
 
 
 def cosine(high: float, low: float, epoch: int, epochs: int) -> float:

@@ -24,6 +24,7 @@ from benchmark.training.defense import Batch, Defense, Setting
 from benchmark.training.device import arithmetic, where
 from benchmark.training.graph import Captured, Order, scalar, set_lr, steerable
 from benchmark.training.loop import Task, epoch_order, generators, seeded
+from benchmark.training.optimizers import SGD
 
 VERSION = 2  # raise it when a change here, in models/ or in cem/ alters results: every job's key depends on it
 LAST_SCALED_LR = 0.00041  # below it the CEM term's weight is no longer scaled by 0.001 / lr (released code)
@@ -76,7 +77,7 @@ class Training(Task):
         self.model = build_model(recipe, data, device)
         self.defense = build_defense(recipe, data, self.model, device, self.autocast)
         self.defense.build()
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = SGD(
             self.model.parameters(),
             lr=scalar(train.lr, device),
             momentum=train.momentum,
