@@ -184,8 +184,9 @@ def _cells(found: Findings, progress: Progress) -> None:
     plan = found.plan
     progress.tell("several cells at once", 0, 0)
     given = (plan.cell_seconds, steps.training_step, plan.size, plan.device, plan.precision)
+    counts = cells_at_once(plan.device)[: 2 if found.quick else None]  # each cell starts a process
     try:
-        for count, rate in throughput(plan.device, cells_at_once(plan.device), *given):
+        for count, rate in throughput(plan.device, counts, *given):
             found.cells[count] = rate
         if plan.device.type == "cpu":
             for count, rate in throughput(plan.device, (most_threads(),), *given, threads=1):

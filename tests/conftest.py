@@ -12,6 +12,12 @@ import yaml
 
 from benchmark.data import DataSet, ImageSet
 from benchmark.matrix.load import DEFAULT, MatrixFile
+from benchmark.training.device import cores
+
+
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: many tests wait for processes that they started."""
+    return cores() + 1
 
 
 def pytest_runtest_setup(item):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,10 +51,9 @@ def figures(finished, folder: Path, variables: dict[str, str], place: Path | Non
     """The figures of a report made in another process in the folder `place`."""
     words = [*finished.words("report", *ONE, "--plots"), "--tables", folder]
     words.remove("--no-plots")
-    command = [sys.executable, "-m", "benchmark", *map(str, words)]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB"))}
-    done = subprocess.run(command, env=plain | variables, cwd=place, capture_output=True, text=True)
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    outcome = call_apart(*words, environment=plain | variables, where=place)
+    assert outcome.code == 0 and "Traceback" not in outcome.err, outcome.err
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("plots/*")}
 
 

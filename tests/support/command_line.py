@@ -65,15 +65,14 @@ FORKS = multiprocessing.get_context("forkserver")  # its processes need not impo
 FORKS.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local"])
 
 
-def started(words: list, folder: Path) -> BaseProcess:
+def started(words: list, folder: Path, environment: dict[str, str], where: Path) -> BaseProcess:
     """`python -m benchmark WORDS` in a process of its own, which adds its output to the files `out` and `err`."""
-    given = list(map(str, words)), folder, dict(os.environ), os.getcwd()
-    process = FORKS.Process(target=_forked, args=given)
+    process = FORKS.Process(target=_forked, args=(list(map(str, words)), folder, environment, where))
     process.start()
     return process
 
 
-def _forked(words: list[str], folder: Path, environment: dict[str, str], where: str) -> None:
+def _forked(words: list[str], folder: Path, environment: dict[str, str], where: Path) -> None:
     os.chdir(where)
     os.environ.clear()
     os.environ.update(environment)
@@ -83,11 +82,15 @@ def _forked(words: list[str], folder: Path, environment: dict[str, str], where: 
     cli.main()
 
 
-def call_apart(*words) -> Outcome:
-    """`python -m benchmark WORDS` in a process of its own, which may do what it likes to itself."""
+def call_apart(*words, environment: dict[str, str] | None = None, where: Path | None = None) -> Outcome:
+    """`python -m benchmark WORDS` in a process of its own, which may do what it likes to itself.
+
+    environment: in place of that of the tests; torch is loaded, so its own variables change nothing any more.
+    """
+    given = dict(os.environ) if environment is None else environment
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        process = started(list(words), folder)
+        process = started(list(words), folder, given, where or Path.cwd())
         process.join()
         return Outcome(process.exitcode, (folder / "out").read_text(), (folder / "err").read_text())
 

@@ -17,6 +17,7 @@ from benchmark.attacks.base import Selection
 from benchmark.attacks.held_out import ClosedForm
 from benchmark.data import DataSet
 from benchmark.defenses import DEFENSES
+from benchmark.training import optimizers
 from benchmark.training.train import Training
 from tests.attacks.test_attacks import everything, params, shrink
 from tests.training.test_training import recipe
@@ -58,7 +59,7 @@ def no_values(monkeypatch):
             gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
             assert gradients and all(gradient.device == META for gradient in gradients)
 
-    for optimizer in (torch.optim.SGD, torch.optim.Adam):
+    for optimizer in (optimizers.SGD, optimizers.Adam):
         monkeypatch.setattr(optimizer, "step", step)
 
 
