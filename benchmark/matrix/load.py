@@ -193,6 +193,8 @@ class MatrixValues:
             if foreign:
                 where = self.where((*path, "overrides", index, "set", foreign[0]))
                 raise UserError(f"{where}: a split changes attacks alone; '{foreign[0]}' is not of an attack")
+        for dataset in suite.images:
+            self._known(self.matrix.datasets, dataset, (*path, "images", dataset))
         axes = {axis: [*getattr(self.matrix, section), "*"] for axis, section in DECLARED.items()}
         axes |= {"efficiency": self.matrix.datasets, "include": self.matrix.suites}
         for axis, known in axes.items():

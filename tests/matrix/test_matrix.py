@@ -56,6 +56,12 @@ def test_a_suites_images_stand_in_where_the_data_are_not_prepared(tmp_path, monk
         assert not [one for one in cell.departures if one.path.startswith("data.")]
 
 
+def test_images_are_of_a_data_set_that_is_declared(matrix):
+    images = {"photoz": {"fingerprint": "0" * 64, "classes": 3, "train": 2, "test": 1}}
+    with pytest.raises(UserError, match=r"matrix.yaml, line \d+: unknown name 'photoz'; did you mean 'photos'"):
+        matrix(lambda value: value["suites"]["smoke"].update(images=images))
+
+
 def test_all_covers_every_printed_cell(tmp_path):
     """4 data sets x (7 defences x CEM off/on + no defence) x (accuracy + bounds + 2 attackers x 2 splits), Table S6."""
     cells = cells_of("all", tmp_path)
