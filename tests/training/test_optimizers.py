@@ -45,6 +45,7 @@ def test_a_run_does_without_the_compiler(place):  # noqa: F811
     ours, theirs = FORKS.Pipe()
     process = FORKS.Process(target=_train, args=(place, theirs))
     process.start()
+    theirs.close()  # so that a child that dies ends the wait
     code, err, compiler, sympy = ours.recv()
     process.join()
     assert code == 0, err
