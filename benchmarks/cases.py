@@ -48,7 +48,8 @@ def plan(device: torch.device, precision: str, quick: bool) -> Plan:
     return Plan(device, precision, FULL, *scales, peak, stream, 5.0)
 
 
-GROUPS: dict[str, Callable[[Plan, ExitStack], list[Case]]] = {}  # in the order in which they are measured
+# in the order in which they are measured: (plan, as_delivered(...)) -> its cases
+GROUPS: dict[str, Callable[[Plan, Callable], list[Case]]] = {}
 
 
 def _group(name: str):
@@ -69,10 +70,10 @@ def run_script(name: str, size: Size, device: torch.device) -> Callable:
     return getattr(plain, name)(data, steps.settings(size, defense), device)
 
 
-def _as_delivered(stack: ExitStack, plan: Plan) -> Callable:
+def as_delivered(stack: ExitStack, plan: Plan) -> Callable:
     """(build, *given) -> a function that builds it in a process with default settings of torch and the C library.
 
-    The process starts with the first of them and ends with `stack`.
+    One process for all of them, which starts with the first and ends with `stack`.
     """
     started: list[Process] = []
 
@@ -101,7 +102,7 @@ def _pair(
 
 
 @_group(TRAINING)
-def training_cases(plan: Plan, stack: ExitStack) -> list[Case]:
+def training_cases(plan: Plan, apart: Callable) -> list[Case]:
     rows = [
         ("training", "training", ()),
         ("training, CEM scalar", "training_cem", ("on",)),
@@ -110,7 +111,6 @@ def training_cases(plan: Plan, stack: ExitStack) -> list[Case]:
         ("training, adversary", "adversarial", ("off", "noise_arl")),
         ("training, adversary, CEM scalar", "", ("on", "noise_arl")),
     ]
-    apart = _as_delivered(stack, plan)
     return [
         case
         for what, script, given in rows
@@ -119,8 +119,8 @@ def training_cases(plan: Plan, stack: ExitStack) -> list[Case]:
 
 
 @_group(ATTACKS)
-def attack_cases(plan: Plan, stack: ExitStack) -> list[Case]:
-    size, apart = plan.size, _as_delivered(stack, plan)
+def attack_cases(plan: Plan, apart: Callable) -> list[Case]:
+    size = plan.size
     gan_images = size.gan_batch * steps.settings(size).attacks["gan"].generator_every
     return [
         *_pair(plan, apart, ATTACKS, "decoder attack", size.attack_batch, "decoder", steps.decoder_step),
@@ -129,9 +129,9 @@ def attack_cases(plan: Plan, stack: ExitStack) -> list[Case]:
 
 
 @_group(PIECES)
-def piece_cases(plan: Plan, stack: ExitStack) -> list[Case]:
+def piece_cases(plan: Plan, apart: Callable) -> list[Case]:
     """Pieces of a step and of an epoch's end."""
-    size, device, apart = plan.size, plan.device, _as_delivered(stack, plan)
+    size, device = plan.size, plan.device
     images, draws = steps.data(size, device).train.images[: size.batch], steps.generator(device)
     term, clustering = "CEM term, forward and backward", "clustering, once an epoch"
     fewer = replace(size, components=3)  # Algorithm 1: k = 3 n
@@ -157,10 +157,9 @@ def piece_cases(plan: Plan, stack: ExitStack) -> list[Case]:
 
 
 @_group(FEATURES)
-def feature_cases(plan: Plan, stack: ExitStack) -> list[Case]:
+def feature_cases(plan: Plan, apart: Callable) -> list[Case]:
     """The step with all features, with each off alone, and with all off."""
     size, device, precision = plan.size, plan.device, plan.precision
-    apart = _as_delivered(stack, plan)
     training = partial(steps.training_step, size, device)
     decoder = partial(steps.decoder_step, size, device)
     trainings = {
@@ -199,7 +198,7 @@ def feature_cases(plan: Plan, stack: ExitStack) -> list[Case]:
 
 
 @_group(SCALING)
-def scaling_cases(plan: Plan, stack: ExitStack) -> list[Case]:
+def scaling_cases(plan: Plan, apart: Callable) -> list[Case]:
     """Cost against one size at a time; `variant` is the size."""
     device, precision = plan.device, plan.precision
 

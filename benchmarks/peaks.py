@@ -63,6 +63,10 @@ class Counter(TorchDispatchMode):
         super().__init__()
         self.flop = self.bytes = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # or the first operator would import torch's compiler, for seconds
+        return False
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Measures a machine for tables/speed, then writes the table, the CSV and the plot."""
+"""Measures a machine for tables/speed, and writes the table and the CSV; plot.py draws them."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from benchmark.report.drawing import drawing
 from benchmark.report.render import write_text
 from benchmark.training.device import cores, most_threads, precision, settle
 from benchmark.training.graph import eager
-from benchmarks import cases, peaks, plot, steps, table
+from benchmarks import cases, peaks, steps, table
 from benchmarks.cells import Process, in_company, throughput
 from benchmarks.measure import Case, interleave
 
@@ -153,29 +153,29 @@ def measure(
             dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[name]
             found.peaks[name] = peaks.matrix_peak(device, dtype, plan.peak)
         found.bandwidth = peaks.bandwidth(device, plan.stream)
-        for group in groups:
-            if group == CELLS:
-                _cells(found, progress)
-            elif group == COMPANY:
-                _company(found, progress)
-            else:
-                _timed(found, group, progress)
-            found.record["load_after"] = _load()
-            after(found)
+        with ExitStack() as stack:  # closed before several cells need the device's memory
+            apart = cases.as_delivered(stack, plan)
+            for group in groups:
+                if group in (CELLS, COMPANY):
+                    stack.close()
+                    (_cells if group == CELLS else _company)(found, progress)
+                else:
+                    _timed(found, group, apart, progress)
+                found.record["load_after"] = _load()
+                after(found)
     return found
 
 
-def _timed(found: Findings, group: str, progress: Progress) -> None:
+def _timed(found: Findings, group: str, apart: Callable, progress: Progress) -> None:
     plan, share = found.plan, SHARES[group]
-    with ExitStack() as stack:
-        made = cases.GROUPS[group](plan, stack)
-        interleave(
-            made,
-            found.rounds,
-            plan.device,
-            lambda text, fraction: progress.tell(f"{group}, {text}", fraction, share),
-            partial(_inspect, plan) if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
-        )
+    made = cases.GROUPS[group](plan, apart)
+    interleave(
+        made,
+        found.rounds,
+        plan.device,
+        lambda text, fraction: progress.tell(f"{group}, {text}", fraction, share),
+        partial(_inspect, plan) if group in (cases.TRAINING, cases.ATTACKS) else lambda case, call: None,
+    )
     found.timed += made
     progress.passed += share
 
@@ -286,7 +286,6 @@ def frame(found: Findings) -> pd.DataFrame:
 
 
 def write(found: Findings, out: Path) -> list[Path]:
-    """speed.md, speed.csv, speed.svg and speed.png below `out`, of what is there."""
+    """speed.md and speed.csv below `out`, of what is there."""
     csv = csv_text(frame(found), float_format="%.6g")
-    paths = [write_text(out / "speed.csv", csv), write_text(out / "speed.md", table.markdown(found))]
-    return paths + plot.draw(found, out)
+    return [write_text(out / "speed.csv", csv), write_text(out / "speed.md", table.markdown(found))]

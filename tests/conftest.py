@@ -12,12 +12,12 @@ import yaml
 
 from benchmark.data import DataSet, ImageSet
 from benchmark.matrix.load import DEFAULT, MatrixFile
-from benchmark.training.device import cores
 
 
 def pytest_xdist_auto_num_workers(config):
     """One more than there are cores: many tests wait for processes that they started."""
-    return cores() + 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable + 1  # not training.device.cores, which reproduce.sh limits to 1 for the threads of torch
 
 
 def pytest_runtest_setup(item):

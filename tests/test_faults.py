@@ -437,7 +437,7 @@ def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
         while len(place.finished()) < 4:
             for number, words in enumerate(commands):
                 if not (running[number] and running[number].is_alive()):
-                    running[number] = started(words, place.folder, dict(os.environ), Path.cwd())
+                    running[number] = started(words, place.folder)
             time.sleep(choice.uniform(0, 3))
             if (done := sum(killed.values())) == KILLS:
                 continue

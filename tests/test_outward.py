@@ -100,8 +100,7 @@ def test_names_of_files_and_metrics(copied):  # noqa: F811
             assert "owned" in outcome.out + outcome.err, (words, outcome)
             assert harmless(outcome.out + outcome.err), (words, outcome)
         (folder / f"{EVIL}.txt").unlink()
-        words = [sys.executable, "-m", "benchmark", *map(str, copied.words("status", "--watch"))]
-        with Terminal(words, dict(os.environ), columns=300) as terminal:
+        with Terminal(copied.words("status", "--watch"), dict(os.environ), columns=300) as terminal:
             terminal.wait_for("owned", 60)
             terminal.process.kill()
             seen = terminal.read(0.5).decode(errors="replace")

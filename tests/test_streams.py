@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.command_line import Place, finished, place  # noqa: F401 (fixtures)
+from tests.support.command_line import Place, finished, place, started  # noqa: F401 (fixtures)
 from tests.support.terminal import Terminal
 
 ONE = ("--where", "defense=bottleneck,cem=off,attacker=decoder,split=infer")
@@ -22,7 +22,7 @@ def words(place, *more) -> list[str]:  # noqa: F811
 def wait_for_epoch(place, process) -> None:  # noqa: F811
     deadline = time.monotonic() + 120
     while not any("epoch 2/" in log.read_text() for log in (place.results / ".work").glob("*/log.txt")):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -32,36 +32,46 @@ def state(place) -> list:  # noqa: F811
 
 def test_a_terminal_that_goes(place):  # noqa: F811
     """Its other end is closed in the middle of a run: every write fails from then on, and the run ends well."""
-    with Terminal(words(place, *ONE, "--set", "train.epochs=40"), dict(os.environ)) as terminal:
+    with Terminal(place.words("run", *ONE, "--set", "train.epochs=40"), dict(os.environ)) as terminal:
         wait_for_epoch(place, terminal.process)
         os.close(terminal.master)
-        terminal.process.wait(timeout=300)
+        terminal.process.join(300)
         terminal.master = os.open(os.devnull, os.O_RDONLY)
-    assert terminal.process.returncode == 0 and len(place.finished()) == 2
+    assert terminal.process.exitcode == 0 and len(place.finished()) == 2
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_a_hang_up_saves(place, at_once):  # noqa: F811
     """To all of its processes, and more than once, as terminals and shells do."""
-    command = words(place, *LONG)
-    command[command.index("--cells-per-gpu") + 1] = str(at_once)
-    heeded = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731 (these tests may run under nohup)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heeded)
+    command = place.words("run", *LONG)
+    command[command.index("--cells-per-gpu") + 1] = at_once
+    process = started(command, place.folder, first=heeds)
     wait_for_epoch(place, process)
     for _ in range(3):
         os.killpg(process.pid, signal.SIGHUP)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 130 and "interrupted; run the same command" in err, err
+    process.join(300)
+    err = (place.folder / "err").read_text()
+    assert process.exitcode == 130 and "interrupted; run the same command" in err, err
     assert len(state(place)) == 1 and not list((place.results / ".work").glob("*/failed.json"))
 
 
 def test_nohup(place):  # noqa: F811
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-    command = words(place, *ONE, "--set", "train.epochs=40")
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=ignore)
+    process = started(place.words("run", *ONE, "--set", "train.epochs=40"), place.folder, first=ignores)
     wait_for_epoch(place, process)
     os.killpg(process.pid, signal.SIGHUP)
-    assert process.wait(timeout=300) == 0 and len(place.finished()) == 2
+    process.join(300)
+    assert process.exitcode == 0 and len(place.finished()) == 2
+
+
+def heeds() -> None:
+    """In a session of its own, which these tests under nohup are not."""
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def ignores() -> None:
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 @pytest.mark.parametrize(

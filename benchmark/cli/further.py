@@ -73,36 +73,38 @@ def speed(
     """How fast the steps are on this machine, beside plain scripts that do the same; minutes on an idle machine."""
     from benchmark.training.device import pick
 
-    stage = _timed_cases()
-    groups, written = stage.chosen(only), []
+    stage, plot = _timed_cases()
+    groups, latest = stage.chosen(only), []
     out = tables / "speed" / ("-".join(groups) if only else "")
     chosen = pick(device)
     stage.check(out)
 
     def keep(found) -> None:
-        written[:] = stage.write(found, out)
+        latest[:] = [found]
+        stage.write(found, out)
 
     try:
         stage.measure(chosen, rounds, quick, groups, keep)
     except KeyboardInterrupt:
-        kept = f"what was measured is in {out}" if written else "nothing was written"
-        tell(f"interrupted; {kept}")
+        tell(f"interrupted; {f'what was measured is in {out}' if latest else 'nothing was written'}")
         raise typer.Exit(130) from None
-    for file in written:
+    finally:  # once: to draw takes as long as some groups
+        files = [file for found in latest for file in (*stage.write(found, out), *plot.draw(found, out))]
+    for file in files:
         say(file)
 
 
 def _timed_cases():
-    """benchmarks/stage.py, which lies beside this package in the repository, and nowhere else."""
+    """benchmarks/stage.py and plot.py, which lie beside this package in the repository, and nowhere else."""
     root = Path(__file__).parents[2]
     if not (root / "benchmarks" / "stage.py").is_file():
         raise UserError(
             "the timed cases come with the repository, not with the installed package; run this in a clone of it"
         )
     sys.path.append(str(root))  # at the end: nothing of it hides another package
-    from benchmarks import stage
+    from benchmarks import plot, stage
 
-    return stage
+    return stage, plot
 
 
 def _machine(selection: Selection, device: str) -> "Machine":

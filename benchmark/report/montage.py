@@ -31,16 +31,18 @@ def _draw(lines: list[Rebuilt], path: Path) -> Path:
     count = min(COUNT, lines[0].pairs.shape[1])
     rows = [("Original", lines[0].pairs[0]), *((_label(item), item.pairs[1]) for item in lines)]
     with drawing({"font.size": 8}) as figure_class:
-        figure = figure_class(figsize=(LABEL + count * SIDE, len(rows) * SIDE), dpi=144)
+        whole = LABEL + count * SIDE, len(rows) * SIDE
+        figure = figure_class(figsize=whole, dpi=144)
+        panel = figure.add_axes((0, 0, 1, 1))  # in inches; one for each picture would take most of the time
+        panel.axis("off")
         for line, (label, pictures) in enumerate(rows):
-            bottom = 1 - (line + 1) / len(rows)
-            figure.text(0.01, bottom + 0.5 / len(rows), label, va="center")
+            bottom = (len(rows) - line - 1) * SIDE
+            figure.text(0.01, (bottom + 0.5 * SIDE) / whole[1], label, va="center")
             for place in range(count):
-                left = (LABEL + place * SIDE) / (LABEL + count * SIDE)
-                width, height = SIDE / (LABEL + count * SIDE), 1 / len(rows)
-                panel = figure.add_axes((left, bottom, 0.95 * width, 0.95 * height))
-                panel.imshow(pictures[place], interpolation="nearest")
-                panel.axis("off")
+                left = LABEL + place * SIDE
+                corners = (left, left + 0.95 * SIDE, bottom, bottom + 0.95 * SIDE)
+                panel.imshow(pictures[place], extent=corners, interpolation="nearest")
+        panel.set(xlim=(0, whole[0]), ylim=(0, whole[1]), aspect="auto")
         return write_figure(figure, path)
 
 

@@ -23,7 +23,8 @@ from benchmarks import cases, cells, peaks, plain, stage, steps
 from benchmarks.cells import Process, in_company, throughput
 from benchmarks.measure import Case, interleave
 from benchmarks.steps import SMALL
-from tests.support.command_line import call
+from tests.support.calls import breaks, dies, expects, naps
+from tests.support.command_line import FORKS, call, forked  # noqa: F401 (fixture)
 from tests.support.tape import Tape
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 def written(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("speed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GOMP_SPINCOUNT", "0")  # the plain scripts' threads spin by default, beside other tests for long
+        patch.setattr(cells, "SPAWN", FORKS)  # their settings are looked at below
         outcome = call("measure", "speed", "--quick", "--rounds", 1, "--device", "cpu", "--tables", folder)
     assert outcome.code == 0, outcome.err
     names = ["speed.csv", "speed.md", "speed.png", "speed.svg"]
@@ -140,7 +141,7 @@ def test_only_some_groups_go_to_a_folder_of_their_own_and_one_that_is_not_there_
 
 
 def test_what_was_measured_before_an_interruption_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "_timed", lambda found, group, progress: None)
+    monkeypatch.setattr(stage, "_timed", lambda *_: None)
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -364,12 +365,12 @@ def test_timed_steps_can_be_captured(build):
 
 
 def test_graphs_are_a_feature_on_cuda_alone(monkeypatch):
-    with ExitStack() as stack:
-        for device, there in (("cpu", False), ("cuda", True)):
-            plan = cases.plan(torch.device(device), "bf16", quick=True)
-            variants = {case.variant for case in cases.GROUPS[cases.FEATURES](plan, stack)}
-            assert ("graphs off" in variants) == there and "bf16 off" in variants
-            assert ("settings of the process off" in variants) != there
+    for device, there in (("cpu", False), ("cuda", True)):
+        plan = cases.plan(torch.device(device), "bf16", quick=True)
+        apart = cases.as_delivered(ExitStack(), plan)  # starts its process with the first call
+        variants = {case.variant for case in cases.GROUPS[cases.FEATURES](plan, apart)}
+        assert ("graphs off" in variants) == there and "bf16 off" in variants
+        assert ("settings of the process off" in variants) != there
     monkeypatch.setattr(stage, "cores", lambda: 8)
     assert stage.cells_at_once(torch.device("cuda")) == (1, 2, 4, 8)
 
@@ -377,7 +378,7 @@ def test_graphs_are_a_feature_on_cuda_alone(monkeypatch):
 # -- processes
 
 
-def test_several_processes_share_the_device_and_end():
+def test_several_processes_share_the_device_and_end(forked):  # noqa: F811
     found = dict(throughput(CPU, (1, 2), 0.3, naps, 0.1))
     assert 0 < found[1] <= 10 and 1.2 * found[1] < found[2] <= 20  # they sleep at the same time, on any machine
     with Process(CPU, settled=False) as process:
@@ -388,7 +389,7 @@ def test_several_processes_share_the_device_and_end():
     assert not process.process.is_alive()
 
 
-def test_company_is_there_while_it_is_measured_and_gone_afterwards():
+def test_company_is_there_while_it_is_measured_and_gone_afterwards(forked):  # noqa: F811
     with Process(CPU, settled=True) as process:
         alone, beside = in_company(process, 1, 0.3, naps, 0.05)
     assert 10 < alone <= 20 and 5 < beside <= 20  # who sleeps needs no core
@@ -402,30 +403,13 @@ def test_only_scripts_as_delivered_spin():
     assert "GOMP_SPINCOUNT" not in os.environ and os.environ["OMP_WAIT_POLICY"] == "passive"
 
 
-def expects(spins: str | None):
-    assert os.environ.get("GOMP_SPINCOUNT") == spins
-    return lambda: None
-
-
-def naps(seconds: float):
-    return lambda: time.sleep(seconds)
-
-
-def breaks():
-    raise RuntimeError("out of\nmemory")
-
-
-def dies():
-    os._exit(3)
-
-
 @pytest.mark.parametrize(("build", "words"), [(breaks, "RuntimeError: out of memory"), (dies, "exit status 3")])
-def test_what_fails_in_a_process_is_told(build, words):
+def test_what_fails_in_a_process_is_told(forked, build, words):  # noqa: F811
     with Process(CPU, settled=False) as process, pytest.raises(UserError, match=words):
         process.build(build)
 
 
-def test_no_answer_in_time_is_told(monkeypatch):
+def test_no_answer_in_time_is_told(forked, monkeypatch):  # noqa: F811
     monkeypatch.setattr(cells, "ANSWER", 0.0)
     with Process(CPU, settled=False) as process, pytest.raises(UserError, match="no answer in time"):
         process.build(naps, 1)

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from benchmark.cli.options import Selection
 from benchmark.defenses import DEFENSES, Defense
 from benchmark.matrix.expand import jobs
 from benchmark.matrix.load import MatrixFile
-from tests.support.command_line import call, copied, finished, place  # noqa: F401 (fixtures)
+from tests.support.command_line import call, call_apart, copied, finished, place, started  # noqa: F401 (fixtures)
 from tests.support.terminal import Terminal
 
 PROJECT = Path(__file__).parents[2]
@@ -81,8 +79,7 @@ def test_every_line_fits_the_terminal(finished, tmp_path, command, columns):  # 
     words = [*command.split(), "smoke", "--matrix", finished.matrix, "--data", finished.data]
     words = ["list"] if command == "list" else [*words, "--results", finished.results]
     words += ["--no-plots", "--tables", tmp_path] if command == "report" else []
-    start = [sys.executable, "-m", "benchmark"]
-    with Terminal([*start, *map(str, words)], dict(os.environ), columns=columns) as terminal:
+    with Terminal(words, dict(os.environ), columns=columns) as terminal:
         assert terminal.wait(120) == 0
     seen = terminal.seen.decode().replace("\r", "").splitlines()
     text = " ".join(line.strip() for line in seen if not line.startswith(str(tmp_path)))  # a path stays in one piece
@@ -108,11 +105,7 @@ def test_the_shell_completes_commands_and_suites(tmp_path):
             "COMP_WORDS": " ".join(words),
             "COMP_CWORD": str(len(words) - 1),
         }
-        code = "import sys; sys.argv = ['benchmark']; from benchmark.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, cwd=PROJECT
-        )
-        return done.stdout.split()
+        return call_apart(environment=os.environ | asked, where=PROJECT).out.split()
 
     assert completed("benchmark", "re") == ["report"]
     assert completed("benchmark", "run", "tinyi") == [s for s in MatrixFile().matrix.suites if s.startswith("tinyi")]
@@ -362,17 +355,17 @@ def test_a_defence_that_raises_fails_alone(copied, breaking, monkeypatch):  # no
 def test_ctrl_c_saves_and_the_next_run_goes_on(place):  # noqa: F811
     """SIGINT to a real process in the middle of a training of many epochs."""
     choice = (*ONE, "--set", "train.epochs=12")
-    words = [sys.executable, "-m", "benchmark", *map(str, place.words("run", *choice))]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(place.words("run", *choice), place.folder)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         logs = list((place.results / ".work").glob("*/log.txt"))
         if logs and "epoch 2/12" in logs[0].read_text():
             break
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    err = (place.folder / "err").read_text()
+    assert process.exitcode == 130, err
     assert err.endswith("interrupted; run the same command to go on from here\n") and "Traceback" not in err
     (folder,) = (place.results / ".work").iterdir()
     assert (folder / "state.safetensors").is_file() and not (folder / "lock.json").exists()

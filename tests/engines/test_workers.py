@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from types import SimpleNamespace
@@ -21,7 +19,7 @@ from benchmark.jobs.stages import Stages
 from benchmark.matrix.expand import Job
 from benchmark.store.store import Store
 from benchmark.training import device
-from tests.support.command_line import place  # noqa: F401 (fixture)
+from tests.support.command_line import forked, place, started  # noqa: F401 (fixtures)
 
 
 def train(seed: int) -> Job:
@@ -237,7 +235,7 @@ def dying(link, stop, results, data_root, device):
             link.send(("outcome", Outcome("done")))
 
 
-def test_a_worker_that_is_killed_fails_its_job_alone(tmp_path):
+def test_a_worker_that_is_killed_fails_its_job_alone(forked, tmp_path):  # noqa: F811
     store, several = Store(tmp_path), Share(2)
     machine = SimpleNamespace(store=store, data_root=tmp_path, device=torch.device("cpu"))
     stop, schedule = SPAWN.RawValue("b", 0), Schedule([train(1), train(2), train(3)], store)
@@ -253,7 +251,7 @@ def test_a_worker_that_is_killed_fails_its_job_alone(tmp_path):
 CHOICE = ("--where", "defense=bottleneck,attacker=decoder,split=infer")
 
 
-def test_results_do_not_depend_on_how_many_run_at_once(place, tmp_path):  # noqa: F811
+def test_results_do_not_depend_on_how_many_run_at_once(forked, place, tmp_path):  # noqa: F811
     assert place.call("run", *CHOICE).code == 0
     alone = place.finished()
     outcome = place.call("run", *CHOICE, "--cells-per-gpu", 2, "--results", tmp_path / "two")
@@ -268,15 +266,17 @@ def test_results_do_not_depend_on_how_many_run_at_once(place, tmp_path):  # noqa
 
 def test_ctrl_c_ends_every_worker_and_saves(place):  # noqa: F811
     choice = (*CHOICE, "--set", "train.epochs=40", "--cells-per-gpu", 2)
-    words = [sys.executable, "-m", "benchmark", *map(str, place.words("run", *choice))]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = started(place.words("run", *choice), place.folder, first=os.setsid)
     deadline, logs = time.monotonic() + 120, []
-    while time.monotonic() < deadline and process.poll() is None and len(logs) < 2:
+    while time.monotonic() < deadline and process.is_alive() and len(logs) < 2:
         logs = [log for log in (place.results / ".work").glob("*/log.txt") if "epoch 2/" in log.read_text()]
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)  # returns only when no worker holds the pipe any more
-    assert process.returncode == 130 and "Traceback" not in err, err
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    err = (place.folder / "err").read_text()
+    assert process.exitcode == 130 and "Traceback" not in err, err
+    with pytest.raises(ProcessLookupError):  # no worker is left of its session
+        os.killpg(process.pid, 0)
     folders = list((place.results / ".work").iterdir())
     assert len(folders) == 2
     for folder in folders:

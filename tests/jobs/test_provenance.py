@@ -1,6 +1,5 @@
 """Which code a result came from: its own commit or none, whatever repositories lie around it."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,12 +12,9 @@ import torch
 import benchmark
 from benchmark.errors import UserError
 from benchmark.jobs.run_job import Machine
+from benchmark.models import passes
 from benchmark.store.store import Store
-
-ASK = (
-    "import json, torch; from benchmark.jobs.provenance import provenance; "
-    "print(json.dumps(provenance(torch.device('cpu'))))"
-)
+from tests.support.command_line import FORKS
 
 
 def git(folder: Path, *words: str) -> str:
@@ -42,10 +38,26 @@ def repository(folder: Path) -> str:
 
 def recorded(lies: Path, **environment) -> dict:
     """The provenance that the copy of the package below `lies` records, in a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(lies)} | environment
-    done = subprocess.run([sys.executable, "-c", ASK], cwd="/", env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    ours, theirs = FORKS.Pipe()
+    process = FORKS.Process(target=_record, args=(theirs, lies, environment))
+    process.start()
+    theirs.close()
+    found = ours.recv()
+    process.join()
+    return found
+
+
+def _record(link, lies: Path, environment: dict[str, str]) -> None:
+    passes._LIBRARY._destroy()  # or torch would know its operators twice
+    for name in [name for name in sys.modules if name.split(".")[0] == "benchmark"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(lies))
+    os.chdir("/")
+    os.environ.update(environment)
+    from benchmark.jobs import provenance
+
+    assert Path(provenance.__file__).is_relative_to(lies)
+    link.send(provenance.provenance(torch.device("cpu")))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import time
 
 import pytest
@@ -118,15 +117,14 @@ def test_a_run_and_a_watcher_on_terminals(place):  # noqa: F811
     """A long job, its view where it runs and from another terminal; Ctrl-C ends both, and the run can go on."""
     where = ["--where", "defense=bottleneck,cem=off,kind=train", "--set", "train.epochs=100000"]
     environment = os.environ | {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
-    start = [sys.executable, "-m", "benchmark"]
-    run, status = ([*start, *map(str, place.words(command, *where))] for command in ("run", "status"))
+    run, status = (place.words(command, *where) for command in ("run", "status"))
     with Terminal(run, environment, columns=90, lines=24) as runner:
         runner.wait_for("images/s", 240)
         with Terminal([*status, "--watch"], environment, columns=90, lines=24) as watcher:
             watcher.wait_for("images/s", 240)
-            watcher.process.send_signal(2)
+            watcher.interrupt()
             assert watcher.wait(60) == 0
-        runner.process.send_signal(2)
+        runner.interrupt()
         assert runner.wait(240) == 130
     for terminal in (runner, watcher):
         text = ESCAPES.sub("", terminal.seen.decode())

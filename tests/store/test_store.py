@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -16,7 +14,7 @@ from benchmark.matrix.expand import Job
 from benchmark.store import checksums, hygiene
 from benchmark.store import store as module
 from benchmark.store.store import Store, write_json
-from tests.support.command_line import break_disk, copied, finished, place  # noqa: F401 (fixtures)
+from tests.support.command_line import break_disk, copied, finished, place, started  # noqa: F401 (fixtures)
 
 TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 DONE = {"status": "done", "reason": "", "values": {"accuracy_percent": 12.5}}
@@ -216,17 +214,16 @@ def test_stray_files_beside_the_records_of_slurm(store):
 def test_a_killed_run_ends_as_an_undisturbed_one(finished, place):  # noqa: F811
     """kill -9 at a random moment of a real run; the same command afterwards gives the same bytes."""
     choice = ("--where", "cem=on,defense=dropout,split=infer")
-    words = [sys.executable, "-m", "benchmark", *map(str, place.words("run", *choice))]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = started(place.words("run", *choice), place.folder)
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.is_alive() and time.monotonic() < deadline:
         if list((place.results / ".work").glob("*/lock.json")):
             break
         time.sleep(0.01)
     time.sleep(random.uniform(0, 2))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode in (0, -signal.SIGKILL)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
 
     again = place.call("run", *choice)
     assert again.code == 0, again.err

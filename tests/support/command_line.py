@@ -7,8 +7,10 @@ import io
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -62,35 +64,55 @@ def call(*words) -> Outcome:
 
 
 FORKS = multiprocessing.get_context("forkserver")  # its processes need not import torch again
-FORKS.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local"])
+FORKS.set_forkserver_preload(["benchmark.cli", "benchmark.engines.local", "benchmarks.stage", "pytest"])
 
 
-def started(words: list, folder: Path, environment: dict[str, str], where: Path) -> BaseProcess:
-    """`python -m benchmark WORDS` in a process of its own, which adds its output to the files `out` and `err`."""
-    process = FORKS.Process(target=_forked, args=(list(map(str, words)), folder, environment, where))
+@pytest.fixture
+def forked(monkeypatch) -> None:
+    """Workers and timed processes that this process starts are forked too: what they inherit does not matter."""
+    monkeypatch.setattr("benchmark.engines.workers.SPAWN", FORKS)
+    monkeypatch.setattr("benchmarks.cells.SPAWN", FORKS)
+
+
+def started(words: list, folder: Path, environment=None, where: Path | None = None, first=None) -> BaseProcess:
+    """`python -m benchmark WORDS` in a process of its own, which adds its output to the files `out` and `err`.
+
+    environment, where: in place of those of the tests; torch is loaded, so its own variables change nothing any more.
+    first: a function of a module that the process calls before anything else.
+    """
+    given = (list(map(str, words)), dict(os.environ if environment is None else environment), where or Path.cwd())
+    process = FORKS.Process(target=_forked, args=(folder, first, *given))
     process.start()
     return process
 
 
-def _forked(words: list[str], folder: Path, environment: dict[str, str], where: Path) -> None:
+def _forked(folder: Path, first, *given) -> None:
+    streams = [os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in ("out", "err")]
+    if first:
+        first()
+    main((os.open(os.devnull, os.O_RDONLY), *streams), *given)
+
+
+def main(streams: Iterable[int], words: list[str], environment: dict[str, str], where: Path) -> None:
+    """All that `python -m benchmark WORDS` does, in a process made for it: with these streams, 0 to 2."""
     os.chdir(where)
     os.environ.clear()
     os.environ.update(environment)
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
     sys.argv = ["benchmark", *words]
     cli.main()
 
 
 def call_apart(*words, environment: dict[str, str] | None = None, where: Path | None = None) -> Outcome:
-    """`python -m benchmark WORDS` in a process of its own, which may do what it likes to itself.
-
-    environment: in place of that of the tests; torch is loaded, so its own variables change nothing any more.
-    """
-    given = dict(os.environ) if environment is None else environment
+    """`python -m benchmark WORDS` in a process of its own, which may do what it likes to itself; as `started`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        process = started(list(words), folder, given, where or Path.cwd())
+        process = started(list(words), folder, environment, where)
         process.join()
         return Outcome(process.exitcode, (folder / "out").read_text(), (folder / "err").read_text())
 

@@ -1,4 +1,4 @@
-"""A program on a real pseudo-terminal: what it writes there, and the signals that a terminal sends."""
+"""The command line on a real pseudo-terminal: what it writes there, and the signals that a terminal sends."""
 
 import contextlib
 import fcntl
@@ -7,39 +7,35 @@ import pty
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
+from pathlib import Path
+
+from tests.support.command_line import FORKS, main
 
 
 class Terminal:
-    """Runs `words` with all three standard streams on a new terminal of the given size; use as a context manager."""
+    """Runs `python -m benchmark WORDS` with all three standard streams on a new terminal of the given size; use as a
+    context manager. environment: as it is on that terminal."""
 
-    def __init__(self, words: list[str], environment: dict[str, str], columns: int = 100, lines: int = 40):
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    def __init__(self, words: list, environment: dict[str, str], columns: int = 100, lines: int = 40):
+        self.master, self.slave = pty.openpty()
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         environment = {name: value for name, value in environment.items() if name not in ("COLUMNS", "LINES")}
-        self.process = subprocess.Popen(
-            words,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=_listen,
-        )
-        os.close(slave)
+        given = (os.ttyname(self.slave), list(map(str, words)), environment, Path.cwd())
+        self.process = FORKS.Process(target=_on_terminal, args=given)
+        self.process.start()
         self.seen = b""
 
     def __enter__(self) -> "Terminal":
         return self
 
     def __exit__(self, *_) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.join()
         self.read()
         os.close(self.master)
+        os.close(self.slave)
 
     def read(self, seconds: float = 0.0) -> bytes:
         """All that was written so far, after at most `seconds` of waiting for more."""
@@ -55,18 +51,22 @@ class Terminal:
         """Until `text` was written. AssertionError with all that was, where it does not come."""
         deadline = time.monotonic() + seconds
         while text.encode() not in self.read(0.1):
-            assert time.monotonic() < deadline and self.process.poll() is None, (text, self.seen[-3000:].decode())
+            assert time.monotonic() < deadline and self.process.is_alive(), (text, self.seen[-3000:].decode())
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does."""
+        os.kill(self.process.pid, signal.SIGINT)
 
     def wait(self, seconds: float) -> int:
         """The exit status, once the program has ended."""
         deadline = time.monotonic() + seconds
-        while self.process.poll() is None:
+        while self.process.is_alive():
             self.read(0.05)
             assert time.monotonic() < deadline, self.seen[-3000:].decode()
         self.read()
-        return self.process.returncode
+        return self.process.exitcode
 
 
-def _listen() -> None:
-    """As in a terminal, Ctrl-C is not ignored, even where the tests themselves run in a shell's background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _on_terminal(name: str, *given) -> None:
+    os.setsid()
+    main([os.open(name, os.O_RDWR | os.O_NOCTTY)] * 3, *given)  # not its controlling one, so that no SIGHUP comes
