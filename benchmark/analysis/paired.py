@@ -15,8 +15,8 @@ CELL = ("suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "
 class Pair:
     """One cell against the same cell at the base value of an axis; the fields name the former.
 
-    base, other: values by seed, for the seeds that have both; keys: (base, other) job keys by seed; lost: seeds that
-    only one side or neither has; failed: those of lost of which a side failed or diverged.
+    base, other: values by seed, for the seeds that have both; keys: (base, other) job keys by seed, where both have a
+    job; lost: seeds that only one side or neither has; failed: those of lost of which a side failed or diverged.
     """
 
     suite: str
@@ -83,7 +83,7 @@ def _pair(cell: tuple, base: dict, other: dict) -> Pair:
         *cell,
         base={seed: base[seed].value for seed in both},
         other={seed: other[seed].value for seed in both},
-        keys={seed: (base[seed].key, other[seed].key) for seed in both},
+        keys={seed: (base[seed].key, other[seed].key) for seed in seeds if seed in base and seed in other},
         lost=tuple(seed for seed in seeds if seed not in both),
         failed=tuple(seed for seed in seeds if failed(base.get(seed)) or failed(other.get(seed))),
     )

@@ -1,8 +1,10 @@
 """The claims of the paper, each with a verdict by the rules of docs/STATISTICS.md."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,7 @@ from benchmark.analysis.intervals import (
     interquartile_mean,
 )
 from benchmark.analysis.names import METRICS, base_metric, chooses, family
-from benchmark.analysis.paired import Pair, pairs
+from benchmark.analysis.paired import CELL, Pair, pairs
 
 ALPHA = 0.05
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
@@ -31,8 +33,21 @@ DIRECTED = {
 }
 UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", METRICS["accuracy_percent"].margin)}
 
-COLUMNS = ["claim", "suite", "protocol", "dataset", "defense", "cem", "attacker", "split", "metric", "seeds"]
-COLUMNS += ["off", "on", "change", "low", "high", "p", "p_holm", "effect_size"]
+COLUMNS = [
+    "claim",
+    *CELL,
+    "point",
+    "again",
+    "seeds",
+    "off",
+    "on",
+    "change",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "effect_size",
+]
 OVER_IMAGES = ["image_low", "image_high", "images_harder_percent"]  # from per-image values, which are not shared
 COLUMNS += [*OVER_IMAGES, "verdict", "reason"]
 
@@ -45,13 +60,19 @@ class _Row:
     pair: Pair
     effect: Effect | None  # None if no seed has results both with and without CEM
     blind: bool  # whether the attack learnt nothing on either side
+    point: str
+    again: bool
 
 
-def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
+def verdicts(
+    frame: pd.DataFrame, images: Images | None = None, points: Mapping[str, object] = MappingProxyType({})
+) -> pd.DataFrame:
     """One line for each claim about a row: the change from CEM off to on, its uncertainty, and the verdict.
 
     frame: tidy (frame.py). images: reads per-image values, for the bootstrap over seeds and images and the share
-    of images that got harder. Columns COLUMNS: off, on (means over the paired seeds), change with low and high (95 %
+    of images that got harder. points: suite -> its point of a sweep. Columns COLUMNS: point ("" for a line that is the
+    same at several points, as the accuracy is where only attacks are swept), again (whether it is such a line, and not
+    the first: those are counted once), off, on (means over the paired seeds), change with low and high (95 %
     Student t interval over seeds; percent for MSE, else in the metric's unit), p and p_holm (two-sided; adjusted over
     the rows of the same claim, suite, protocol, form of CEM and family of attackers), effect_size (d_z), image_low and
     image_high (95 % bootstrap interval over seeds and images, MSE alone), images_harder_percent. Raises UserError for
@@ -61,10 +82,15 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
     found = pairs(frame)
     blinded = {pair.cell[:-1] for pair in found if pair.metric == baseline.METRIC and _sees_nothing(pair)}
     families: dict[tuple, list[_Row]] = {}
+    standing, seen = Counter(map(_jobs, found)), set()
     for pair in found:
         if pair.metric in DIRECTED or pair.metric in UNCHANGED:
             change = effect([*pair.changes().values()]) if pair.base else None
-            row = _Row(pair, change, pair.metric in DIRECTED and pair.cell[:-1] in blinded)
+            blind = pair.metric in DIRECTED and pair.cell[:-1] in blinded
+            jobs = _jobs(pair)
+            point = str(points.get(pair.suite, "")) if standing[jobs] == 1 else ""
+            row = _Row(pair, change, blind, point, again=jobs in seen)
+            seen.add(jobs)
             place = (pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker))
             families.setdefault(place, []).append(row)
     for rows in families.values():
@@ -76,7 +102,8 @@ def verdicts(frame: pd.DataFrame, images: Images | None = None) -> pd.DataFrame:
 def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     pair, found = row.pair, row.effect
     claim = (DIRECTED.get(pair.metric) or UNCHANGED[pair.metric])[0]
-    line = {name: getattr(pair, name) for name in COLUMNS[1:9]} | {"claim": claim, "seeds": len(pair.base)}
+    line = {name: getattr(pair, name) for name in CELL} | {"claim": claim, "seeds": len(pair.base)}
+    line |= {"point": row.point, "again": row.again}
     verdict, reason = (UNDECIDED, BLIND) if row.blind else judge(pair.metric, found, p_holm)
     line |= {"verdict": verdict, "reason": "; ".join(text for text in (reason, _lost(pair)) if text)}
     if found is None:
@@ -86,6 +113,12 @@ def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     line |= {"change": shown(found.mean), "low": shown(found.low), "high": shown(found.high)}
     line |= {"p": found.p, "p_holm": p_holm, "effect_size": found.size}
     return line | _over_images(pair, images)
+
+
+def _jobs(pair: Pair) -> tuple:
+    """The same for pairs that are of the same jobs at several points; jobs without keys are their own."""
+    keys = tuple(pair.keys.items())
+    return (*pair.cell[1:], keys) if keys and all(all(both) for _, both in keys) else pair.cell
 
 
 def _sees_nothing(pair: Pair) -> bool:

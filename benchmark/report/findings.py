@@ -44,7 +44,7 @@ def findings(cells: list[Cell], store: Store, figures: bool = True) -> Findings:
         cells,
         store,
         frame,
-        verdicts(frame, per_image_reader(cells, store)),
+        verdicts(frame, per_image_reader(cells, store), strengths),
         epochs(cells),
         on_same_originals(cells, store, ordered(cell.defense for cell in cells)),
         drawings(cells, store, frame) if figures else [],

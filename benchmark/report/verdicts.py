@@ -15,9 +15,8 @@ from benchmark.report.latex import SETUP, align, escape_latex
 from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
 from benchmark.report.table import Cell
 
-HEADINGS = ["protocol", "data set", "method", "attack", "claim", "seeds", "off", "on", "change", "95 % interval"]
-HEADINGS += ["p (Holm)", "d_z", "images harder", "verdict", "why"]
-NUMBERS = {"seeds", "off", "on", "change", "p (Holm)", "d_z", "images harder"}
+IMAGES = "images harder"  # the column from values of single images
+NUMBERS = {"seeds", "off", "on", "change", "p (Holm)", "d_z", IMAGES}
 ATTACKERS = {names.PAPER: "the paper's", names.FURTHER: "further"}
 
 
@@ -30,13 +29,13 @@ def write_verdicts(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str], 
     if lines.empty:
         return []
     lines = keep.completed(lines, out / "verdicts.csv", OVER_IMAGES)
-    texts = {
+    files = {
         "verdicts.md": _markdown(lines, gains, labels),
         "verdicts.tex": _latex(lines),
         "verdicts.csv": csv_text(lines),
         "gains.csv": csv_text(gains),
     }
-    return write_texts(out, texts)
+    return write_texts(out, files)
 
 
 def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Path]:
@@ -48,7 +47,7 @@ def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Pa
 
 def summary(lines: pd.DataFrame) -> str:
     """A line per claim: how many rows support it, do not, leave it open (why, if for one reason), or lack results."""
-    texts = []
+    told, lines = [], lines[~lines["again"].astype(bool)]
     families = lines["attacker"].map(names.family).rename("family")
     for (claim, family), part in lines.groupby(["claim", families], sort=False):
         part, absent = part[part["seeds"] > 0], (part["seeds"] == 0).sum()
@@ -58,31 +57,33 @@ def summary(lines: pd.DataFrame) -> str:
         reasons = set(part["reason"])
         why = f" ({reasons.pop()})" if len(reasons) == 1 and counts.get(UNDECIDED, 0) == len(part) else ""
         rest = f"; {absent} more without results" if absent else ""
-        texts.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows{why}{rest}")
-    return "\n".join(texts)
+        told.append(f"{claim}{whose}: {', '.join(parts)} of {len(part)} rows{why}{rest}")
+    return "\n".join(told)
 
 
-def text_rows(lines: pd.DataFrame) -> list[list[str]]:
-    """The verdicts as text, under HEADINGS."""
-    return [
-        [
-            row["protocol"],
-            names.dataset_title(row["dataset"]),
-            names.row_label(row["defense"], row["cem"]),
-            attack(row),
-            row["claim"],
-            str(row["seeds"]),
-            *(_number(row[side], names.metric(row["metric"]).decimals) for side in ("off", "on")),
-            _change(row, "change"),
-            "–" if math.isnan(row["low"]) else f"{_change(row, 'low')} to {_change(row, 'high')}",
-            _number(row["p_holm"], 3),
-            _number(row["effect_size"], 2),
-            _number(row["images_harder_percent"], 0, " %"),
-            row["verdict"],
-            row["reason"],
-        ]
-        for row in lines.to_dict("records")
+def texts(lines: pd.DataFrame) -> pd.DataFrame:
+    """The verdicts as text, each once; the columns are headings. Without a sweep there is no `point`."""
+    rows = [
+        {
+            "protocol": row["protocol"],
+            "data set": names.dataset_title(row["dataset"]),
+            "method": names.row_label(row["defense"], row["cem"]),
+            "attack": attack(row),
+            "point": row["point"],
+            "claim": row["claim"],
+            "seeds": str(row["seeds"]),
+            **{side: _number(row[side], names.metric(row["metric"]).decimals) for side in ("off", "on")},
+            "change": _change(row, "change"),
+            "95 % interval": "–" if math.isnan(row["low"]) else f"{_change(row, 'low')} to {_change(row, 'high')}",
+            "p (Holm)": _number(row["p_holm"], 3),
+            "d_z": _number(row["effect_size"], 2),
+            IMAGES: _number(row["images_harder_percent"], 0, " %"),
+            "verdict": row["verdict"],
+            "why": row["reason"],
+        }
+        for row in lines[~lines["again"].astype(bool)].to_dict("records")
     ]
+    return pd.DataFrame(rows).drop(columns=[] if lines["point"].any() else "point", errors="ignore")
 
 
 def _change(row: dict, name: str) -> str:
@@ -104,6 +105,7 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> st
         for row in gains.to_dict("records")
     ]
     headings = ["protocol", "data set", "CEM", "split", "attackers", "rows", "seeds", "gain", "95 % interval"]
+    rows = texts(lines)
     parts = [
         "# Verdicts",
         "The rules are in docs/STATISTICS.md. Changes are from CEM off to on, paired by seed. p (Holm) is adjusted "
@@ -114,7 +116,7 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> st
         "Interquartile mean over rows, the attackers of a family and seeds; 95 % stratified bootstrap over seeds.",
         markdown_table(totals, headings),
         "## Row by row",
-        markdown_table(text_rows(lines), HEADINGS),
+        markdown_table(rows.values.tolist(), list(rows)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -149,14 +151,13 @@ def _interval(row: dict, spec: str) -> str:
 
 
 def _latex(lines: pd.DataFrame) -> str:
-    columns = list(zip(*text_rows(lines), strict=True))
     spec, heads, parts = "", [], []
-    for name, texts in zip(HEADINGS, columns, strict=True):
+    for name, column in texts(lines).items():
         if name in NUMBERS:
-            aligned = align([Cell(text) for text in texts])
+            aligned = align([Cell(text) for text in column])
             spec, heads, parts = spec + aligned.spec, [*heads, aligned.head(name)], [*parts, aligned.cells]
         else:
-            spec, heads, parts = spec + "l", [*heads, escape_latex(name)], [*parts, map(escape_latex, texts)]
+            spec, heads, parts = spec + "l", [*heads, escape_latex(name)], [*parts, map(escape_latex, column)]
     rows = [r" & ".join(line) + r" \\" for line in [heads, *zip(*parts, strict=True)]]
     return (
         "\n".join(

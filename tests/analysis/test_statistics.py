@@ -20,7 +20,7 @@ from benchmark.analysis.intervals import (
 from benchmark.analysis.paired import pairs
 from benchmark.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, aggregate, verdicts
 from benchmark.matrix.load import MatrixFile
-from benchmark.report.verdicts import summary
+from benchmark.report.verdicts import summary, texts
 from tests.support.command_line import finished, place  # noqa: F401
 
 
@@ -52,6 +52,31 @@ def simulated(rng, rows: int, seeds: int, gain: float, spread: float, suites: in
                 value = scale * factor * math.exp(spread / math.sqrt(2) * rng.standard_normal())
                 found.append(row(value, suite=f"s{suite}", defense=f"d{number}", cem=cem, seed=seed))
     return frame_of(found)
+
+
+def test_what_is_the_same_at_several_points_of_a_sweep_is_counted_once():
+    """A sweep over attackers' settings: at each point other attacks, and the same trainings."""
+    points = {"s attacks.decoder.epochs=1": "attacks.decoder.epochs=1", "s attacks.decoder.epochs=3": "x=3"}
+    rows = []
+    for (suite, gain), seed, cem in itertools.product(zip(points, (1.2, 1.4), strict=True), (1, 2), ("off", "on")):
+        key = f"{cem} {seed}"
+        rows.append(row(90 + seed, "accuracy_percent", suite=suite, seed=seed, cem=cem, key=key))
+        value = seed * (gain if cem == "on" else 1)
+        rows.append(row(value, suite=suite, seed=seed, cem=cem, key=f"{key} {suite}"))
+    lines = verdicts(frame_of(rows), points=points)
+    assert lines[["suite", "metric", "point", "again"]].values.tolist() == [
+        [suite, metric, "" if metric == "accuracy_percent" else points[suite], again]
+        for suite, metric, again in (
+            (list(points)[0], "accuracy_percent", False),
+            (list(points)[0], "mse", False),
+            (list(points)[1], "accuracy_percent", True),
+            (list(points)[1], "mse", False),
+        )
+    ]
+    assert [line.split(" of ")[1].split(" (")[0] for line in summary(lines).splitlines()] == ["1 rows", "2 rows"]
+    text = texts(lines)
+    assert list(text["point"]) == ["", "attacks.decoder.epochs=1", "x=3"]
+    assert "point" not in texts(lines.assign(point=""))
 
 
 def test_effect_agrees_with_scipy():

@@ -68,7 +68,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
         departures=departures,
         answers=answer.grids(frame, lines),
         claims=_claims(lines),
-        claim_headings=_shared_columns(verdict_stage.HEADINGS),
+        claim_headings=list(_claim_texts(lines)),
         printed_answers=compared.printed(frame),
         printed_headings=compared.PRINTED_HEADINGS,
         swept_title=swept.TITLE,
@@ -144,14 +144,15 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
-    """Every verdict as text (verdicts.HEADINGS), with its filter axes: an accuracy belongs to every attack."""
-    own = compared.filter_axes(lines, ["dataset", "protocol", "defense", "cem", "attacker", "split"])
-    return list(zip(own, map(_shared_columns, verdict_stage.text_rows(lines)), strict=True))
+    """Every verdict as text, with its filter axes: an accuracy belongs to every attack."""
+    axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
+    own = compared.filter_axes(lines[~lines["again"].astype(bool)], axes)
+    return list(zip(own, _claim_texts(lines).values.tolist(), strict=True))
 
 
-def _shared_columns(line: list[str]) -> list[str]:
-    """Leaves out values from single images, which are not shared, so that the page is the same wherever it is made."""
-    return [item for heading, item in zip(verdict_stage.HEADINGS, line, strict=True) if heading != "images harder"]
+def _claim_texts(lines: pd.DataFrame) -> pd.DataFrame:
+    """Without values from single images, which are not shared, so that the page is the same wherever it is made."""
+    return verdict_stage.texts(lines).drop(columns=verdict_stage.IMAGES, errors="ignore")
 
 
 @functools.cache
