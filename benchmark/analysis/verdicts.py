@@ -33,21 +33,8 @@ DIRECTED = {
 }
 UNCHANGED = {"accuracy_percent": ("CEM leaves accuracy unchanged", METRICS["accuracy_percent"].margin)}
 
-COLUMNS = [
-    "claim",
-    *CELL,
-    "point",
-    "again",
-    "seeds",
-    "off",
-    "on",
-    "change",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "effect_size",
-]
+COLUMNS = ["claim", *CELL, "point", "again", "seeds", "off", "on", "change"]
+COLUMNS += ["low", "high", "p", "p_holm", "effect_size"]
 OVER_IMAGES = ["image_low", "image_high", "images_harder_percent"]  # from per-image values, which are not shared
 COLUMNS += [*OVER_IMAGES, "verdict", "reason"]
 
