@@ -414,6 +414,12 @@ def test_a_read_only_store(finished, tmp_path):  # noqa: F811
 
 # -- kills
 
+# Python's own words, in a worker whose runner was killed between starting it and telling it what to do
+UNTOLD = re.compile(
+    r'Traceback \(most recent call last\):\n  File "<string>", line 1, in <module>\n(?:  .*\n)+?'
+    r"    preparation_data = reduction\.pickle\.load\(from_parent\)\n(?:  .*\n)*EOFError: Ran out of input\n"
+)
+
 
 def workers_of(pid: int) -> list[int]:
     """The ids of a runner's worker processes that have begun to live."""
@@ -450,7 +456,7 @@ def test_random_kills_change_nothing(place, finished, tmp_path):  # noqa: F811
             process.join(120)
         outcome = place.call("run", *CHOICE)
         assert outcome.code == 0, outcome.err
-        assert "Traceback" not in (place.folder / "err").read_text()
+        assert "Traceback" not in UNTOLD.sub("", (place.folder / "err").read_text())
         same_tables(place, finished, tmp_path, *CHOICE)
         assert list((place.results / ".work").iterdir()) == []
         shutil.rmtree(place.results)
