@@ -102,6 +102,11 @@ def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     return line | _over_images(pair, images)
 
 
+def once(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines without those that are `again` of the same jobs."""
+    return lines[~lines["again"].astype(bool)]
+
+
 def _jobs(pair: Pair) -> tuple:
     """The same for pairs that are of the same jobs at several points; jobs without keys are their own."""
     keys = tuple(pair.keys.items())

@@ -74,14 +74,13 @@ def speed(
     from benchmark.training.device import pick
 
     stage, plot = _timed_cases()
-    groups, latest = stage.chosen(only), []
+    groups, latest, files = stage.chosen(only), [], []
     out = tables / "speed" / ("-".join(groups) if only else "")
     chosen = pick(device)
     stage.check(out)
 
     def keep(found) -> None:
-        latest[:] = [found]
-        stage.write(found, out)
+        latest[:], files[:] = [found], stage.write(found, out)
 
     try:
         stage.measure(chosen, rounds, quick, groups, keep)
@@ -89,7 +88,7 @@ def speed(
         tell(f"interrupted; {f'what was measured is in {out}' if latest else 'nothing was written'}")
         raise typer.Exit(130) from None
     finally:  # once: to draw takes as long as some groups
-        files = [file for found in latest for file in (*stage.write(found, out), *plot.draw(found, out))]
+        files += [file for found in latest for file in plot.draw(found, out)]
     for file in files:
         say(file)
 

@@ -9,7 +9,7 @@ from benchmark.analysis import names
 from benchmark.analysis.ablation import BASE
 from benchmark.analysis.diff import attack
 from benchmark.analysis.frame import csv_text
-from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED
+from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED, once
 from benchmark.report import keep
 from benchmark.report.latex import SETUP, align, escape_latex
 from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
@@ -47,7 +47,7 @@ def write_ablation(lines: pd.DataFrame, labels: list[str], out: Path) -> list[Pa
 
 def summary(lines: pd.DataFrame) -> str:
     """A line per claim: how many rows support it, do not, leave it open (why, if for one reason), or lack results."""
-    told, lines = [], lines[~lines["again"].astype(bool)]
+    told, lines = [], once(lines)
     families = lines["attacker"].map(names.family).rename("family")
     for (claim, family), part in lines.groupby(["claim", families], sort=False):
         part, absent = part[part["seeds"] > 0], (part["seeds"] == 0).sum()
@@ -81,7 +81,7 @@ def texts(lines: pd.DataFrame) -> pd.DataFrame:
             "verdict": row["verdict"],
             "why": row["reason"],
         }
-        for row in lines[~lines["again"].astype(bool)].to_dict("records")
+        for row in once(lines).to_dict("records")
     ]
     return pd.DataFrame(rows).drop(columns=[] if lines["point"].any() else "point", errors="ignore")
 

@@ -14,6 +14,7 @@ from benchmark.analysis import names, published
 from benchmark.analysis.audit import audit
 from benchmark.analysis.collect import all_jobs, devices
 from benchmark.analysis.printed import cells as printed_cells
+from benchmark.analysis.verdicts import once
 from benchmark.departures import told
 from benchmark.matrix.expand import Cell
 from benchmark.report import audit as audit_stage
@@ -146,7 +147,7 @@ def _axes(cells: list[Cell]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 def _claims(lines: pd.DataFrame) -> list[tuple[dict, list[str]]]:
     """Every verdict as text, with its filter axes: an accuracy belongs to every attack."""
     axes = ["dataset", "protocol", "defense", "cem", "attacker", "split"]
-    own = compared.filter_axes(lines[~lines["again"].astype(bool)], axes)
+    own = compared.filter_axes(once(lines), axes)
     return list(zip(own, _claim_texts(lines).values.tolist(), strict=True))
 
 
