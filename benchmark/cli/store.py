@@ -137,7 +137,7 @@ def import_(
 @app.command()
 @selecting
 def ship(selection: Selection):
-    """Write a suite's finished results, with their encoders, into RESULTS/shipped: one archive a row, for git."""
+    """Write a suite's finished results, with their encoders, into RESULTS/shipped: a few archives a row, for git."""
     from benchmark.store import shipped
 
     written = shipped.ship(selection.store, selection.certain_jobs)

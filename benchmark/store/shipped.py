@@ -1,6 +1,7 @@
-"""Results that come with the project: one archive per row, imported into the store before any use.
+"""Results that come with the project: archives per row, imported into the store before any use.
 
-    RESULTS/shipped/DATASET/DEFENCE[+cem].tar.gz    finished jobs of that row, of any suite; of weights, the encoders
+    RESULTS/shipped/DATASET/DEFENCE[+cem].tar.gz          the row's finished trainings; of weights, the encoders
+    RESULTS/shipped/DATASET/DEFENCE[+cem].SPLIT.tar.gz    its finished attacks on that split
 
 Few files for git, the same bytes for the same results, and rewritten only if a row has new results.
 """
@@ -51,7 +52,8 @@ def ship(store: Store, jobs: list[Job]) -> list[Path]:
     for job in jobs:
         if store.done(job):
             dataset, row, _ = job.folder.split("/")
-            rows.setdefault(store.root / FOLDER / dataset / f"{row}.tar.gz", set()).add(store.path(job))
+            part = f".{job.config['split']}" if job.kind == "attack" else ""
+            rows.setdefault(store.root / FOLDER / dataset / f"{row}{part}.tar.gz", set()).add(store.path(job))
     for archive, folders in rows.items():
         folders |= _held(store, archive)
         archive.parent.mkdir(parents=True, exist_ok=True)

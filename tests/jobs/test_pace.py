@@ -17,7 +17,7 @@ from benchmark.store.store import Store
 from benchmark.training import device
 from tests.support.command_line import call
 
-ARCHIVE = Path(__file__).parents[2] / "results" / "shipped" / "cifar10" / "bottleneck.tar.gz"
+SHIPPED = Path(__file__).parents[2] / "results" / "shipped" / "cifar10"
 DEVICE = "AMD EPYC, 1 threads"  # on which they ran, as their provenance says
 WANTED = {"train", "decoder-train", "decoder-infer"}
 
@@ -27,11 +27,18 @@ def suite(tmp_path_factory) -> list:
     return jobs(expand(MatrixFile(DEFAULT), "cifar10-short", tmp_path_factory.mktemp("data")))
 
 
+def bottleneck(folder: Path) -> Store:
+    """A store below `folder` with all shipped results of the row."""
+    found = Store(folder / "results")
+    for archive in sorted(SHIPPED.glob("bottleneck.*")):
+        import_(found, archive)
+    return found
+
+
 @pytest.fixture
 def store(tmp_path, suite) -> Store:
-    """The training and the decoder attacks of one row; the archive grows by other results."""
-    found = Store(tmp_path / "results")
-    import_(found, ARCHIVE)
+    """The training and the decoder attacks of one row; the archives hold other results."""
+    found = bottleneck(tmp_path)
     wanted = {job.key for job in suite if job.what in WANTED}
     for job in finished_jobs(found, print):
         if job.key not in wanted:
@@ -86,8 +93,7 @@ def test_jobs_that_shared_a_gpu_count_with_their_share(store, suite):
 
 def test_a_choice_among_attacks_says_nothing(tmp_path):
     """Alone on its device, with 25 ms for no work, it made `plan` tell of 14,857 hours a row."""
-    store = Store(tmp_path / "results")
-    import_(store, ARCHIVE)
+    store = bottleneck(tmp_path)
     (chosen,) = (job for job in finished_jobs(store, print) if job.what == "standard-infer")
     change(store, chosen, "provenance.json", device="another CPU")
     assert pace.learn(store, "another CPU", "cpu").device == DEVICE
