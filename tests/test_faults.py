@@ -23,6 +23,7 @@ from benchmark.jobs.run_job import Machine, prepare_attack
 from benchmark.matrix import expand as expansion
 from benchmark.store.checksums import Damaged
 from benchmark.store.store import Store
+from benchmark.training.train import version
 from tests.support.command_line import Place, break_disk, call, call_apart, copied, finished, place, started  # noqa: F401 (fixtures)
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
@@ -176,7 +177,7 @@ def test_two_versions_of_the_code_on_one_store(copied, finished, tmp_path, monke
     one = ("--where", "defense=dropout,cem=off,attacker=decoder,split=infer")
     before = copied.finished()
     with monkeypatch.context() as patch:
-        patch.setattr(expansion, "VERSION", expansion.VERSION + 1)
+        patch.setattr(expansion, "version", lambda arch: version(arch) + 1)
         assert "waiting      2" in copied.call("status", *one).out
         assert copied.call("run", *one).code == 0
         assert "done         2" in copied.call("status", *one).out

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 
-from benchmark.analysis import names
 from benchmark.analysis.collect import BOUNDS
 from benchmark.analysis.frame import tidy
 from benchmark.analysis.ranks import associations
+from benchmark.analysis.strongest import comparable, shared
 from benchmark.departures import column, parted
 
 SPLITS = ("train", "infer")
@@ -28,15 +28,19 @@ QUANTITIES = {
 def bounds_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """One line for each row of the tables (ROW) with a bounds cell, seeds averaged, in the frame's order.
 
-    Columns: ROW, seeds, every metric of BOUNDS, mse_SPLIT and attacker_SPLIT (the
-    lowest mean MSE of any attacker), theory_ratio and mse_SPLIT_ratio (to the same row without CEM), reason, label.
+    Columns: ROW, seeds, every metric of BOUNDS, mse_SPLIT and attacker_SPLIT (the lowest mean MSE of an attacker that
+    all attacked rows of the suite, protocol, data set and split have; strongest.py), theory_ratio and mse_SPLIT_ratio
+    (to the same row without CEM), reason, label.
     """
     frame = tidy(frame)
+    errors = shared(comparable(frame), ["suite", "protocol", "dataset", "split"], ["defense", "cem"])
     lines = []
     for row, part in frame.groupby(ROW, sort=False):
         found = part[part["kind"] == "bounds"]
         if not found.empty:
-            lines.append(dict(zip(ROW, row, strict=True)) | _line(found) | _strongest(part))
+            lines.append(
+                dict(zip(ROW, row, strict=True)) | _line(found) | _strongest(errors[errors.index.isin(part.index)])
+            )
     rows = pd.DataFrame(lines)
     return rows if rows.empty else _with_ratios(rows)
 
@@ -53,11 +57,10 @@ def _line(found: pd.DataFrame) -> dict:
     }
 
 
-def _strongest(part: pd.DataFrame) -> dict:
-    part = part[part["attacker"].map(names.one_feature).astype(bool)]
+def _strongest(errors: pd.DataFrame) -> dict:
     line = {}
     for split in SPLITS:
-        means = part[(part["split"] == split) & (part["metric"] == "mse")].groupby("attacker")["value"].mean().dropna()
+        means = errors[errors["split"] == split].groupby("attacker")["value"].mean()
         line[f"mse_{split}"] = means.min() if len(means) else math.nan
         line[f"attacker_{split}"] = means.idxmin() if len(means) else ""
     return line

@@ -2,7 +2,7 @@
 
 In the manner of AutoAttack (Croce & Hein, ICML 2020), which checks an evaluation by its own results. A flag is not a
 verdict: it says where to look, and what a stronger attack would probably change. Errors are compared over the seeds
-that both sides have; attackers that see more than one feature and choices among attackers do not count.
+that both sides have, among the attackers of strongest.py.
 """
 
 import math
@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from benchmark.analysis import convergence
-from benchmark.analysis.names import attacker_title, chooses, one_feature
+from benchmark.analysis.names import attacker_title
+from benchmark.analysis.strongest import comparable
 from benchmark.matrix.expand import Point
 
 ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
@@ -103,11 +104,8 @@ def _each_row(
     frame: pd.DataFrame, flag: str, of_row: Callable[[pd.DataFrame], list[tuple[str, float, str]]]
 ) -> pd.DataFrame:
     """of_row: MSE, a line for each seed and a column for each attacker -> (attacker, percent, text) of the flags."""
-    errors = _errors(frame)
-    alike = errors["attacker"].map(lambda name: one_feature(name) and not chooses(name))
-    errors = errors[alike.astype(bool)]
     lines = []
-    for key, part in errors.groupby(ROW, sort=True):
+    for key, part in comparable(frame).groupby(ROW, sort=True):
         found = of_row(part.pivot(index="seed", columns="attacker", values="value"))
         lines += [(*key, flag, *one) for one in found]
     return pd.DataFrame(lines, columns=COLUMNS)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.analysis.intervals import PERCENTILES, RESAMPLES
-from benchmark.analysis.names import chooses
+from benchmark.analysis.strongest import comparable, shared
 from benchmark.data import DATASETS
 from benchmark.matrix.expand import Point
 
@@ -32,15 +32,16 @@ class Gain:
 
 
 def points(frame: pd.DataFrame, strengths: dict[str, Point]) -> pd.DataFrame:
-    """One line for each setting and seed: LINE, strength, seed, accuracy, mse (the lowest of any attacker), attacker.
+    """One line for each setting and seed: LINE, strength, seed, accuracy, mse (of the strongest attacker), attacker.
 
-    frame: tidy; strengths: suite (a sweep's point) -> the point. A setting without accuracy or without an attack
-    on the split is left out.
+    frame: tidy; strengths: suite (a sweep's point) -> the point. The strongest is the one with the lowest MSE among
+    those that all attacked settings of the row have, with CEM and without (strongest.py). A setting without accuracy
+    or without such an attacker is left out.
     """
     frame = frame[(frame["status"] == "done") & frame["suite"].isin(strengths)]
     cell = ["suite", *LINE[:4], "seed"]
     accuracy = frame[frame["metric"] == "accuracy_percent"].set_index(cell)["value"].rename("accuracy")
-    attacks = frame[(frame["metric"] == "mse") & frame["value"].notna() & ~frame["attacker"].map(chooses).astype(bool)]
+    attacks = shared(comparable(frame), ROW, [*cell, "split"])
     attacks = attacks.loc[attacks.groupby([*cell, "split"])["value"].idxmin()]
     found = attacks.join(accuracy, on=cell, how="inner").rename(columns={"value": "mse"})
     found["strength"] = found["suite"].map(strengths).map(str)

@@ -1,8 +1,9 @@
 """The leaderboard: the rows of a tidy frame, ranked by the MSE of the strongest attacker that was used.
 
 Per data set and split, the highest MSE first. The strongest attacker is the one with the lowest MSE on the images under
-attack, so adding weak attackers does not help a row. Attackers that see more than one feature of an image, and choices
-among attackers, do not count. A row with a doubtful number (doubts.py) or without an accuracy has no rank.
+attack, so adding weak attackers does not help a row; strongest.py says which count. A row with a doubtful number
+(doubts.py) or without an accuracy has no rank. Nor has one that lacks an attacker which is the strongest on another row
+and was run on at least half of the rows: it would gain from what was not tried.
 """
 
 from collections.abc import Collection
@@ -13,7 +14,8 @@ from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.flags import flags
 from benchmark.analysis.frame import half_width
 from benchmark.analysis.frontier import on_front
-from benchmark.analysis.names import chooses, one_feature, rank
+from benchmark.analysis.names import attacker_title, rank
+from benchmark.analysis.strongest import comparable
 from benchmark.departures import column, parted
 
 ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
@@ -36,21 +38,21 @@ def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
     flagged = flags(frame, random, swept={})  # a store does not know suites
     accuracy = done[done["metric"] == "accuracy_percent"].groupby(ROW[:5])["value"].agg(list).to_dict()
     lines = []
-    alike = done["attacker"].map(lambda name: one_feature(name) and not chooses(name))
-    attacks = done[(done["kind"] == "attack") & alike.astype(bool)]
-    for row, part in attacks[attacks["metric"] == "mse"].groupby(ROW, sort=True):
+    attacks = done[done["kind"] == "attack"]
+    for row, part in comparable(frame).groupby(ROW, sort=True):
         errors = part.groupby("attacker")["value"].agg(list)
         strongest = errors.map(_mean).idxmin()
         stated = accuracy.get(row[:5], [])
         same = attacks[(attacks[ROW] == list(row)).all(axis=1) & (attacks["attacker"] == strongest)]
         line = {"attacker": strongest, "attackers": len(errors), "seeds": len(errors[strongest])}
+        line |= {"tried": set(errors.index)}
         line |= {"ssim": same[same["metric"] == "ssim"]["value"].mean(), "flags": _names(flagged, row, strongest)}
         line |= {"label": column(parted(same["label"]))}
         line |= _estimate("mse", errors[strongest]) | _estimate("accuracy_percent", stated)
         suite, protocol, dataset, defense, cem, split = row
         doubt = doubts.of(suite, protocol, dataset, defense, cem, strongest, split)
         lines.append(dict(zip(ROW, row, strict=True)) | line | {"doubt": doubt or ("" if stated else NO_ACCURACY)})
-    return _ranked(pd.DataFrame(lines, columns=[name for name in COLUMNS if name not in ("rank", "frontier")]))
+    return _ranked(pd.DataFrame(lines, columns=[*ROW, "tried", *MEASURED, "flags", "label", "doubt"]))
 
 
 def _names(flagged: pd.DataFrame, row: tuple, strongest: str) -> str:
@@ -64,12 +66,21 @@ def _ranked(board: pd.DataFrame) -> pd.DataFrame:
     parts = []
     places = board.groupby(["dataset", "split"], sort=False)
     for _, part in sorted(places, key=lambda item: (item[0][0], rank(item[0][1], ("train", "infer")))):
+        part = part.assign(doubt=part["doubt"].where(part["doubt"] != "", _untried(part)))
         part = part.assign(doubted=part["doubt"] != "").sort_values(["doubted", "mse"], ascending=[True, False])
         sound = part[~part["doubted"]]
         best = on_front(sound[["accuracy_percent", "mse"]].to_numpy())
         ranks = pd.Series(range(1, len(sound) + 1), index=sound.index, dtype=float)
         parts.append(part.assign(rank=ranks, frontier=pd.Series(best, index=sound.index)).fillna({"frontier": False}))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def _untried(part: pd.DataFrame) -> pd.Series:
+    """For each row of a data set and split, which widely run attackers, strongest elsewhere, it lacks; "" for none."""
+    counts = part["tried"].explode().value_counts()
+    wanted = {name for name in part["attacker"] if 2 * counts[name] >= len(part)}
+    lacking = part["tried"].map(lambda tried: ", ".join(sorted(attacker_title(name) for name in wanted - tried)))
+    return lacking.map(lambda names: f"not attacked by {names}" if names else "")
 
 
 def _estimate(name: str, values: list[float]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from benchmark.matrix.expand import Cell, Job
 from benchmark.matrix.load import MatrixFile
 from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store
-from benchmark.training.train import VERSION
+from benchmark.training.train import version
 
 ABOUT = ["suite", "epochs", "measured_by"]
 
@@ -116,6 +116,7 @@ def _departures(job: Job, cem: str, matrix: MatrixFile) -> tuple[Departure, ...]
     found = [*_images(training), *of_training(ours, shipped)]
     if attacker in known.attacks:
         found += of_attack(attacker, ATTACKS.get(attacker).Params(**job.config["params"]), shipped)
-    if training["version"] != VERSION:
-        found.append(Departure("train.version", training["version"], VERSION, "now"))
+    now = version(recipe.model.arch)
+    if training["version"] != now:
+        found.append(Departure("train.version", training["version"], now, "now"))
     return tuple(found)

@@ -24,6 +24,7 @@ class Patrol(ResSFL):
     """
 
     title = "PATROL"
+    version = 3
     train_quirks = ("q8", "q9")
 
     class Params(ResSFL.Params):
@@ -42,9 +43,13 @@ class Patrol(ResSFL):
         return list(prune.target_widths(widths, params.prune_ratio))
 
     def end_epoch(self, epoch, model, optimizer):
-        """At the end of the epoch before `prune_at`, removes the channels that its last gradients score lowest."""
+        """At the end of the epoch before `prune_at`, removes the channels with the lowest scores.
+
+        As released, the gradients of the epoch's last batch and of a probe are scored together.
+        """
         if epoch + 2 == max(2, math.ceil(self.params.prune_at * self.setting.epochs)):
             goals = self.final_widths(self.params, model.encoder.widths)
+            prune.probe(model.encoder)
             keep = [
                 None if score is None else score.topk(goal).indices.sort().values
                 for goal, score in zip(goals, prune.taylor_scores(model.encoder), strict=True)

@@ -20,7 +20,7 @@ from benchmark.errors import UserError, foreign
 from benchmark.matrix.departed import changed, of_attack, of_training
 from benchmark.matrix.load import Change, MatrixFile, Settings
 from benchmark.matrix.source import suggest
-from benchmark.training.train import VERSION
+from benchmark.training.train import version
 
 # the quirks that a training reads, by its form of CEM, and an attack, by its split (defences and attackers name theirs)
 _CEM_QUIRKS = {"scalar": ("q1", "q2", "q10")}
@@ -369,7 +369,7 @@ class _Expansion:
                 *("q6", "q7"),
             ),
             "seed": axes["seed"],
-            "version": VERSION,
+            "version": version(settings.model.arch),
         }
         return Job("train", config, resources=settings.resources["train"])
 
@@ -384,7 +384,7 @@ class _Expansion:
                 "model": settings.model.model_dump(),
                 "defense": {"name": defense, "params": settings.params.model_dump()},
                 "efficiency": settings.efficiency.model_dump(),
-                "version": VERSION,
+                "version": version(settings.model.arch),
             }
             job = Job("efficiency", config, resources=settings.resources["efficiency"])
             own = tuple(changed("efficiency", settings.efficiency, published.efficiency))

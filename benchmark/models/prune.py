@@ -22,14 +22,26 @@ def taylor_scores(encoder: Encoder) -> list[Tensor | None]:
     The sum of |w * gradient| over a channel's filter and over the next layer's weights that read the channel, from the
     gradients now in the parameters. torch-pruning's group Taylor importance gives the same order of channels (it takes
     the mean of the two and divides by the layer's mean; BatchNorm and biases do not count). The chosen channels may
-    still differ: here a layer is scored before any other is pruned, and the gradients are the caller's choice. Raises
-    ValueError if a layer has no gradient, or if `encoder` is already pruned.
+    still differ: here a layer is scored before any other is pruned. Raises ValueError if a layer has no gradient, or if
+    `encoder` is already pruned.
     """
     convs = encoder.convs
     scores = []
     for index, prunable in enumerate(_prunable(encoder.widths)):
         scores.append(_taylor(convs[index], 0) + _taylor(convs[index + 1], 1) if prunable else None)
     return scores
+
+
+def probe(encoder: Encoder) -> None:
+    """Add to the gradients in the parameters those of the summed feature of one image of standard normal noise.
+
+    The image, fp32 [1, 3, 32, 32], comes from torch's default generator of the encoder's device; the encoder is in
+    evaluation mode. Far larger than a batch's gradients of the loss, these decide what the released code prunes.
+    """
+    training, device = encoder.training, next(encoder.parameters()).device
+    encoder.eval()
+    encoder(torch.randn(1, 3, 32, 32, device=device)).sum().backward()
+    encoder.train(training)
 
 
 def target_widths(widths: Sequence[int], ratio: float = 0.05) -> tuple[int, ...]:

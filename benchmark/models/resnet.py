@@ -21,6 +21,7 @@ BLOCKS = [block for a, b in ((16, 32), (32, 64), (64, 128)) for block in ((a, b,
 # map at 64 px); c2: one block more (the released GAN script; only this cut gives the 8x16x16 feature of the
 # released configuration); c3: stages 1 and 2
 CUTS = {"c1": 3, "c2": 4, "c3": 6}
+CHANGES = 1  # raise it when a change in this module alters results: the key of every job on this network depends on it
 
 
 class Block(nn.Module):
@@ -41,8 +42,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = normed(self.bn1, self.conv1(x))
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        # half of the new channels on either side, as in the CIFAR networks of He et al. 2016, option A
-        shortcut = F.pad(shortcut, (0, 0, 0, 0, self.added // 2, self.added - self.added // 2))
+        # as in the released code, the new channels, all zero, come after the others (He et al. 2016, option A)
+        shortcut = F.pad(shortcut, (0, 0, 0, 0, 0, self.added))
         return F.relu(normed(self.bn2, self.conv2(y), relu=False) + shortcut)
 
 

@@ -10,6 +10,7 @@ from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv_bn
 PLAN = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 # cut -> entries of PLAN that the encoder gets: [64, 16, 16], [128, 8, 8] and [256, 8, 8] at 32 px
 CUTS = {"c1": 2, "c2": 4, "c3": 5}
+CHANGES = 0  # raise it when a change in this module alters results: the key of every job on this network depends on it
 
 
 def widths(cut: str, bottleneck: int | None, front: int | None) -> tuple[int, ...]:

@@ -363,6 +363,11 @@ class GlobalRandom:
             torch.cuda.set_rng_state(state["cuda"], self.device)
 
 
+def version(arch: str) -> int:
+    """The version in the keys of jobs on a network of this architecture: VERSION and the changes of its own module."""
+    return VERSION + models.ARCHITECTURES[arch].CHANGES
+
+
 def build_model(recipe: Recipe, data: DataSet, device: torch.device, widths=None) -> models.SplitModel:
     """The cell's split network on `device`, in channels_last; widths: of a pruned encoder."""
     options = recipe.model.model_dump() | recipe.defense.model_options(recipe.params)

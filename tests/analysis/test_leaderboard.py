@@ -42,13 +42,34 @@ def board(*rows):
 def test_ranked_by_the_strongest_attacker_that_sees_one_feature():
     rows = [trained("a", 90.0), attacked("a", "decoder", 0.04), attacked("a", "ridge", 0.02)]
     rows += [attacked("a", name, 0.001) for name in ("ensemble", "queries16", "standard")]
-    rows += [trained("b", 80.0), attacked("b", "decoder", 0.03)]
+    rows += [trained("b", 80.0), attacked("b", "decoder", 0.03), attacked("b", "ridge", 0.031)]
     found = board(*rows)
     assert list(found["suite"]) == ["b", "a"] and list(found["rank"]) == [1, 2]
-    assert list(found["attacker"]) == ["decoder", "ridge"] and list(found["attackers"]) == [1, 2]
+    assert list(found["attacker"]) == ["decoder", "ridge"] and list(found["attackers"]) == [2, 2]
     assert list(found["mse"]) == [0.03, 0.02] and list(found["accuracy_percent"]) == [80, 90]
     assert found["frontier"].all() and set(found["label"]) == {"a 1 (published 2)"}
     assert list(found["flags"]) == ["few_draws", "closed_form_wins, decoder_beaten, few_draws"]
+
+
+def test_what_was_not_tried_on_a_row_gives_it_no_rank():
+    """As Dropout, attacked by the decoder alone, led rows on which stronger attackers had been run."""
+    rows = [trained("a", 90.0), attacked("a", "decoder", 0.014), attacked("a", "converged", 0.013)]
+    rows += [trained("b", 80.0), attacked("b", "decoder", 0.0133)]
+    rows += [trained("c", 80.0), attacked("c", "decoder", 0.012), attacked("c", "converged", 0.02)]
+    found = board(*rows).set_index("suite")
+    assert found["rank"].dropna().to_dict() == {"a": 1, "c": 2}
+    assert found["doubt"]["b"] == "not attacked by converged" and not found["frontier"]["b"]
+    rare = [attacked("a", "unet", 0.001), *rows]  # run on one of three rows: it lowers that row alone
+    assert board(*rare).set_index("suite")["rank"].dropna().to_dict() == {"c": 1, "a": 2}
+
+
+def test_an_error_on_the_attackers_own_batches_does_not_count():
+    """As the GAN's on `train` under quirk q14."""
+    rows = [trained("a", 90.0), attacked("a", "decoder", 0.02), attacked("a", "gan", 0.003)]
+    own = [row | {"metric": "column_as_named", "value": 0.0} for row in attacked("a", "gan", 0.003)[:1]]
+    (line,) = board(*rows, own).to_dict("records")
+    assert (line["attacker"], line["mse"], line["attackers"]) == ("decoder", 0.02, 1)
+    assert "decoder_beaten" not in line["flags"]
 
 
 def test_what_another_row_beats_in_both_has_no_star():

@@ -76,7 +76,7 @@ def test_resnet_block_is_conv_bn_relu_and_a_padded_shortcut():
     nn.init.zeros_(block.bn2.weight)  # the convolutions' way adds nothing
     x = torch.rand(2, 4, 6, 6)
     expected = torch.zeros(2, 8, 3, 3)
-    expected[:, 2:6] = x[:, :, ::2, ::2]
+    expected[:, :4] = x[:, :, ::2, ::2]
     torch.testing.assert_close(block(x), expected)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from benchmark.models import build
-from benchmark.models.prune import shrink, target_widths, taylor_scores
+from benchmark.models.prune import probe, shrink, target_widths, taylor_scores
 
 FULL = (16, 64, 128, 8)
 
@@ -187,3 +187,20 @@ def test_channels_last_stays():
     shrink(model, [None, some_kept(64, 60), some_kept(128, 121), None])
     assert all(conv.weight.is_contiguous(memory_format=torch.channels_last) for conv in model.encoder.convs)
     model(x.contiguous(memory_format=torch.channels_last)).sum().backward()
+
+
+def test_the_probe_adds_the_gradients_of_a_noise_image_in_evaluation_mode():
+    model, x = model_and_batch()
+    model(x).square().mean().backward()
+    before = {name: parameter.grad.clone() for name, parameter in model.encoder.named_parameters()}
+    statistics = {name: buffer.clone() for name, buffer in model.encoder.named_buffers()}
+    alone = copy.deepcopy(model.encoder).eval()
+    torch.manual_seed(5)
+    probe(model.encoder)
+    torch.manual_seed(5)
+    (image,) = torch.randn(1, 1, 3, 32, 32)
+    wanted = torch.autograd.grad(alone(image).sum(), list(alone.parameters()))
+    for (name, parameter), gradient in zip(model.encoder.named_parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, before[name] + gradient)
+    assert model.encoder.training
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.encoder.named_buffers())
