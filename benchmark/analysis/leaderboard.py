@@ -2,10 +2,11 @@
 
 Per data set and split, the highest MSE first. The strongest attacker is the one with the lowest MSE on the images under
 attack, so adding weak attackers does not help a row; strongest.py says which count. A row with a doubtful number
-(doubts.py) or without an accuracy has no rank. Nor has one that lacks an attacker which is the strongest on another row
-and was run on at least half of the rows: it would gain from what was not tried.
+(doubts.py) or without an accuracy has no rank. Nor has one that lacks an attacker which, among those run on at least
+half of the rows, is the strongest on another row: it would gain from what was not tried.
 """
 
+from collections import Counter
 from collections.abc import Collection
 
 import pandas as pd
@@ -45,7 +46,7 @@ def leaderboard(frame: pd.DataFrame, random: Collection[str]) -> pd.DataFrame:
         stated = accuracy.get(row[:5], [])
         same = attacks[(attacks[ROW] == list(row)).all(axis=1) & (attacks["attacker"] == strongest)]
         line = {"attacker": strongest, "attackers": len(errors), "seeds": len(errors[strongest])}
-        line |= {"tried": set(errors.index)}
+        line |= {"tried": errors.map(_mean).to_dict()}
         line |= {"ssim": same[same["metric"] == "ssim"]["value"].mean(), "flags": _names(flagged, row, strongest)}
         line |= {"label": column(parted(same["label"]))}
         line |= _estimate("mse", errors[strongest]) | _estimate("accuracy_percent", stated)
@@ -77,9 +78,10 @@ def _ranked(board: pd.DataFrame) -> pd.DataFrame:
 
 def _untried(part: pd.DataFrame) -> pd.Series:
     """For each row of a data set and split, which widely run attackers, strongest elsewhere, it lacks; "" for none."""
-    counts = part["tried"].explode().value_counts()
-    wanted = {name for name in part["attacker"] if 2 * counts[name] >= len(part)}
-    lacking = part["tried"].map(lambda tried: ", ".join(sorted(attacker_title(name) for name in wanted - tried)))
+    runs = Counter(name for tried in part["tried"] for name in tried)
+    wide = {name for name, count in runs.items() if 2 * count >= len(part)}
+    wanted = {min(wide & tried.keys(), key=tried.get) for tried in part["tried"] if wide & tried.keys()}
+    lacking = part["tried"].map(lambda tried: ", ".join(sorted(map(attacker_title, wanted - tried.keys()))))
     return lacking.map(lambda names: f"not attacked by {names}" if names else "")
 
 
