@@ -20,8 +20,9 @@ def ablation(frame: pd.DataFrame) -> pd.DataFrame:
 
     frame: tidy, with `published` and other protocols. Columns COLUMNS; `what` is "value" (how much the metric
     itself changes; one line for each form of CEM) or "gain" (how much larger CEM's effect is than under `published`: a
-    difference of differences). change, low, high: percent for MSE, else in the metric's unit; the interval is the 95 %
-    Student t of the seeds' means over rows, NaN for one seed. Only seeds that every row of a line has are used.
+    difference of differences). rows: those with at least one seed. change, low, high: percent for MSE, else in the
+    metric's unit; the interval is the 95 % Student t of the seeds' means over rows, NaN for one seed. Only seeds that
+    each of these rows has are used.
     Raises UserError for a frame that is not tidy.
     """
     frame = tidy(frame)
@@ -45,8 +46,9 @@ def _line(pair: Pair, what: str) -> tuple:
 
 
 def _summarise(line: tuple, rows: list[dict[str, float]]) -> list | None:
-    """One line of the table; None if no seed has every row."""
-    seeds = set.intersection(*(set(row) for row in rows))
+    """One line of the table, of the rows that have a result; None if no seed has all of these."""
+    rows = [row for row in rows if row]
+    seeds = set.intersection(*map(set, rows)) if rows else set()
     if not seeds:
         return None
     found = effect([math.fsum(row[seed] for row in rows) / len(rows) for seed in sorted(seeds)])

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.analysis import baseline
+from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.intervals import (
     Effect,
     bootstrap_aggregate,
@@ -46,7 +47,7 @@ Images = Callable[[str, str, str], tuple[np.ndarray, np.ndarray] | None]
 class _Row:
     pair: Pair
     effect: Effect | None  # None if no seed has results both with and without CEM
-    blind: bool  # whether the attack learnt nothing on either side
+    doubt: str  # why an attack's change says nothing, "" if it does
     point: str
     again: bool
 
@@ -67,16 +68,15 @@ def verdicts(
     """
     lines = []
     found = pairs(frame)
-    blinded = {pair.cell[:-1] for pair in found if pair.metric == baseline.METRIC and _sees_nothing(pair)}
+    doubt = _doubts(frame, found)
     families: dict[tuple, list[_Row]] = {}
     standing, seen = Counter(map(_jobs, found)), set()
     for pair in found:
         if pair.metric in DIRECTED or pair.metric in UNCHANGED:
             change = effect([*pair.changes().values()]) if pair.base else None
-            blind = pair.metric in DIRECTED and pair.cell[:-1] in blinded
             jobs = _jobs(pair)
             point = str(points.get(pair.suite, "")) if standing[jobs] == 1 else ""
-            row = _Row(pair, change, blind, point, again=jobs in seen)
+            row = _Row(pair, change, doubt(pair) if pair.metric in DIRECTED else "", point, again=jobs in seen)
             seen.add(jobs)
             place = (pair.suite, pair.protocol, pair.cem, pair.metric, family(pair.attacker))
             families.setdefault(place, []).append(row)
@@ -91,7 +91,7 @@ def _line(row: _Row, p_holm: float, images: Images | None) -> dict:
     claim = (DIRECTED.get(pair.metric) or UNCHANGED[pair.metric])[0]
     line = {name: getattr(pair, name) for name in CELL} | {"claim": claim, "seeds": len(pair.base)}
     line |= {"point": row.point, "again": row.again}
-    verdict, reason = (UNDECIDED, BLIND) if row.blind else judge(pair.metric, found, p_holm)
+    verdict, reason = (UNDECIDED, row.doubt) if row.doubt else judge(pair.metric, found, p_holm)
     line |= {"verdict": verdict, "reason": "; ".join(text for text in (reason, _lost(pair)) if text)}
     if found is None:
         return line
@@ -113,6 +113,23 @@ def _jobs(pair: Pair) -> tuple:
     return (*pair.cell[1:], keys) if keys and all(all(both) for _, both in keys) else pair.cell
 
 
+def _doubts(frame: pd.DataFrame, found: list[Pair]) -> Callable[[Pair], str]:
+    """Of a pair of attacks, why its change says nothing about CEM, "" if it does.
+
+    Either the attack learns nothing on both sides, or a classifier is at chance on one of them: a feature without
+    information is hard to invert, whatever made it so.
+    """
+    blind = {pair.cell[:-1] for pair in found if pair.metric == baseline.METRIC and _sees_nothing(pair)}
+    doubts = Doubts(frame)
+
+    def doubt(pair: Pair) -> str:
+        row = (pair.suite, pair.protocol, pair.dataset, pair.defense)
+        guessing = doubts.of_change(*row, pair.cem, attacker="", split="")
+        return guessing or (BLIND if pair.cell[:-1] in blind else "")
+
+    return doubt
+
+
 def _sees_nothing(pair: Pair) -> bool:
     """Whether the attack never beats the mean image, in any seed, on either side."""
     return bool(pair.base) and not any((*pair.base.values(), *pair.other.values()))
@@ -126,6 +143,8 @@ def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
         return UNDECIDED, "one seed says nothing about the spread between trainings"
     if metric in UNCHANGED:
         margin = UNCHANGED[metric][1]
+        if found.low == found.high:
+            return UNDECIDED, "every seed changed alike: an accuracy moves in steps, so the spread is not known"
         if -margin < found.low and found.high < margin:
             return SUPPORTED, f"the interval lies within ±{margin:g}"
         if found.low >= margin or found.high <= -margin:
@@ -142,26 +161,34 @@ def judge(metric: str, found: Effect | None, p_holm: float) -> tuple[str, str]:
     return UNDECIDED, "not significant, and a change that matters is not excluded"
 
 
-def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
+def aggregate(frame: pd.DataFrame, points: Mapping[str, object] = MappingProxyType({})) -> pd.DataFrame:
     """The MSE gain over all rows, for each suite, protocol, data set, form of CEM, split and family of attackers.
 
-    Columns: suite, protocol, dataset, cem, split, family, rows, seeds (fewest of a row), gain_percent (interquartile
-    mean over rows, attackers and seeds of on / off), low, high (95 %, seeds resampled within rows; NaN where a row has
-    one seed).
+    Columns: suite, point (of a sweep, from `points`: suite -> point; ""), protocol, dataset, cem, split, family, rows,
+    left_out (rows whose change says nothing: see `verdicts`), seeds (fewest of a row), gain_percent (interquartile mean
+    over rows, attackers and seeds of on / off), low, high (95 %, seeds resampled within rows; NaN where a row has one
+    seed).
     """
     groups: dict[tuple, list[np.ndarray]] = {}
-    for pair in pairs(frame):
+    left_out: Counter[tuple] = Counter()
+    found = pairs(frame)
+    doubt = _doubts(frame, found)
+    for pair in found:
         if pair.metric == "mse" and pair.base and not chooses(pair.attacker):
-            cell = (pair.suite, pair.protocol, pair.dataset, pair.cem, pair.split, family(pair.attacker))
-            groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
+            point = str(points.get(pair.suite, ""))
+            cell = (pair.suite, point, pair.protocol, pair.dataset, pair.cem, pair.split, family(pair.attacker))
+            if doubt(pair):
+                left_out[cell] += 1
+            else:
+                groups.setdefault(cell, []).append(np.array([*pair.changes().values()]))
     lines = []
     for cell, rows in groups.items():
         seeds = min(len(row) for row in rows)
         low, high = bootstrap_aggregate(rows) if seeds > 1 else (math.nan, math.nan)
         middle = interquartile_mean(np.concatenate(rows))
-        lines.append([*cell, len(rows), seeds, _percent(middle), _percent(low), _percent(high)])
-    columns = ["suite", "protocol", "dataset", "cem", "split", "family"]
-    columns += ["rows", "seeds", "gain_percent", "low", "high"]
+        lines.append([*cell, len(rows), left_out[cell], seeds, _percent(middle), _percent(low), _percent(high)])
+    columns = ["suite", "point", "protocol", "dataset", "cem", "split", "family"]
+    columns += ["rows", "left_out", "seeds", "gain_percent", "low", "high"]
     return pd.DataFrame(lines, columns=columns)
 
 

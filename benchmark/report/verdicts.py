@@ -99,12 +99,15 @@ def _number(value: float, digits: int, unit: str = "") -> str:
 
 
 def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> str:
+    swept = bool(gains["point"].any())
     totals = [
         [row["protocol"], names.dataset_title(row["dataset"]), row["cem"], row["split"], ATTACKERS[row["family"]]]
-        + [row["rows"], row["seeds"], f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
+        + [row["point"]] * swept
+        + [row["rows"], row["left_out"], row["seeds"], f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
         for row in gains.to_dict("records")
     ]
-    headings = ["protocol", "data set", "CEM", "split", "attackers", "rows", "seeds", "gain", "95 % interval"]
+    headings = ["protocol", "data set", "CEM", "split", "attackers", *["point"] * swept]
+    headings += ["rows", "left out", "seeds", "gain", "95 % interval"]
     rows = texts(lines)
     parts = [
         "# Verdicts",
@@ -113,7 +116,8 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> st
         *not_published(labels),
         "\n".join(f"* {escape_markdown(line)}" for line in summary(lines).splitlines()),
         "## MSE gain over all rows",
-        "Interquartile mean over rows, the attackers of a family and seeds; 95 % stratified bootstrap over seeds.",
+        "Interquartile mean over rows, the attackers of a family and seeds; 95 % stratified bootstrap over seeds. Left "
+        "out: attacks that learn nothing on either side, and rows with a classifier at chance.",
         markdown_table(totals, headings),
         "## Row by row",
         markdown_table(rows.values.tolist(), list(rows)),

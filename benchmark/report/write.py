@@ -74,7 +74,7 @@ def write(
     keep.set_aside_richer(frame, out)
     departures = told(departure for cell in cells for departure in cell.departures)
     paths = [*write_bounds(frame, out), *write_attacks(cells, store, out), *write_flags(frame, strengths, out)]
-    paths += write_verdicts(judged, aggregate(frame), departures, out)
+    paths += write_verdicts(judged, aggregate(frame, strengths), departures, out)
     paths += write_ablation(ablated, departures, out)
     others = told_without_sweep([cell.departures for cell in cells], list(strengths.values()))
     paths += write_frontier(traded, others, out, figures)

@@ -205,6 +205,25 @@ def test_an_attack_that_learnt_nothing_shows_nothing(on_side, verdict):
     assert line["change"] > 15 and len(verdicts(frame_of(rows))) == 1
 
 
+@pytest.mark.parametrize("guessing", ["on", "off"])
+def test_a_classifier_at_chance_on_either_side_shows_nothing(guessing):
+    """As when CEM, or the defence alone, makes all features alike: nothing can be rebuilt from them."""
+    rows = [row(0.0075, seed=seed) for seed in range(3)]
+    rows += [row(0.061 + 0.0001 * seed, cem="on", seed=seed) for seed in range(3)]
+    cells = itertools.product(("off", "on"), range(3))
+    rows += [row(10 if cem == guessing else 87, "accuracy_percent", cem=cem, seed=seed) for cem, seed in cells]
+    lines = verdicts(frame_of(rows)).set_index("metric")
+    assert lines["verdict"]["mse"] == UNDECIDED and "at chance" in lines["reason"]["mse"]
+    assert aggregate(frame_of(rows)).empty
+
+
+def test_accuracies_that_all_change_alike_do_not_say_how_much_they_spread():
+    """As with 190 test pictures, of which each seed loses one."""
+    for change in (0.0, 100 / 190, 200 / 190):
+        line = judged([91, 92], [91 - change, 92 - change], "accuracy_percent")
+        assert line["verdict"] == UNDECIDED and "steps" in line["reason"]
+
+
 def test_accuracy_is_unchanged_only_where_the_interval_says_so():
     metric = "accuracy_percent"
     assert judged([70, 70.1, 70.2], [70.1, 70.1, 70.3], metric)["verdict"] == SUPPORTED
@@ -229,6 +248,18 @@ def test_aggregate_is_the_interquartile_mean_of_the_gains():
     gains = aggregate(simulated(np.random.default_rng(8), rows=8, seeds=3, gain=0.2, spread=0.02)).iloc[0]
     assert gains["low"] < gains["gain_percent"] < gains["high"]
     assert gains["gain_percent"] == pytest.approx(20, abs=2) and (gains["rows"], gains["seeds"]) == (8, 3)
+
+
+def test_the_aggregate_leaves_out_what_shows_nothing_and_names_points():
+    rows = []
+    for defense, gain, seed in itertools.product(("bottleneck", "dropout"), (1.5,), range(3)):
+        blind = defense == "dropout"
+        cell = {"defense": defense, "seed": seed}
+        rows += [row(0.062 if blind else 0.01, **cell), row(0.062 if blind else 0.01 * gain, cem="on", **cell)]
+        rows += [row(float(not blind), "beats_mean_image", cem=cem, **cell) for cem in ("off", "on")]
+    (line,) = aggregate(frame_of(rows), {"s": "attacks.decoder.epochs=3"}).to_dict("records")
+    assert (line["rows"], line["left_out"], line["point"]) == (1, 1, "attacks.decoder.epochs=3")
+    assert line["gain_percent"] == pytest.approx(50)
 
 
 def test_further_attackers_do_not_move_the_verdicts_on_the_paper():
@@ -258,6 +289,8 @@ def test_ablation_tells_what_a_protocol_does_to_values_and_to_the_gain():
     lost = [item if item["seed"] != 3 else item | {"status": "failed"} for item in rows]
     assert set(ablation(frame_of(lost))["seeds"]) == {2}
     assert ablation(frame_of(rows[:2])).empty
+    gone = [item | {"status": "diverged"} if item["defense"] == "dropout" else item for item in rows]
+    assert set(ablation(frame_of(gone))["rows"]) == {1}  # the other row stays
 
 
 def test_the_ablation_suite_turns_each_quirk_off_alone():
@@ -271,7 +304,8 @@ def test_the_report_says_the_verdicts_first(finished, tmp_path):  # noqa: F811
     outcome = finished.call("report", "--tables", tmp_path)
     *answer, last = outcome.out.splitlines()
     assert outcome.code == 0 and outcome.err == ""  # of an ablation and a frontier, nothing: it is no such suite
-    assert "CEM raises MSE: 0 supported, 0 not supported, 8 undecided of 8 rows" in answer
+    chance = "(accuracy at chance in one seed or more: there is little in the feature to rebuild from)"
+    assert f"CEM raises MSE: 0 supported, 0 not supported, 8 undecided of 8 rows {chance}" in answer
     unchanged = "CEM leaves accuracy unchanged: 0 supported, 0 not supported, 2 undecided of 2 rows"
     assert f"{unchanged} (one seed says nothing about the spread between trainings)" in answer
     written = [path for path in (tmp_path / "smoke").rglob("*") if path.is_file()]
