@@ -78,12 +78,13 @@ def all_jobs(cells: list[Cell]) -> dict[str, Job]:
     return {job.key: job for cell in cells for job in (cell.job, *cell.job.parents.values())}
 
 
-def epochs(cells: list[Cell]) -> dict[tuple[str, str], str]:
-    """(protocol, data set) -> `Epochs: training 240, decoder 50, gan 150.`; several numbers where cells differ."""
-    found: dict[tuple[str, str], dict[str, set[int]]] = {}
+def epochs(cells: list[Cell], store: Store) -> dict[tuple[str, str, str], str]:
+    """(suite, protocol, data set) -> `Epochs: training 240, decoder 50, gan 150.`, of what is done; several numbers
+    where cells differ."""
+    found: dict[tuple[str, str, str], dict[str, set[int]]] = {}
     for cell in cells:
-        if cell.kind in ("train", "attack"):
-            counts = found.setdefault((cell.protocol, cell.dataset), {})
+        if cell.kind in ("train", "attack") and store.done(cell.job):
+            counts = found.setdefault((cell.suite, cell.protocol, cell.dataset), {})
             counts.setdefault("training", set()).add(cell.job.cell["train"]["epochs"])
         if cell.kind == "attack" and "epochs" in cell.job.config["params"]:
             counts.setdefault(cell.attacker, set()).add(cell.job.config["params"]["epochs"])

@@ -27,7 +27,7 @@ class Findings:
     store: Store
     frame: pd.DataFrame
     verdicts: pd.DataFrame
-    epochs: dict[tuple[str, str], str]
+    epochs: dict[tuple[str, str, str], str]
     pictures: list[list[Rebuilt]]
     drawings: list[Drawing]
     strengths: dict[str, Point]
@@ -45,7 +45,7 @@ def findings(cells: list[Cell], store: Store, figures: bool = True) -> Findings:
         store,
         frame,
         verdicts(frame, per_image_reader(cells, store), strengths),
-        epochs(cells),
+        epochs(cells, store),
         on_same_originals(cells, store, ordered(cell.defense for cell in cells)),
         drawings(cells, store, frame) if figures else [],
         strengths,

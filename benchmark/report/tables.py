@@ -79,7 +79,7 @@ def build_tables(
     lines: pd.DataFrame,
     compare: bool = False,
     extra_metrics: Sequence[str] = (),
-    epochs: Mapping[tuple[str, str], str] | None = None,
+    epochs: Mapping[tuple[str, str, str], str] | None = None,
 ) -> list[Table]:
     """Every table that the frame (frame.py) has cells for, one of each per suite and protocol.
 
@@ -89,7 +89,7 @@ def build_tables(
     lines: the frame's verdicts (analysis/verdicts.py), which say what is bold.
     compare: print the published value behind the produced one, in brackets.
     extra_metrics: further metrics (`psnr_db_per_image`, ...) as columns of the `ssim_psnr` tables.
-    epochs: (protocol, data set) -> the captions' sentence on epochs (aggregate.epochs).
+    epochs: (suite, protocol, data set) -> the captions' sentence on epochs (analysis/collect.py).
     Raises UserError for a frame that is not tidy.
     """
     frame = tidy(frame)
@@ -103,7 +103,7 @@ def build_tables(
             columns, rows = _shape(part[part["dataset"] == dataset], dataset, layout, extra_metrics)
             told = flagged if layout in ALL_ATTACKERS else {}  # the printed layouts do not depend on other attackers
             draft = _Draft((suite, protocol, dataset), columns, rows, summaries, doubts, supported, told)
-            lengths = (epochs or {}).get((protocol, dataset), "") if layout != "efficiency" else ""
+            lengths = (epochs or {}).get((suite, protocol, dataset), "") if layout != "efficiency" else ""
             tables.append(_finish(draft, layout, protocol, suite if several else "", compare, lengths))
     return _with_own_names(tables)
 

@@ -1,6 +1,7 @@
 """Frontiers with known areas and gains, the sweep's cells, and the command on a tiny suite."""
 
 import csv
+import itertools
 import math
 import shutil
 
@@ -85,6 +86,20 @@ def test_points_take_the_strongest_attacker_of_every_seed():
     assert train.loc["0", ["accuracy", "mse", "attacker"]].tolist() == [80, 0.01, "gan"]
     assert train.loc["1", ["accuracy", "mse", "attacker"]].tolist() == [81, pytest.approx(0.005), "decoder"]
     assert set(found["strength"]) == {"a=1"} and len(found) == 4
+
+
+def test_an_attacker_that_was_not_run_on_every_setting_is_no_gain():
+    """As a strong one on the side without CEM alone, which looked like CEM's gain."""
+    rows = []
+    for cem, (attacker, value) in itertools.product(("off", "on"), (("decoder", 0.02), ("converged", 0.015))):
+        if (cem, attacker) != ("on", "converged"):
+            cell = dict(suite="s a=1", dataset="cifar10", defense="d", cem=cem, protocol="p", seed=0, status="done")
+            cell |= dict(reason="", key="", label="")
+            rows.append(cell | dict(kind="attack", attacker=attacker, split="train", metric="mse", value=value))
+            rows.append(cell | dict(kind="train", attacker="", split="", metric="accuracy_percent", value=80))
+    frame = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates()  # one accuracy a side
+    found = points(tidy(frame), {"s a=1": Point("a", 1)})
+    assert dict(zip(found["cem"], found["mse"], strict=True)) == {"off": 0.02, "on": 0.02}
 
 
 def test_the_cells_of_a_sweep_are_told_apart_and_share_what_is_the_same(matrix, tmp_path):

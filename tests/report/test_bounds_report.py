@@ -97,6 +97,13 @@ def test_rows_take_the_strongest_attacker_and_ratios_to_the_row_without_cem():
     assert math.isnan(on["logdet_nats"])
 
 
+def test_an_attacker_that_was_not_run_on_every_row_does_not_count():
+    without = [line for line in suite_rows() if (line["cem"], line["attacker"]) != ("on", "gan")]
+    lines = bounds_rows(frame_of(without)).set_index(["defense", "cem"])
+    assert set(lines["attacker_train"]) == {"decoder"}
+    assert lines.loc[("distcorr", "on"), "mse_train_ratio"] == pytest.approx(2.5 / 2)
+
+
 def test_ranks_have_the_sign_that_theory_gives_them():
     order = ranks(bounds_rows(frame_of(suite_rows()))).set_index(["split", "quantity"])
     for quantity in ("eq7_nats", "van_trees_mse"):
