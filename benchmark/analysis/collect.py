@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from benchmark.analysis import baseline, columns, convergence
+from benchmark.analysis import baseline, columns, convergence, doubts
 from benchmark.analysis.frame import COLUMNS
 from benchmark.analysis.verdicts import Images
 from benchmark.departures import Departure, column, told
@@ -15,7 +15,7 @@ from benchmark.metrics.facts import PARTS
 from benchmark.store.store import HISTORY, PER_IMAGE, Store
 from benchmark.training import checkpoint
 
-TRAINING = ("accuracy_percent",)
+TRAINING = ("accuracy_percent", doubts.METRIC)
 ATTACK = (
     "mse",
     "ssim",
@@ -114,6 +114,13 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
         else:  # no attack of the place has recorded it: `ensemble` alone, which has no images of its own
             metrics = [name for name in metrics if name != baseline.METRIC]
     departures = cell.departures
+    if cell.kind == "train":
+        accuracy = values.get("accuracy_percent")
+        if accuracy is None:
+            metrics = [name for name in metrics if name != doubts.METRIC]
+        else:
+            beaten = not doubts.at_chance(cell.dataset, accuracy, departures)
+            values = values | {doubts.METRIC: float(beaten)}
     if cell.kind == "efficiency" and status == "done":
         device = store.provenance(cell.job).get("device", "unknown")
         departures = (*departures, Departure("device", device, "RTX 4090"))

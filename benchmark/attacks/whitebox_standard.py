@@ -4,7 +4,8 @@ Minimises -log p(z | F_e(x)) + |u|^2 / 2 over u, x = mean + L u, where L L^T is 
 the most probable image if images were normally distributed. For a linear encoder and Gaussian noise that is the best
 linear estimate, as of `ridge`; here the encoder itself is used, not a linear fit of it. No weight has to be chosen,
 unlike for the total variation of `whitebox`. Each column of L is a principal axis, so Adam's steps are scaled by axis.
-The held-out images are optimised together with those under attack, each by itself.
+The held-out images are optimised together with those under attack, each by itself. With fewer images than pixels only
+what lies in the images' span can be rebuilt, which makes it a weaker attack than its name says.
 """
 
 from dataclasses import replace
@@ -17,7 +18,7 @@ from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Target, mean_image, uni
 from benchmark.attacks.held_out import judged, set_aside
 from benchmark.attacks.whitebox import Descent
 
-LEAST = 1e-4  # [ours] added to every variance: a standard deviation of 0.01, for axes on which few images differ
+LEAST = 1e-4  # [ours] added to every axis's variance: a standard deviation of 0.01, for axes on which few images differ
 
 
 @ATTACKS.register("whitebox_standard")

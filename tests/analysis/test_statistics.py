@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from benchmark.analysis.ablation import ablation
+from benchmark.analysis.doubts import METRIC, at_chance
 from benchmark.analysis.frame import COLUMNS
 from benchmark.analysis.intervals import (
     bootstrap_aggregate,
@@ -19,6 +20,7 @@ from benchmark.analysis.intervals import (
 )
 from benchmark.analysis.paired import pairs
 from benchmark.analysis.verdicts import NOT_SUPPORTED, SUPPORTED, UNDECIDED, aggregate, verdicts
+from benchmark.departures import Departure
 from benchmark.matrix.load import MatrixFile
 from benchmark.report.verdicts import summary, texts
 from tests.support.command_line import finished, place  # noqa: F401
@@ -215,6 +217,19 @@ def test_a_classifier_at_chance_on_either_side_shows_nothing(guessing):
     lines = verdicts(frame_of(rows)).set_index("metric")
     assert lines["verdict"]["mse"] == UNDECIDED and "at chance" in lines["reason"]["mse"]
     assert aggregate(frame_of(rows)).empty
+
+
+def test_chance_is_that_of_the_images_used():
+    """Twelve of FaceScrub's 530 people, 190 test pictures: 1 / 12 and three standard errors are 14.3 %."""
+    sample = [Departure("data.classes", 12, 530), Departure("data.test", 190, 4170)]
+    assert at_chance("facescrub", 14.3, sample) and not at_chance("facescrub", 14.4, sample)
+    assert not at_chance("facescrub", 8.33)
+    fewer = [Departure("data.test_images", 512, None)]
+    assert at_chance("cifar10", 13.9, fewer) and not at_chance("cifar10", 13.9)
+    rows = [row(0.01, cem=cem, seed=s) for s in range(3) for cem in ("off", "on")]
+    for cem, seed in itertools.product(("off", "on"), range(3)):
+        rows += [row(12, "accuracy_percent", cem=cem, seed=seed), row(0.0, METRIC, cem=cem, seed=seed)]
+    assert "at chance" in verdicts(frame_of(rows)).set_index("metric")["reason"]["mse"]
 
 
 def test_accuracies_that_all_change_alike_do_not_say_how_much_they_spread():
