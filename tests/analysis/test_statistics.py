@@ -28,7 +28,7 @@ from tests.support.command_line import finished, place  # noqa: F401
 
 def row(value, metric="mse", **changes) -> dict:
     base = {"suite": "s", "dataset": "cifar10", "defense": "bottleneck", "cem": "off", "protocol": "corrected"}
-    attacker = {"kind": "train", "attacker": "", "split": ""} if metric == "accuracy_percent" else {}
+    attacker = {"kind": "train", "attacker": "", "split": ""} if metric in ("accuracy_percent", METRIC) else {}
     base |= {
         "kind": "attack",
         "attacker": "decoder",
