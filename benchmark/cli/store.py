@@ -84,9 +84,9 @@ def gc(
     size = 0
     for item in hygiene.waste(store, jobs):
         bytes_ = item.size
-        held = item.held or (yes and not hygiene.remove(store, item) and "by another runner")
-        size += 0 if held else bytes_
-        what = f"held {held}, stays" if held else "removed" if yes else "would be removed"
+        stays = item.stays or (yes and not hygiene.remove(store, item) and "held by another runner")
+        size += 0 if stays else bytes_
+        what = f"{stays}, stays" if stays else "removed" if yes else "would be removed"
         say(f"{what}: {item.path} ({item.why}, {bytes_ / 2**20:.1f} MiB)")
     say(f"{size / 2**20:.1f} MiB {'removed' if yes else 'to remove; again with --yes to do so'}")
 

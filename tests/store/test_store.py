@@ -14,7 +14,7 @@ from benchmark.matrix.expand import Job
 from benchmark.store import checksums, hygiene
 from benchmark.store import store as module
 from benchmark.store.store import Store, write_json
-from tests.support.command_line import break_disk, copied, finished, place, started  # noqa: F401 (fixtures)
+from tests.support.command_line import break_disk, call, copied, finished, place, started  # noqa: F401 (fixtures)
 
 TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 DONE = {"status": "done", "reason": "", "values": {"accuracy_percent": 12.5}}
@@ -184,6 +184,38 @@ def test_gc_leaves_what_engines_keep(store):
     assert removed(store, [TRAIN]) == {"0123456789ab", "ba9876543210.1"}
     assert (store.work / "slurm" / "array-12.json").exists()
     assert {path.name for path in store.work.iterdir()} == {"slurm", "ray-0123"}
+
+
+def test_gc_leaves_what_is_not_ours(store):
+    """Folders of somebody's own with a metrics.json, or with the name of a job, and hidden things in .work."""
+    finish(store)
+    ours = store.path(TRAIN)
+    others = [ours.parent / "run-2026-01-05", store.root / "mnist" / "resnet" / "train-0123456789ab"]
+    for folder in others:
+        (folder / "notes").mkdir(parents=True)
+        for name in ("metrics.json", "thesis_weights.bin", "notes/n.txt"):
+            (folder / name).write_text("{}")
+    others += [store.work / name for name in (".git", ".old-thing", "replaced-mine", "0123456789ab.bak")]
+    for folder in others[2:]:
+        folder.mkdir()
+    (store.work / "0123456789ab").write_text("a file of somebody's")
+    found = hygiene.waste(store, [])
+    assert {item.path: item.stays for item in found} == {ours: ""} | dict.fromkeys(others[:4], "not ours")
+    assert [item.path for item in found if hygiene.remove(store, item)] == [ours] and not ours.exists()
+    assert all((folder / "notes" / "n.txt").exists() for folder in others[:2]) and all(map(os.path.isdir, others))
+    assert (store.work / "0123456789ab").exists()
+
+
+def test_gc_says_what_is_not_ours(copied):  # noqa: F811
+    folder = copied.results / "mnist" / "resnet" / "run-2026-01-05"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    words = ["--matrix", copied.matrix, "--data", copied.data, "--results", copied.results]
+    outcome = call("store", "gc", "--keep-suite", "smoke", "--yes", *words)
+    assert outcome.code == 0 and outcome.out.startswith(
+        f"not ours, stays: {folder} (its name is not WHAT-KEY, 0.0 MiB)"
+    )
+    assert (folder / "metrics.json").exists()
 
 
 def test_gc_keeps_what_was_set_aside_until_it_is_done_again(store):
