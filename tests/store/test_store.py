@@ -1,5 +1,6 @@
 """The store of results: locks, whole or absent results, failures, damage."""
 
+import errno
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from benchmark.engines import slurm_queue
-from benchmark.errors import Unreadable, UserError
+from benchmark.errors import CannotWrite, Unreadable, UserError
 from benchmark.matrix.expand import Job
 from benchmark.store import checksums, hygiene
 from benchmark.store import store as module
@@ -73,8 +74,51 @@ def test_a_crash_just_before_the_rename_leaves_nothing_visible(store, monkeypatc
         finish(store)
     assert not store.done(TRAIN) and store.status(TRAIN)[0] == "waiting"
     monkeypatch.undo()
-    finish(store)
-    assert store.done(TRAIN)
+    assert not claimed(store) and store.metrics(TRAIN) == DONE  # as it was complete, the next runner publishes it
+
+
+@pytest.fixture
+def stuck(store, monkeypatch):
+    """The store with a finished job that could not be moved to its place, and the working folder that has it."""
+    real, final = os.rename, store.path(TRAIN)
+
+    def fail(source, target):
+        if target == final:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "rename", fail)
+    with pytest.raises(CannotWrite, match="Permission denied"):
+        finish(store)
+    assert not store.done(TRAIN)
+    return store.workdir(TRAIN)
+
+
+def test_a_result_that_could_not_be_published_is_published_by_the_next(store, stuck, monkeypatch):
+    assert (stuck / "state.safetensors").read_text() == "mid-job" and (stuck / "metrics.json").exists()
+    before = (stuck / "provenance.json").read_bytes()
+    monkeypatch.undo()
+    assert not claimed(store) and store.metrics(TRAIN) == DONE and store.damage(TRAIN, tensors=True) == []
+    assert (store.path(TRAIN) / "provenance.json").read_bytes() == before
+    assert not {"state.safetensors", "lock.json"} & set(os.listdir(store.path(TRAIN)))
+    assert list(store.work.iterdir()) == []
+
+
+def test_and_stays_where_it_is_while_it_cannot_be(store, stuck):
+    before = {path.name: path.read_bytes() for path in stuck.iterdir()}
+    for _ in range(2):
+        with store.claim(TRAIN) as folder:
+            assert folder not in (None, stuck)
+        assert {path.name: path.read_bytes() for path in stuck.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "SHA256SUMS"])
+def test_what_was_altered_there_is_not_published(store, stuck, monkeypatch, name):
+    """The job goes on from its saved state."""
+    monkeypatch.undo()
+    (stuck / name).write_text("altered")
+    with store.claim(TRAIN) as folder:
+        assert not store.done(TRAIN) and (folder / "state.safetensors").read_text() == "mid-job"
 
 
 def test_status_of_every_kind(store):
