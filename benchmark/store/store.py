@@ -154,10 +154,18 @@ class Store:
             return metrics["status"], metrics["reason"]
         if holder := self.locks.holder(_name(job)):
             return "running", plain(f"on {holder.host}, process {holder.pid}")
-        failed = self.workdir(job) / FAILED
-        if failed.is_file():
-            return "failed", plain(self._json(failed, {"reason": str})["reason"])
-        return "waiting", "not run yet"
+        failed = self._failure(self.workdir(job) / FAILED)
+        return ("waiting", "not run yet") if failed is None else ("failed", failed)
+
+    @staticmethod
+    def _failure(path: Path) -> str | None:
+        """The reason in a failed.json, which decides nothing, so that a damaged one is no error; None if missing."""
+        try:
+            return plain(str(json.loads(checksums.content(path))["reason"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return f"its reason cannot be read: {path} is damaged"
 
     def finish(self, job: Job, metrics: dict, provenance: dict) -> None:
         """Turn the job's working folder, which already holds its other files, into its finished folder.

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from benchmark.engines import slurm_queue
+from benchmark.engines.scheduler import Schedule
 from benchmark.errors import CannotWrite, Unreadable, UserError
 from benchmark.matrix.expand import Job
 from benchmark.store import checksums, hygiene
@@ -129,6 +130,18 @@ def test_status_of_every_kind(store):
     assert store.status(TRAIN) == ("failed", "out of luck")
     finish(store, {"status": "diverged", "reason": "the loss is nan", "values": {}})
     assert store.status(TRAIN) == ("diverged", "the loss is nan") and store.done(TRAIN)
+
+
+@pytest.mark.parametrize("content", ["", '{"reas', "[]", "{}", "\xff", "[" * 9999], ids=range(6))
+def test_a_damaged_record_of_a_failure_blocks_nothing(store, content):
+    with store.claim(TRAIN):
+        store.fail(TRAIN, "out of luck")
+    (store.workdir(TRAIN) / "failed.json").write_bytes(content.encode("latin-1"))
+    state, reason = store.status(TRAIN)
+    assert state == "failed" and "its reason cannot be read" in reason
+    assert Schedule([TRAIN], store).next() == TRAIN
+    finish(store)
+    assert store.status(TRAIN) == ("done", "")
 
 
 def test_a_new_attempt_forgets_the_failure(store):
