@@ -111,7 +111,8 @@ def export(
     if not folders:
         raise UserError(f"no finished job in {store.root} to export; choose another --results or suite")
     if by:
-        archive.sign([folder for folder in folders if folder not in shipped.folders(store)], by)
+        others = shipped.folders(store)
+        archive.sign([folder for folder in folders if folder not in others], by)
     archive.export(store, sorted(folders), file, weights)
     say(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
 
