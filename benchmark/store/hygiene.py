@@ -53,27 +53,49 @@ class Waste:
         return sum(path.stat().st_size for path in (self.path, *self.path.rglob("*")) if path.is_file())
 
 
-def folders(root: Path) -> list[Path]:
-    """The folders of all finished jobs, of any suite, in order, unchecked."""
-    return [metrics.parent for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}"))]
+def walk(root: Path, depth: int = 3) -> Iterator[tuple[Path, Unreadable | None]]:
+    """The folders of all finished jobs, of any suite, in order.
+
+    With the error, in place of folders: those (of a job, a row, a data set) that are links, or cannot be read, so that
+    what is in them is unknown.
+    """
+    try:
+        below = solid.folders(root)
+    except Unreadable as error:
+        yield root, error
+        return
+    for folder in below:
+        try:
+            solid.require_folder(folder)
+            if depth == 1 and solid.holds(folder, METRICS):
+                yield folder, None
+        except Unreadable as error:
+            yield folder, error
+            continue
+        if depth > 1:
+            yield from walk(folder, depth - 1)
 
 
 def finished(root: Path) -> Iterator[Path]:
-    """The same, checked. Irregular if one is reached by a link."""
-    for folder in folders(root):
+    """The folders of all finished jobs. Unreadable if one cannot be read, or is reached by a link (Irregular)."""
+    for folder, error in walk(root):
+        if error:
+            raise error
         solid.require(folder, root)
         yield folder
 
 
 def verify(store: Store) -> list[Finding]:
-    """Check every finished job. UserError if there is no such store."""
+    """Check every finished job. UserError if there is no such store. A folder that cannot be read is one finding."""
     if not store.root.is_dir():
         raise UserError(f"there is no results folder {store.root}; choose another --results")
-    return [_look(folder, store.root) for folder in folders(store.root)]
+    return [_look(folder, store.root, error) for folder, error in walk(store.root)]
 
 
-def _look(folder: Path, root: Path) -> Finding:
+def _look(folder: Path, root: Path, error: Unreadable | None) -> Finding:
     try:
+        if error:
+            raise error
         solid.require(folder, root)
         problems = checksums.problems(folder)
         listed = None if problems else checksums.read(folder)

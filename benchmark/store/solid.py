@@ -57,6 +57,11 @@ def folders(folder: Path) -> list[Path]:
     return [path for path in found if os.path.isdir(path)]
 
 
+def holds(folder: Path, name: str) -> bool:
+    """Whether something of that name, of any kind, is in the folder. Unreadable if it cannot be listed."""
+    return any(entry.name == name for entry in _listed(folder))
+
+
 def require(folder: Path, root: Path) -> None:
     """Irregular unless `folder`, its parents below `root`, and everything directly in it are real folders and files.
 
