@@ -209,9 +209,11 @@ class Store:
         return True
 
     def _complete(self, job: Job, folder: Path) -> bool:
-        """Whether a working folder holds the job's whole result, unchanged: its checksums are written last."""
+        """Whether a working folder holds the job's whole result, unchanged, its tensors too: its checksums are written
+        last."""
         try:
-            if not checksums.read(folder) or checksums.problems(folder):
+            listed = checksums.read(folder)
+            if not listed or checksums.problems(folder) or not all((folder / name).is_file() for name in listed):
                 return False
             return self._json(folder / "job.json", {"key": str})["key"] == job.key and bool(self._result(folder))
         except checksums.Damaged:

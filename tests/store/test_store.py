@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -90,7 +91,7 @@ def stuck(store, monkeypatch):
 
     monkeypatch.setattr(module.os, "rename", fail)
     with pytest.raises(CannotWrite, match="Permission denied"):
-        finish(store)
+        finish(store, before_end=lambda: (store.workdir(TRAIN) / "checkpoint.safetensors").write_bytes(b"weights"))
     assert not store.done(TRAIN)
     return store.workdir(TRAIN)
 
@@ -113,11 +114,12 @@ def test_and_stays_where_it_is_while_it_cannot_be(store, stuck):
         assert {path.name: path.read_bytes() for path in stuck.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "SHA256SUMS"])
-def test_what_was_altered_there_is_not_published(store, stuck, monkeypatch, name):
+@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "SHA256SUMS", "checkpoint.safetensors"])
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("altered")], ids=["gone", "altered"])
+def test_what_was_altered_there_is_not_published(store, stuck, monkeypatch, name, change):
     """The job goes on from its saved state."""
     monkeypatch.undo()
-    (stuck / name).write_text("altered")
+    change(stuck / name)
     with store.claim(TRAIN) as folder:
         assert not store.done(TRAIN) and (folder / "state.safetensors").read_text() == "mid-job"
 
