@@ -39,7 +39,7 @@ def run(
     if engine == "local":  # other engines use the nodes' devices
         pick(device)
     names, jobs = selection.require_data(), selection.jobs
-    selection.store.check_writable()
+    selection.store.check_writable(jobs)
     if tensorboard:
         write_to(tensorboard)
     tell(f"{selection.suite}: {len(jobs)} jobs, engine {engine}, data {', '.join(names) or 'none'}")

@@ -84,9 +84,9 @@ def gc(
     size = 0
     for item in hygiene.waste(store, jobs):
         bytes_ = item.size
-        held = item.held or (yes and not hygiene.remove(store, item) and "by another runner")
-        size += 0 if held else bytes_
-        what = f"held {held}, stays" if held else "removed" if yes else "would be removed"
+        stays = item.stays or (yes and not hygiene.remove(store, item) and "held by another runner")
+        size += 0 if stays else bytes_
+        what = f"{stays}, stays" if stays else "removed" if yes else "would be removed"
         say(f"{what}: {item.path} ({item.why}, {bytes_ / 2**20:.1f} MiB)")
     say(f"{size / 2**20:.1f} MiB {'removed' if yes else 'to remove; again with --yes to do so'}")
 
@@ -111,7 +111,8 @@ def export(
     if not folders:
         raise UserError(f"no finished job in {store.root} to export; choose another --results or suite")
     if by:
-        archive.sign([folder for folder in folders if folder not in shipped.folders(store)], by)
+        others = shipped.folders(store)
+        archive.sign([folder for folder in folders if folder not in others], by)
     archive.export(store, sorted(folders), file, weights)
     say(f"{file}: {len(folders)} jobs, {file.stat().st_size / 2**20:.1f} MiB")
 

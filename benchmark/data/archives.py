@@ -4,6 +4,7 @@ Everything that can grow has a limit: the unpacked bytes, the bytes of one heade
 of folders.
 """
 
+import contextlib
 import errno
 import gzip
 import io
@@ -33,16 +34,9 @@ def unpack(archive: Path, folder: Path) -> None:
 
     UserError naming the archive (and the member) if it is unreadable or holds anything else.
     """
-    try:
-        left, members = _most_bytes(archive), _most_members(archive)
-        listed = _zip_members if zipfile.is_zipfile(archive) else _tar_members
-        for name, plain, opened in listed(archive):
-            members -= 1
-            if members < 0:
-                raise _Refused("holds far more files than one of its size should")
-            if opened is None:  # a folder
-                continue
-            _require_harmless(name, plain)
+    with _refusing(archive, folder):
+        left = _most_bytes(archive)
+        for name, opened in _members(archive):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with opened() as content, open(target, "wb") as file:
@@ -51,12 +45,38 @@ def unpack(archive: Path, folder: Path) -> None:
                     if left < 0:
                         raise _Refused("unpacks to far more than its size")
                     file.write(block)
+
+
+def names(archive: Path) -> list[str]:
+    """The names of the files in a .zip or .tar(.gz); UserError as for `unpack`."""
+    with _refusing(archive, archive.parent):
+        return [name for name, _ in _members(archive)]
+
+
+@contextlib.contextmanager
+def _refusing(archive: Path, folder: Path):
+    """Wraps reading an archive for `folder`: UserError for whatever goes wrong."""
+    try:
+        yield
     except _Refused as error:
         raise UserError(f"the archive {archive} {error}; do not use it") from None
     except Exception as error:  # a damaged archive can fail in any way
         if isinstance(error, OSError) and error.errno in _DISK:
             raise UserError(f"cannot unpack {archive} into {folder} ({error}); free space or choose another") from None
         raise UserError(f"the archive {archive} cannot be unpacked ({told(error, 200)}); get it again") from error
+
+
+def _members(archive: Path) -> Iterator[tuple]:
+    """(name, a function that opens it) of each file."""
+    left = _most_members(archive)
+    listed = _zip_members if zipfile.is_zipfile(archive) else _tar_members
+    for name, plain, opened in listed(archive):
+        left -= 1
+        if left < 0:
+            raise _Refused("holds far more files than one of its size should")
+        if opened is not None:  # not a folder
+            _require_harmless(name, plain)
+            yield name, opened
 
 
 def require_modest_zip(file: Path) -> None:

@@ -34,9 +34,10 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
     if store.done(job):
         return Outcome("cached")
     try:
+        store.require_place(job)
         with store.claim(job) as folder:
             if folder is None:
-                return Outcome("held")
+                return Outcome("cached" if store.done(job) else "held")
             display.begin(job)
             monitor = Monitor(display, job, folder, lambda: stop() or store.lost(job, look=False))
             try:

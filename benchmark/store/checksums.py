@@ -47,7 +47,9 @@ def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
 
 
 def write(folder: Path, leave_out: tuple[str, ...] = ()) -> None:
-    (folder / NAME).write_text(listing(folder, leave_out))
+    text = listing(folder, leave_out)
+    with whole(folder / NAME) as new:  # a folder with half a list would look complete
+        new.write_text(text)
 
 
 def add(folder: Path, name: str) -> None:

@@ -1,5 +1,6 @@
 """Maintenance of a store: checks that finished jobs are unchanged, and finds what may be removed."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +17,13 @@ from benchmark.matrix.expand import Job
 from benchmark.store import checksums, solid
 from benchmark.store.store import METRICS, Store
 
-_KEY = re.compile("[0-9a-f]{12}")
+_JOB = re.compile(r"[\w+-][\w.+-]*-[0-9a-f]{12}")  # WHAT-KEY
+# what this package makes in .work: a holder's folder, a result that was set aside, and what a killed process leaves
+_HELD = re.compile(r"([0-9a-f]{12})(\.[0-9]+)?")
+_ASIDE = re.compile(rf"replaced-{_JOB.pattern}-[0-9]+")
+_LEFT = re.compile(
+    r"\.(probe|import|old)-[0-9a-f]+|\.(new|old)-[0-9a-f]{12}-[0-9a-f]{32}|\.shipped\.json\.[0-9a-f]{12}\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Waste:
-    """Something in a store that no kept suite needs; held: by whom, if a job still runs in it."""
+    """Something in a store that no kept suite needs; stays: why it is not removed, "" if it may be."""
 
     path: Path
     why: str
-    held: str = ""
+    stays: str = ""
 
     @property
     def size(self) -> int:
@@ -46,27 +53,49 @@ class Waste:
         return sum(path.stat().st_size for path in (self.path, *self.path.rglob("*")) if path.is_file())
 
 
-def folders(root: Path) -> list[Path]:
-    """The folders of all finished jobs, of any suite, in order, unchecked."""
-    return [metrics.parent for metrics in sorted(root.glob(f"[!.]*/*/*/{METRICS}"))]
+def walk(root: Path, depth: int = 3) -> Iterator[tuple[Path, Unreadable | None]]:
+    """The folders of all finished jobs, of any suite, in order.
+
+    With the error, in place of folders: those (of a job, a row, a data set) that are links, or cannot be read, so that
+    what is in them is unknown.
+    """
+    try:
+        below = solid.folders(root)
+    except Unreadable as error:
+        yield root, error
+        return
+    for folder in below:
+        try:
+            solid.require_folder(folder)
+            if depth == 1 and solid.holds(folder, METRICS):
+                yield folder, None
+        except Unreadable as error:
+            yield folder, error
+            continue
+        if depth > 1:
+            yield from walk(folder, depth - 1)
 
 
 def finished(root: Path) -> Iterator[Path]:
-    """The same, checked. Irregular if one is reached by a link."""
-    for folder in folders(root):
+    """The folders of all finished jobs. Unreadable if one cannot be read, or is reached by a link (Irregular)."""
+    for folder, error in walk(root):
+        if error:
+            raise error
         solid.require(folder, root)
         yield folder
 
 
 def verify(store: Store) -> list[Finding]:
-    """Check every finished job. UserError if there is no such store."""
+    """Check every finished job. UserError if there is no such store. A folder that cannot be read is one finding."""
     if not store.root.is_dir():
         raise UserError(f"there is no results folder {store.root}; choose another --results")
-    return [_look(folder, store.root) for folder in folders(store.root)]
+    return [_look(folder, store.root, error) for folder, error in walk(store.root)]
 
 
-def _look(folder: Path, root: Path) -> Finding:
+def _look(folder: Path, root: Path, error: Unreadable | None) -> Finding:
     try:
+        if error:
+            raise error
         solid.require(folder, root)
         problems = checksums.problems(folder)
         listed = None if problems else checksums.read(folder)
@@ -106,45 +135,50 @@ def training(folder: Path) -> Job:
 def waste(store: Store, keep: list[Job]) -> list[Waste]:
     """Everything that is not a result of, or work on, the jobs to keep. Irregular for a link, pipe or similar.
 
-    A result that was set aside stays until its job is done again. Files not named by a job's key belong to an engine.
+    What is not ours stays: a folder that is no job's own, hidden things in .work that nothing here makes. A result that
+    was set aside stays until its job is done again. Other things in .work belong to an engine, and are not listed.
     """
     solid.require_all(store.root)
     keys = {job.key[:12]: job for job in keep}
-    found = [
-        Waste(folder, "in no kept suite")
-        for folder in finished(store.root)
-        if folder.name.rpartition("-")[2] not in keys
-    ]
+    found = [_unneeded(folder) for folder in finished(store.root) if folder.name.rpartition("-")[2] not in keys]
     for path in sorted(store.work.iterdir()) if store.work.is_dir() else []:
-        name = path.name.partition(".")[0]
-        if path.name.startswith("replaced-"):  # replaced-WHAT-KEY-TIME
+        if _ASIDE.fullmatch(path.name):
             job = keys.get(path.name.rpartition("-")[0].rpartition("-")[2])
             if job is None or store.done(job):
                 found.append(Waste(path, "left over"))
         elif path.name.startswith("."):
-            found.append(Waste(path, "left over"))
-        elif _KEY.fullmatch(name) and name not in keys:
-            holder = store.locks.holder(name)
-            held = f"on {holder.host}, process {holder.pid}" if holder else ""
-            found.append(Waste(path, "work on a job in no kept suite", held))
+            ours = _LEFT.fullmatch(path.name)
+            found.append(Waste(path, "left over") if ours else Waste(path, "nothing here makes it", "not ours"))
+        elif (held := _HELD.fullmatch(path.name)) and path.is_dir() and held[1] not in keys:
+            holder = store.locks.holder(held[1])
+            stays = f"held on {holder.host}, process {holder.pid}" if holder else ""
+            found.append(Waste(path, "work on a job in no kept suite", stays))
     return found
 
 
+def _unneeded(folder: Path) -> Waste:
+    """A folder with metrics that is no kept job's: waste if it is a job's own, otherwise somebody else's."""
+    problem = foreign(folder) if _JOB.fullmatch(folder.name) else "its name is not WHAT-KEY"
+    return Waste(folder, problem, "not ours") if problem else Waste(folder, "in no kept suite")
+
+
 def remove(store: Store, item: Waste) -> bool:
-    """Remove it; False if a runner holds it. Irregular if it is not what `waste` found."""
+    """Remove it; False if it is to stay, or a runner holds it. Irregular if it is not what `waste` found."""
+    if item.stays:
+        return False
     solid.require(item.path, store.root)
-    name = item.path.name.partition(".")[0]
-    if item.path.parent == store.work and name and not name.startswith("replaced-"):
-        with store.locks.hold(name) as folder:  # nobody else can be in it now
+    if held := item.path.parent == store.work and _HELD.fullmatch(item.path.name):
+        with store.locks.hold(held[1]) as folder:  # nobody else can be in it now
             if folder is None:
                 return False
-            store.locks.drop(name)
+            store.locks.drop(held[1])
             return True
     aside = store.work / f".old-{uuid.uuid4().hex}"  # a reader sees a complete result or none
     store.work.mkdir(parents=True, exist_ok=True)
     os.rename(item.path, aside)
     shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
-    for above in (item.path.parent, item.path.parent.parent):
-        if store.root in above.parents and above != store.work and not any(above.iterdir()):
-            above.rmdir()
+    if item.path.parent != store.work:  # a job's: its row and its data set go with their last job
+        with contextlib.suppress(OSError):  # there is more in it
+            item.path.parent.rmdir()
+            item.path.parent.parent.rmdir()
     return True

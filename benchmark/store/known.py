@@ -13,11 +13,13 @@ from benchmark.store.store import Store
 def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
     """Every finished job whose parents are finished too, together with these, in the order of their folders.
 
-    A result without a valid description is left out; `say` gets a line about it.
+    A result without a valid description, or in a folder that cannot be read, is left out; `say` gets a line about it.
     """
     said: dict[str, dict] = {}
-    for folder in hygiene.folders(store.root):
+    for folder, error in hygiene.walk(store.root):
         try:
+            if error:
+                raise error
             solid.require(folder, store.root)
             found = _described(folder)
             said[found["key"]] = found

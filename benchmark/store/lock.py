@@ -7,7 +7,7 @@
 * A taker never removes a lock. It takes the next number, and withdraws if anything changed since it looked. So a taker
   that looked long ago cannot take the job from one that came later.
 * Then the taker moves the older folders away. A holder that was only suspended finds its folder gone, so it cannot
-  write into the other's work or publish over it.
+  write into the other's work or publish over it. What is complete in them is not thrown away (`saved` of `hold`).
 * Clocks of two machines are never compared. A holder on this machine is gone when its process is. Any other is suspect
   if its heartbeat, the modification time that the file server gave `lock.json`, is old by the file server's own clock,
   or lies in its future (the clock was set back). A taker then watches the heartbeat by its own monotonic clock, and
@@ -25,6 +25,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,8 @@ from benchmark.store import solid
 LOCK = "lock.json"
 HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a silent holder is suspect
 WATCH = 2.5  # heartbeats that a suspect must miss while a taker watches
-INHERITED = ("log.txt", "state.safetensors")  # what the next holder continues from
+STATE = "state.safetensors"  # of a job that is under way
+INHERITED = ("log.txt", STATE)  # what the next holder continues from
 
 
 class Lost(Exception):
@@ -71,9 +73,12 @@ class Locks:
         return last if last and not self._suspect(last) else None
 
     @contextlib.contextmanager
-    def hold(self, name: str):
-        """Hold it while the block runs; yields the folder, or None if another holds it."""
-        folder = self._take(name)
+    def hold(self, name: str, saved: Callable[[Path], bool] = lambda older: False):
+        """Hold it while the block runs; yields the folder, or None if another holds it.
+
+        saved: is given each older folder once the job is held here; if true, that folder is left alone.
+        """
+        folder = self._take(name, saved)
         if folder is None:
             yield None
             return
@@ -105,7 +110,7 @@ class Locks:
 
     # -- taking
 
-    def _take(self, name: str) -> Path | None:
+    def _take(self, name: str, saved: Callable[[Path], bool]) -> Path | None:
         seen = self._look(name)
         if any(holder and not self._gone(name, number, holder) for number, holder in seen.items()):
             return None
@@ -117,8 +122,9 @@ class Locks:
             self._discard(name, folder)
             return None
         self._tokens[folder] = token
-        for other in sorted(seen, reverse=True):
-            self._inherit(name, self._folder(name, other), folder)
+        for older in [self._folder(name, other) for other in sorted(seen, reverse=True)]:
+            if not saved(older):
+                self._inherit(name, older, folder)
         self._sweep(name)
         return folder
 

@@ -6,14 +6,17 @@
 Few files for git, the same bytes for the same results, and rewritten only if a row has new results.
 """
 
+import contextlib
 import json
-import tarfile
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmark.data import archives
 from benchmark.data.files import digest
-from benchmark.errors import UserError
+from benchmark.errors import UserError, reading
 from benchmark.matrix.expand import Job
+from benchmark.store import solid
 from benchmark.store.archive import export, import_
 from benchmark.store.store import Store, write_json
 
@@ -21,26 +24,42 @@ FOLDER, RECEIVED = "shipped", "shipped.json"
 
 
 def receive(root: Path, say: Callable[[str], None]) -> None:
-    """Import the shipped results into the store at `root`, unless that was done before; `say` gets a line about it.
+    """Import each shipped archive into the store at `root`, unless that was done before; `say` gets a line about it.
 
-    A read-only store is used unchanged.
+    What cannot be brought in stops nothing else, and is tried again next time. A read-only store is used unchanged.
     """
-    archives = sorted((root / FOLDER).glob("*/*.tar.gz"))
-    if not archives:
-        return
-    try:
-        store = Store(root)
-        known, sums = _known(store), _sums(root, archives)
-        new = [path for path, (name, found) in zip(archives, sums.items(), strict=True) if known.get(name) != found]
-        if not new:
-            return
-        count = sum(len(import_(store, path).new) for path in new)
-        write_json(store.work / RECEIVED, known | sums)
-    except (UserError, OSError) as error:
-        say(f"the results shipped in {root / FOLDER} are not brought in: {error}")
-        return
+    failed: list[Exception] = []
+    count = 0
+    with _going_on(failed.append):
+        if there := _archives(root, failed.append):
+            store = Store(root)
+            known = _known(store)
+            new = [archive for archive in there if _is_new(archive, root, known, failed.append)]
+            if new:
+                store.check_writable()
+            for archive in new:
+                with _going_on(failed.append):
+                    count += _take_in(store, archive)
+    if failed:
+        more = f"; and {len(failed) - 1} more" if len(failed) > 1 else ""
+        say(f"results shipped in {root / FOLDER} are not brought in: {failed[0]}{more}")
     if count:
         say(f"{count} results that come with the project were brought into {root}")
+
+
+def _is_new(archive: Path, root: Path, known: dict[str, str], failed: Callable[[Exception], None]) -> bool:
+    """Whether it was not imported as it is now."""
+    with _going_on(failed):
+        return known | _sums(root, [archive]) != known
+    return False
+
+
+def _take_in(store: Store, archive: Path) -> int:
+    """Import an archive and record that; returns how many of its results are new."""
+    sums = _sums(store.root, [archive])
+    count = len(import_(store, archive).new)
+    write_json(store.work / RECEIVED, _known(store) | sums)
+    return count
 
 
 def ship(store: Store, jobs: list[Job]) -> list[Path]:
@@ -55,6 +74,7 @@ def ship(store: Store, jobs: list[Job]) -> list[Path]:
             part = f".{job.config['split']}" if job.kind == "attack" else ""
             rows.setdefault(store.root / FOLDER / dataset / f"{row}{part}.tar.gz", set()).add(store.path(job))
     for archive, folders in rows.items():
+        solid.require(archive.parent, store.root)
         folders |= _held(store, archive)
         archive.parent.mkdir(parents=True, exist_ok=True)
         export(store, sorted(folders), archive, tensors=False)
@@ -64,16 +84,52 @@ def ship(store: Store, jobs: list[Job]) -> list[Path]:
 
 
 def folders(store: Store) -> set[Path]:
-    """The folders of all jobs that come with the project."""
-    return {folder for archive in (store.root / FOLDER).glob("*/*.tar.gz") for folder in _held(store, archive)}
+    """The folders of all jobs that come with the project. UserError for an archive that cannot be read."""
+
+    def stop(error: Exception) -> None:
+        raise error
+
+    return {folder for archive in _archives(store.root, stop) for folder in _held(store, archive)}
+
+
+def _archives(root: Path, failed: Callable[[Exception], None]) -> list[Path]:
+    """The shipped archives, in order; `failed` gets an error for each link, pipe or unreadable folder in the way."""
+    found = []
+    for dataset in _in(root / FOLDER, solid.folders, failed):
+        for path in _in(dataset, _named, failed):
+            with _going_on(failed):
+                solid.require_file(path)
+                found.append(path)
+    return found
+
+
+def _in(folder: Path, listing: Callable[[Path], list[Path]], failed: Callable[[Exception], None]) -> list[Path]:
+    with _going_on(failed):
+        solid.require_folder(folder)
+        return listing(folder)
+    return []
+
+
+def _named(folder: Path) -> list[Path]:
+    with reading(folder):
+        names = sorted(os.listdir(folder))
+    return [folder / name for name in names if name.endswith(".tar.gz") and not name.startswith(".")]
+
+
+@contextlib.contextmanager
+def _going_on(failed: Callable[[Exception], None]):
+    """Ends the block at an error, which `failed` gets."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        failed(error)
 
 
 def _held(store: Store, archive: Path) -> set[Path]:
-    """The folders of the jobs that the archive holds, all of which are in the store."""
+    """The folders of the jobs that the archive holds, all of which are in the store. UserError if it is damaged."""
     if not archive.is_file():
         return set()
-    with tarfile.open(archive) as content:
-        folders = {store.root / Path(name).parent for name in content.getnames()}
+    folders = {store.root / Path(name).parent for name in archives.names(archive)}
     missing = sorted(str(folder) for folder in folders if not folder.is_dir())
     if missing:
         raise UserError(f"{archive} holds results that are not in the store ({missing[0]}); `store import` it first")
@@ -87,6 +143,7 @@ def _sums(root: Path, archives: Iterable[Path]) -> dict[str, str]:
 
 def _known(store: Store) -> dict[str, str]:
     """Archive -> its sha256 when it was imported; {} if that is not recorded."""
+    solid.require_file(store.work / RECEIVED)
     try:
         found = json.loads((store.work / RECEIVED).read_bytes())
     except (OSError, ValueError, RecursionError):

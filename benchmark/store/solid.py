@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmark.errors import Unreadable
 
 _KINDS = {
+    stat.S_IFDIR: "a folder where a file belongs",
     stat.S_IFLNK: "a link",
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -40,6 +41,27 @@ def require_folder(path: Path) -> None:
         raise Irregular(path, mode)
 
 
+def require_file(path: Path) -> None:
+    """Irregular unless `path` is a regular file, or is not there. Its parents are to be checked before."""
+    mode = _mode(path)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise Irregular(path, mode)
+
+
+def folders(folder: Path) -> list[Path]:
+    """The folders in a folder, in order, without hidden ones; among them links to folders, which are to be refused.
+
+    Unreadable if it cannot be listed; it may be missing.
+    """
+    found = [folder / entry.name for entry in _listed(folder) if not entry.name.startswith(".")]
+    return [path for path in found if os.path.isdir(path)]
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether something of that name, of any kind, is in the folder. Unreadable if it cannot be listed."""
+    return any(entry.name == name for entry in _listed(folder))
+
+
 def require(folder: Path, root: Path) -> None:
     """Irregular unless `folder`, its parents below `root`, and everything directly in it are real folders and files.
 
@@ -61,13 +83,7 @@ def require_all(root: Path) -> None:
 
 def _entries(folder: Path) -> Iterator[Path]:
     """The folders in a folder, which may be missing; Irregular for anything that is neither folder nor regular file."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):  # a root that is a file contains nothing
-        return
-    except OSError as error:
-        raise Unreadable(f"cannot read {folder} ({error}); see to its rights or the disk, then try again") from None
-    for entry in entries:
+    for entry in _listed(folder):
         if _SUBMITTED.fullmatch(entry.name) and folder.parts[-3:-1] == (".work", "slurm"):
             continue
         if entry.is_dir(follow_symlinks=False):
@@ -76,8 +92,23 @@ def _entries(folder: Path) -> Iterator[Path]:
             raise Irregular(folder / entry.name, mode)
 
 
+def _listed(folder: Path) -> list[os.DirEntry]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):  # a root that is a file contains nothing
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> Unreadable:
+    return Unreadable(f"cannot read {path} ({error}); see to its rights or the disk, then try again")
+
+
 def _mode(path: Path) -> int | None:
     try:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):  # parents are checked first
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from None

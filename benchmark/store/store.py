@@ -16,15 +16,17 @@ import errno
 import json
 import math
 import os
+import tempfile
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
-from benchmark.errors import UserError, writing
+from benchmark.errors import Unreadable, UserError, writing
 from benchmark.files import whole
 from benchmark.matrix.expand import Job
 from benchmark.store import checksums, solid
-from benchmark.store.lock import LOCK, Locks, Lost
+from benchmark.store.lock import LOCK, STATE, Locks, Lost
 from benchmark.text import LONGEST_NAME, plain
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -34,6 +36,8 @@ HISTORY = "history.csv"  # of a training or an attack, epoch by epoch
 LARGEST = 1e100  # of a number among the metrics: no sum of fp32 numbers is beyond it
 PER_IMAGE = "per_image.safetensors"
 PROGRESS = "progress.json"  # the heartbeat of a running job (heartbeat.py)
+FAILED = "failed.json"  # why the last attempt ended
+_OF_WORK = (LOCK, STATE, PROGRESS, FAILED)  # files of a working folder that are no part of the result
 
 
 class Store:
@@ -49,15 +53,26 @@ class Store:
         solid.require_folder(self.work)
         self.locks = Locks(self.work)
 
-    def check_writable(self) -> None:
-        """Make the folder. UserError if that, or writing there, fails: better before a run than during it."""
+    def check_writable(self, jobs: Iterable[Job] = ()) -> None:
+        """Make the folder. UserError if that, or writing there, fails, also in the rows of the jobs that are not done:
+        better before a run than during it."""
+        rows = {self.path(job).parent: job for job in jobs if not self.done(job)}
         try:
             self.work.mkdir(parents=True, exist_ok=True)
             probe = self.work / f".probe-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink(missing_ok=True)
+            for job in rows.values():
+                self.require_place(job)
         except OSError as error:
             raise UserError(f"cannot write the results folder {self.root}: {error}; choose another --results") from None
+
+    def require_place(self, job: Job) -> None:
+        """CannotWrite unless the finished job's folder could appear in its row now."""
+        row = self.path(job).parent
+        there = next(folder for folder in (row, *row.parents) if folder.is_dir())
+        with contextlib.suppress(FileNotFoundError), writing(there), tempfile.TemporaryFile(dir=there):
+            pass  # not found: the row was emptied just now, and is made again
 
     def path(self, job: Job) -> Path:
         """The folder of the finished job."""
@@ -80,7 +95,10 @@ class Store:
         Damaged (a UserError) for a file that is not what was written, or not a result at all; Unreadable (also one) for
         a file that may be intact.
         """
-        path = self.path(job) / METRICS
+        return self._result(self.path(job))
+
+    def _result(self, folder: Path) -> dict:
+        path = folder / METRICS
         found = self._json(path, {"status": str, "reason": str, "values": dict})
         if found["status"] not in ("done", "diverged") or not all(map(is_number, found["values"].values())):
             raise _damaged(path, "it holds no result")
@@ -136,10 +154,18 @@ class Store:
             return metrics["status"], metrics["reason"]
         if holder := self.locks.holder(_name(job)):
             return "running", plain(f"on {holder.host}, process {holder.pid}")
-        failed = self.workdir(job) / "failed.json"
-        if failed.is_file():
-            return "failed", plain(self._json(failed, {"reason": str})["reason"])
-        return "waiting", "not run yet"
+        failed = self._failure(self.workdir(job) / FAILED)
+        return ("waiting", "not run yet") if failed is None else ("failed", failed)
+
+    @staticmethod
+    def _failure(path: Path) -> str | None:
+        """The reason in a failed.json, which decides nothing, so that a damaged one is no error; None if missing."""
+        try:
+            return plain(str(json.loads(checksums.content(path))["reason"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return f"its reason cannot be read: {path} is damaged"
 
     def finish(self, job: Job, metrics: dict, provenance: dict) -> None:
         """Turn the job's working folder, which already holds its other files, into its finished folder.
@@ -153,16 +179,45 @@ class Store:
             write_json(folder / "job.json", described)
             write_json(folder / "provenance.json", provenance)
             write_json(folder / METRICS, metrics)
-            spare = [*folder.glob(".*"), *folder.glob("*.damaged")]
-            spare += [folder / name for name in ("failed.json", "state.safetensors", PROGRESS)]
-            for path in spare:  # mid-job state, and leftovers of a crash
+            for path in [*folder.glob(".*"), *folder.glob("*.damaged")]:  # leftovers of a crash
                 path.unlink(missing_ok=True)
-            checksums.write(folder, leave_out=(LOCK,))
+            checksums.write(folder, leave_out=_OF_WORK)
             if self.locks.lost(_name(job)):
                 raise Lost
-            final.parent.mkdir(parents=True, exist_ok=True)
-            self.publish(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
-            (final / LOCK).unlink(missing_ok=True)
+            self._settle(folder, final)
+
+    def _settle(self, folder: Path, final: Path) -> None:
+        """Publish a working folder. If that fails, all of it stays where it is, its saved state too."""
+        final.parent.mkdir(parents=True, exist_ok=True)
+        self.publish(folder, final)  # the lock goes along, so nobody can claim the folder while it moves
+        for name in _OF_WORK:
+            (final / name).unlink(missing_ok=True)
+
+    def _saved(self, job: Job, older: Path) -> bool:
+        """Publish an earlier holder's folder if it holds the job's complete result; whether it is to be left alone.
+
+        That is so once it is published, if that cannot be done, and if it cannot be read.
+        """
+        try:
+            if not self._complete(job, older):
+                return False
+            self._settle(older, self.path(job))
+        except Lost:  # there is a result, or its holder published it after all
+            return False
+        except (OSError, Unreadable):
+            pass
+        return True
+
+    def _complete(self, job: Job, folder: Path) -> bool:
+        """Whether a working folder holds the job's whole result, unchanged, its tensors too: its checksums are written
+        last."""
+        try:
+            listed = checksums.read(folder)
+            if not listed or checksums.problems(folder) or not all((folder / name).is_file() for name in listed):
+                return False
+            return self._json(folder / "job.json", {"key": str})["key"] == job.key and bool(self._result(folder))
+        except checksums.Damaged:
+            return False
 
     def publish(self, folder: Path, final: Path) -> None:
         """Make a complete folder appear as `final`. Lost if there is already a result, which stays."""
@@ -191,7 +246,7 @@ class Store:
 
     def fail(self, job: Job, reason: str) -> None:
         with writing(self.root):
-            write_json(self.workdir(job) / "failed.json", {"reason": reason})
+            write_json(self.workdir(job) / FAILED, {"reason": reason})
 
     def lost(self, job: Job, look: bool = True) -> bool:
         """Whether another runner took over the job claimed here, because this one was suspended for a long time.
@@ -203,8 +258,8 @@ class Store:
     @contextlib.contextmanager
     def claim(self, job: Job):
         """Hold the job while the block runs; yields its working folder, or None if another runner holds it or has
-        finished it."""
-        with self.locks.hold(_name(job)) as folder:
+        finished it. A complete result that an earlier holder could not publish is published."""
+        with self.locks.hold(_name(job), lambda older: self._saved(job, older)) as folder:
             if folder is not None and self.done(job):  # finished since the caller looked
                 self.locks.drop(_name(job))
                 folder = None

@@ -229,7 +229,7 @@ def test_gc_removes_what_no_kept_suite_needs(copied):  # noqa: F811
     copied.edit(tiny_suite)
     store = Store(copied.results)
     jobs = [cell.job for cell in copied.cells("defense=bottleneck,cem=off,attacker=decoder,split=infer")]
-    work = store.work / "replaced-train-x"
+    work = store.work / "replaced-train-0123456789ab-1"
     work.mkdir(parents=True)
     (work / "metrics.json").write_text("{}")
     mine = [path for path in store.root.glob("photos/dropout*/*")]

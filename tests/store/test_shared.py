@@ -5,14 +5,18 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmark import data
 from benchmark.analysis.convergence import read_losses
-from benchmark.errors import Unreadable
+from benchmark.errors import Unreadable, UserError
 from benchmark.files import whole
+from benchmark.jobs.attempt import attempt
+from benchmark.matrix.expand import Job
+from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store
 from benchmark.training import checkpoint, loop
 from tests.support.command_line import Place, call, copied, finished, place  # noqa: F401 (fixtures)
@@ -118,6 +122,58 @@ def test_a_colleagues_store(finished, open_folder, name):  # noqa: F811
     assert ran.code == 2 and f"cannot read {path}" in ran.err and "again" in ran.err and "Traceback" not in ran.err
     assert verified.code == 1 and f"unreadable: cannot read {path}" in verified.out
     assert {some: some.read_bytes() for some in colleague.results.rglob("*") if some.is_file()} == before
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3], ids=["store", "data set", "row", "job"])
+def test_a_folder_that_may_not_be_read_is_not_called_empty(open_folder, depth):
+    """In a store that is otherwise readable: `verify` goes on and tells, whatever packs or removes stops."""
+    store = Store(open_folder / "results")
+    jobs = [
+        Job("train", {"dataset": "photos", "defense": {"name": name}, "cem": None, "seed": 1}) for name in ("a", "b")
+    ]
+    for job in jobs:
+        with store.claim(job):
+            store.finish(job, {"status": "done", "reason": "", "values": {}}, {})
+    for words in (("verify",), ("export", open_folder / "all.tar.gz")):  # this also imports what they need
+        assert call("store", *words, "--results", store.root).code == 0
+    closed = [store.path(jobs[0]), *store.path(jobs[0]).parents][3 - depth]
+    closed.chmod(0o700)
+    with somebody_else():
+        verified = call("store", "verify", "--results", store.root)
+        exported = call("store", "export", open_folder / "x.tar.gz", "--results", store.root)
+        said = []
+        known = finished_jobs(store, said.append)
+        for ask in (store.done, store.status):
+            with pytest.raises(Unreadable, match="cannot read"):
+                ask(jobs[0])
+    assert exported.code == 2 and f"cannot read {closed}" in exported.err, exported
+    assert verified.code == (1 if depth else 2) and f"cannot read {closed}" in verified.out + verified.err, verified
+    assert len(said) == 1 and str(closed) in said[0] and known == (jobs[1:] if depth > 1 else [])
+    closed.chmod(0o755)
+
+
+def test_a_row_of_somebody_else_is_told_before_anything_is_computed(open_folder):
+    """Even where .work is everybody's."""
+    job = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
+    store = Store(open_folder / "results")
+    store.work.mkdir(parents=True)
+    store.work.chmod(0o777)
+    for folder in (store.root, store.root / "photos", store.root / "photos" / "none"):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        with somebody_else():
+            store.check_writable()
+            with pytest.raises(
+                UserError, match=f"cannot write .*{folder}: .*Permission denied.*choose another --results"
+            ):
+                store.check_writable([job])
+            machine, display = SimpleNamespace(store=store), SimpleNamespace()  # of which nothing is asked
+            outcome = attempt(job, machine, display, lambda: False)
+        assert outcome.kind == "fatal" and f"cannot write {folder}" in outcome.text
+        folder.chmod(0o777)
+    with somebody_else():
+        store.check_writable([job])
+    assert not list(store.root.rglob("*/*/*")) and not list(store.work.iterdir())
 
 
 def test_processes_of_the_same_number(tmp_path, monkeypatch):

@@ -8,8 +8,18 @@ import pandas as pd
 import pytest
 
 from benchmark.analysis.verdicts import OVER_IMAGES
+from benchmark.errors import UserError
+from benchmark.matrix.expand import Job
+from benchmark.store import hygiene
+from benchmark.store import shipped as module
+from benchmark.store.archive import import_
+from benchmark.store.shipped import receive
+from benchmark.store.shipped import ship as ship_jobs
+from benchmark.store.solid import Irregular
+from benchmark.store.store import Store
 from tests.support.command_line import call, copied, finished, place  # noqa: F401 (fixtures)
 
+ROWS = ["bottleneck", "dropout", "none"]
 PARTS = ("", ".infer", ".train")  # trainings, and attacks by split
 
 
@@ -98,6 +108,89 @@ def test_a_damaged_archive_is_told_and_stops_nothing(shipped):
     words = ["--matrix", shipped.matrix, "--data", shipped.data, "--results", results]
     outcome = call("status", "smoke", *words)
     assert outcome.code == 0 and "are not brought in" in outcome.err and "Traceback" not in outcome.err
+
+
+# -- archives that are none
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A results folder into which three archives were shipped, and nothing was brought in yet; a training in each."""
+    lab = Store(tmp_path / "lab")
+    jobs = [Job("train", {"dataset": "photos", "defense": {"name": name}, "cem": None, "seed": 1}) for name in ROWS]
+    for job in jobs:
+        with lab.claim(job):
+            lab.finish(job, {"status": "done", "reason": "", "values": {}}, {})
+    ship_jobs(lab, jobs)
+    shutil.copytree(lab.root / "shipped", tmp_path / "clone" / "shipped")
+    return Store(tmp_path / "clone")
+
+
+def received(clone) -> tuple[list[str], list[str]]:
+    """The rows that are there once the shipped results were brought in, and what was said."""
+    said = []
+    receive(clone.root, said.append)
+    return [path.parent.name for path in hygiene.finished(clone.root)], said
+
+
+def archive_of(clone, row):
+    return clone.root / "shipped" / "photos" / f"{row}.tar.gz"
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\x1f\x8b\x08\x00", None])
+def test_a_damaged_archive_stops_no_other_and_they_are_brought_in_once(clone, content, monkeypatch):
+    first = archive_of(clone, ROWS[0])
+    first.write_bytes(first.read_bytes()[:-40] if content is None else content)
+    rows, (said, count) = received(clone)
+    assert rows == ROWS[1:] and str(first) in said and count.startswith("2 results")
+    asked = []
+    monkeypatch.setattr(module, "import_", lambda store, path: asked.append(path) or import_(store, path))
+    rows, (said,) = received(clone)
+    assert asked == [first] and str(first) in said
+    for ask in (lambda: module.folders(clone), lambda: module._held(clone, first)):
+        with pytest.raises(UserError, match=f"{first} .*get it again"):
+            ask()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("bottleneck.tar.gz", path)])
+def test_what_is_no_file_is_named_and_not_opened(clone, make):
+    first = archive_of(clone, ROWS[0])
+    first.unlink()
+    make(first)
+    rows, said = received(clone)
+    assert rows == ROWS[1:] and f"{first} is a" in said[0] and "not brought in" in said[0]
+    with pytest.raises(Irregular, match=str(first)):
+        module.folders(clone)
+
+
+@pytest.mark.parametrize("name", ["shipped", "shipped/photos"])
+def test_a_link_in_place_of_a_folder_is_not_followed(clone, name, tmp_path):
+    folder = clone.root / name
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    before = sorted(tmp_path.glob("elsewhere/**/*"))
+    rows, (said,) = received(clone)
+    assert rows == [] and f"{folder} is a link" in said
+    for ask in (lambda: module.folders(clone), lambda: ship_jobs(clone, [finish_one(clone)])):
+        with pytest.raises(Irregular, match=f"{folder} is a link"):
+            ask()
+    assert sorted(tmp_path.glob("elsewhere/**/*")) == before
+
+
+def finish_one(clone) -> Job:
+    job = Job("train", {"dataset": "photos", "defense": {"name": "patrol"}, "cem": None, "seed": 2})
+    with clone.claim(job):
+        clone.finish(job, {"status": "done", "reason": "", "values": {}}, {})
+    return job
+
+
+def test_a_damaged_archive_ends_an_export_by_somebody_in_one_sentence(clone, tmp_path):
+    received(clone)
+    first = archive_of(clone, ROWS[0])
+    first.write_bytes(first.read_bytes()[:-40])
+    outcome = call("store", "export", tmp_path / "x.tar.gz", "--by", "me", "--results", clone.root)
+    assert outcome.code == 2 and f"{first} cannot be unpacked" in outcome.err and "get it again" in outcome.err
+    assert not (tmp_path / "x.tar.gz").exists() and not list(clone.root.rglob("submitter.json"))
 
 
 def test_nothing_finished_is_nothing_to_ship(place):  # noqa: F811

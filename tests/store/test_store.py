@@ -1,20 +1,23 @@
 """The store of results: locks, whole or absent results, failures, damage."""
 
+import errno
 import json
 import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmark.engines import slurm_queue
-from benchmark.errors import Unreadable, UserError
+from benchmark.engines.scheduler import Schedule
+from benchmark.errors import CannotWrite, Unreadable, UserError
 from benchmark.matrix.expand import Job
 from benchmark.store import checksums, hygiene
 from benchmark.store import store as module
 from benchmark.store.store import Store, write_json
-from tests.support.command_line import break_disk, copied, finished, place, started  # noqa: F401 (fixtures)
+from tests.support.command_line import break_disk, call, copied, finished, place, started  # noqa: F401 (fixtures)
 
 TRAIN = Job("train", {"dataset": "photos", "defense": {"name": "none"}, "cem": None, "seed": 1})
 DONE = {"status": "done", "reason": "", "values": {"accuracy_percent": 12.5}}
@@ -73,8 +76,52 @@ def test_a_crash_just_before_the_rename_leaves_nothing_visible(store, monkeypatc
         finish(store)
     assert not store.done(TRAIN) and store.status(TRAIN)[0] == "waiting"
     monkeypatch.undo()
-    finish(store)
-    assert store.done(TRAIN)
+    assert not claimed(store) and store.metrics(TRAIN) == DONE  # as it was complete, the next runner publishes it
+
+
+@pytest.fixture
+def stuck(store, monkeypatch):
+    """The store with a finished job that could not be moved to its place, and the working folder that has it."""
+    real, final = os.rename, store.path(TRAIN)
+
+    def fail(source, target):
+        if target == final:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        real(source, target)
+
+    monkeypatch.setattr(module.os, "rename", fail)
+    with pytest.raises(CannotWrite, match="Permission denied"):
+        finish(store, before_end=lambda: (store.workdir(TRAIN) / "checkpoint.safetensors").write_bytes(b"weights"))
+    assert not store.done(TRAIN)
+    return store.workdir(TRAIN)
+
+
+def test_a_result_that_could_not_be_published_is_published_by_the_next(store, stuck, monkeypatch):
+    assert (stuck / "state.safetensors").read_text() == "mid-job" and (stuck / "metrics.json").exists()
+    before = (stuck / "provenance.json").read_bytes()
+    monkeypatch.undo()
+    assert not claimed(store) and store.metrics(TRAIN) == DONE and store.damage(TRAIN, tensors=True) == []
+    assert (store.path(TRAIN) / "provenance.json").read_bytes() == before
+    assert not {"state.safetensors", "lock.json"} & set(os.listdir(store.path(TRAIN)))
+    assert list(store.work.iterdir()) == []
+
+
+def test_and_stays_where_it_is_while_it_cannot_be(store, stuck):
+    before = {path.name: path.read_bytes() for path in stuck.iterdir()}
+    for _ in range(2):
+        with store.claim(TRAIN) as folder:
+            assert folder not in (None, stuck)
+        assert {path.name: path.read_bytes() for path in stuck.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "SHA256SUMS", "checkpoint.safetensors"])
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("altered")], ids=["gone", "altered"])
+def test_what_was_altered_there_is_not_published(store, stuck, monkeypatch, name, change):
+    """The job goes on from its saved state."""
+    monkeypatch.undo()
+    change(stuck / name)
+    with store.claim(TRAIN) as folder:
+        assert not store.done(TRAIN) and (folder / "state.safetensors").read_text() == "mid-job"
 
 
 def test_status_of_every_kind(store):
@@ -85,6 +132,18 @@ def test_status_of_every_kind(store):
     assert store.status(TRAIN) == ("failed", "out of luck")
     finish(store, {"status": "diverged", "reason": "the loss is nan", "values": {}})
     assert store.status(TRAIN) == ("diverged", "the loss is nan") and store.done(TRAIN)
+
+
+@pytest.mark.parametrize("content", ["", '{"reas', "[]", "{}", "\xff", "[" * 9999], ids=range(6))
+def test_a_damaged_record_of_a_failure_blocks_nothing(store, content):
+    with store.claim(TRAIN):
+        store.fail(TRAIN, "out of luck")
+    (store.workdir(TRAIN) / "failed.json").write_bytes(content.encode("latin-1"))
+    state, reason = store.status(TRAIN)
+    assert state == "failed" and "its reason cannot be read" in reason
+    assert Schedule([TRAIN], store).next() == TRAIN
+    finish(store)
+    assert store.status(TRAIN) == ("done", "")
 
 
 def test_a_new_attempt_forgets_the_failure(store):
@@ -184,6 +243,38 @@ def test_gc_leaves_what_engines_keep(store):
     assert removed(store, [TRAIN]) == {"0123456789ab", "ba9876543210.1"}
     assert (store.work / "slurm" / "array-12.json").exists()
     assert {path.name for path in store.work.iterdir()} == {"slurm", "ray-0123"}
+
+
+def test_gc_leaves_what_is_not_ours(store):
+    """Folders of somebody's own with a metrics.json, or with the name of a job, and hidden things in .work."""
+    finish(store)
+    ours = store.path(TRAIN)
+    others = [ours.parent / "run-2026-01-05", store.root / "mnist" / "resnet" / "train-0123456789ab"]
+    for folder in others:
+        (folder / "notes").mkdir(parents=True)
+        for name in ("metrics.json", "thesis_weights.bin", "notes/n.txt"):
+            (folder / name).write_text("{}")
+    others += [store.work / name for name in (".git", ".old-thing", "replaced-mine", "0123456789ab.bak")]
+    for folder in others[2:]:
+        folder.mkdir()
+    (store.work / "0123456789ab").write_text("a file of somebody's")
+    found = hygiene.waste(store, [])
+    assert {item.path: item.stays for item in found} == {ours: ""} | dict.fromkeys(others[:4], "not ours")
+    assert [item.path for item in found if hygiene.remove(store, item)] == [ours] and not ours.exists()
+    assert all((folder / "notes" / "n.txt").exists() for folder in others[:2]) and all(map(os.path.isdir, others))
+    assert (store.work / "0123456789ab").exists()
+
+
+def test_gc_says_what_is_not_ours(copied):  # noqa: F811
+    folder = copied.results / "mnist" / "resnet" / "run-2026-01-05"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("{}")
+    words = ["--matrix", copied.matrix, "--data", copied.data, "--results", copied.results]
+    outcome = call("store", "gc", "--keep-suite", "smoke", "--yes", *words)
+    assert outcome.code == 0 and outcome.out.startswith(
+        f"not ours, stays: {folder} (its name is not WHAT-KEY, 0.0 MiB)"
+    )
+    assert (folder / "metrics.json").exists()
 
 
 def test_gc_keeps_what_was_set_aside_until_it_is_done_again(store):
