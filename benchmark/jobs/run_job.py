@@ -362,11 +362,15 @@ _KINDS = {"train": _train, "attack": _attack, "bounds": _bounds, "efficiency": _
 
 
 def _precision_of(parent: Job, machine: Machine) -> str:
-    """An attack uses its training's precision, if that ran on the same kind of device."""
-    record = machine.store.provenance(parent)
-    if record.get("device_type") == machine.device.type and "precision" in record:
+    """Of an attack: that of its training, if it ran on the same kind of device, but fp32 where bf16 would be emulated.
+
+    A CPU without instructions for bf16 would take days for an attack on an encoder that was trained on another one.
+    """
+    record, here = machine.store.provenance(parent), device.precision(machine.device, "auto")
+    if record.get("device_type") == machine.device.type and record.get("precision") in ("fp32", here):
         return record["precision"]
-    return device.precision(machine.device, parent.config["train"]["precision"])
+    wanted = parent.config["train"]["precision"]
+    return here if wanted == "auto" else wanted
 
 
 def recipe_of(job: Job, quirks: dict | None = None) -> Recipe:

@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import benchmark
 from benchmark.errors import UserError
+from benchmark.jobs import run_job
 from benchmark.jobs.run_job import Machine
 from benchmark.models import passes
 from benchmark.store.store import Store
@@ -116,3 +118,23 @@ def test_what_is_no_commit_is_refused_before_any_job(told, tmp_path, monkeypatch
     monkeypatch.setenv("BENCHMARK_COMMIT", told)
     with pytest.raises(UserError, match="^the environment variable BENCHMARK_COMMIT is .* or not at all$"):
         Machine(Store(tmp_path), tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "trained, wanted, here, expected",
+    [
+        (("cpu", "bf16"), "auto", "bf16", "bf16"),
+        (("cpu", "bf16"), "auto", "fp32", "fp32"),  # emulated, an attack of minutes would take days
+        (("cpu", "fp32"), "auto", "bf16", "fp32"),
+        (("cpu", "bf16"), "bf16", "fp32", "bf16"),  # as asked for
+        (("cuda", "bf16"), "auto", "fp32", "fp32"),
+        (("cuda", "fp32"), "auto", "bf16", "bf16"),
+    ],
+)
+def test_an_attack_has_its_trainings_precision_where_the_machine_has_it(monkeypatch, trained, wanted, here, expected):
+    kind, used = trained
+    record = {"device_type": kind, "precision": used}
+    machine = SimpleNamespace(device=torch.device("cpu"), store=SimpleNamespace(provenance=lambda job: record))
+    monkeypatch.setattr(run_job.device, "precision", lambda where, wanted: here)
+    parent = SimpleNamespace(config={"train": {"precision": wanted}})
+    assert run_job._precision_of(parent, machine) == expected
