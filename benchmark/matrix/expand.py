@@ -61,6 +61,15 @@ class Job:
         return self.parents["train"].config if "train" in self.parents else self.config
 
     @property
+    def images(self) -> dict[str, str | None]:
+        """The data sets whose images it reads, with their fingerprints: the cell's, and the one its attacker has."""
+        if self.kind == "efficiency":
+            return {}
+        read = {self.cell["dataset"]: self.cell["fingerprint"]}
+        known = self.config.get("knowledge", {})
+        return read | ({known["dataset"]: known["fingerprint"]} if known.get("dataset") else {})
+
+    @property
     def folder(self) -> str:
         """Where the finished job lies below the results folder; its name ends in the key."""
         cell = self.cell
