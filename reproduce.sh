@@ -42,7 +42,13 @@ set_up() {
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     die "python3 is $(python3 -V 2>&1); install Python 3.10 or newer"
   if ! "$python" -m pip --version >/dev/null 2>&1; then
-    rm -rf .venv
+    if [ -e .venv ] || [ -L .venv ]; then # one half-made here is made anew, nobody else's
+      [ -f .venv/.made-by-reproduce ] ||
+        die "$PWD/.venv has no pip and was not made by reproduce.sh; install pip into it or move it away, and run again"
+      rm -rf .venv
+    fi
+    mkdir .venv
+    : > .venv/.made-by-reproduce
     python3 -m venv .venv || die "python3 -m venv failed; install Python's venv package"
   fi
   # the pip section: the items below the line '- pip:'

@@ -15,6 +15,7 @@ from benchmark import api
 from benchmark.api import evaluation
 from benchmark.api import stored as stored_module
 from benchmark.errors import UserError
+from tests.matrix.test_matrix import alone
 from tests.support.command_line import place  # noqa: F401 (a fixture)
 
 TINY = {"attacks.*.epochs": 1, "attacks.*.blocks": 1, "attacks.*.batch_size": 9}
@@ -190,6 +191,14 @@ def test_a_channel_is_what_the_attacker_gets(evaluate):
 def test_what_it_refuses_is_one_sentence(evaluate, more, wanted):
     with pytest.raises(UserError, match=wanted):
         evaluate(**more)
+
+
+def test_a_matrix_without_our_names_will_do_unless_the_standard_set_is_asked_for(evaluate, matrix, tmp_path):
+    matrix(alone)
+    found = evaluate(matrix=tmp_path / "matrix.yaml")
+    assert list(found.frame["attacker"]) == ["decoder"]
+    with pytest.raises(UserError, match=r"matrix.yaml, line \d+: no suite 'standard'.*let the file extend paper"):
+        evaluate(matrix=tmp_path / "matrix.yaml", attackers="standard")
 
 
 def test_importing_the_package_loads_nothing_heavy():

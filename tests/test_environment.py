@@ -136,6 +136,29 @@ def test_reproduce_goes_where_it_lies_and_installs_there(script, tmp_path):
     assert any("-m pip install" in line for line in called) and "-m pytest" in called[-1]
 
 
+def test_reproduce_removes_only_an_environment_that_it_made(script, tmp_path):
+    """One without pip, as `uv venv` makes it, stays; one that was made here and is broken is made anew."""
+    python, tools = script.parent / ".venv" / "bin" / "python", tmp_path / "tools"
+    tools.mkdir()
+    made = 'mkdir -p .venv/bin && printf "#!/bin/sh\\n" > .venv/bin/python && chmod +x .venv/bin/python'
+    (tools / "python3").write_text(f'#!/bin/sh\n[ "$1" = -m ] && {made}\nexit 0\n')
+    (tools / "python3").chmod(0o755)
+    python.write_text("#!/bin/sh\nexit 1\n")
+    environment = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    command, mine = ["bash", script, "test"], script.parent / ".venv" / "mine"
+    mine.touch()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and mine.exists(), done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"error: {script.parent}/.venv has no pip and was not made by")
+    shutil.move(script.parent / ".venv", tmp_path / "moved")
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    mine.touch()
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0 and mine.exists()
+    (script.parent / ".venv" / ".installed").unlink()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0 and not mine.exists()
+
+
 @pytest.mark.parametrize("suite", ["cifar10", "smoke"])
 def test_every_option_goes_to_the_commands_that_know_it(script, tmp_path, suite):
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}

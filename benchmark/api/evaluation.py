@@ -24,7 +24,7 @@ from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.pictures import FIRST, pairs
 from benchmark.jobs.run_job import encode, encoder_on, mean_image_mse, score_images
-from benchmark.matrix.load import DEFAULT, MatrixFile
+from benchmark.matrix.load import DEFAULT, NO_CEM, MatrixFile
 from benchmark.matrix.source import suggest
 from benchmark.metrics.reconstruction import combine, summarise
 from benchmark.models import SplitModel
@@ -141,20 +141,38 @@ def _machine(name: str, precision: str) -> tuple[torch.device, dict[str, Any]]:
 def _attackers(names: list[str], dataset: str, settings: Mapping[str, object], file: MatrixFile) -> dict[str, object]:
     """Attacker -> its parameters; for the standard set, each attacker that can be chosen, once."""
     known = [name for name in file.matrix.attacks if not issubclass(ATTACKS.get(name), Selection)]
-    members = [name for name in file.matrix.suites[STANDARD].attacker if name in known]
+    members = _standard_set(file, known) if STANDARD in names else []
     names = list(dict.fromkeys(one for name in names for one in (members if name == STANDARD else [name])))
     for name in names:
         if name not in known:
             raise UserError(f"unknown attacker '{name}'; {suggest(name, [*known, STANDARD])}")
     if not names:
         raise UserError(f"no attacker was asked for; known: {', '.join(known)}")
-    if dataset not in file.matrix.datasets:  # from a plug-in, so our matrix does not declare it
-        dataset = next(iter(file.matrix.datasets))
-    every = file.settings(dataset, "bottleneck", "off", changes(settings)).attacks
+    # a plug-in's data set may not be declared; the row does not matter to an attacker's parameters
+    row = (_one(file, "datasets", dataset), _one(file, "defenses", "bottleneck"), _one(file, "cem", NO_CEM))
+    every = file.settings(*row, changes(settings)).attacks
     for name in names:
         if ATTACKS.get(name).starts_from(every[name], "train"):
             raise UserError(f"the attacker '{name}' starts from another's result; set its start to what needs none")
     return {name: every[name] for name in names}
+
+
+def _standard_set(file: MatrixFile, known: list[str]) -> list[str]:
+    """The attackers of the standard set that can be chosen. UserError if the matrix does not declare the set."""
+    if STANDARD not in file.matrix.suites:
+        raise UserError(
+            f"{file.where(('suites',))}: there is no suite '{STANDARD}', which names the attackers of that set; "
+            f"let the file extend paper, or name attackers: {', '.join(known)}"
+        )
+    return [name for name in file.matrix.suites[STANDARD].attacker if name in known]
+
+
+def _one(file: MatrixFile, section: str, usual: str) -> str:
+    """The usual name if the matrix declares it, else the first that it does. UserError if it declares none."""
+    declared = getattr(file.matrix, section)
+    if not declared:
+        raise UserError(f"{file.where((section,))}: {section} is empty; declare one")
+    return usual if usual in declared else next(iter(declared))
 
 
 def _model(encoder: Any, images: DataSet, where: torch.device, autocast: dict[str, Any]) -> SplitModel:

@@ -27,6 +27,7 @@ from benchmark.text import plain
 _TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 _META = {"sha256": str, "bytes": int, "classes": int, "class_names": list, "train": int, "test": int}
 _META |= {"image_size": int, "fingerprint": str, "note": str}
+_MOST_TOLD = 20  # names of classes in one message
 
 
 class Damaged(UserError):
@@ -60,6 +61,7 @@ def prepare(name: str, root: Path, source: Path | None = None) -> DataSet:
     with _unpacked(data_set, root, source) as folder, foreign(f"cannot read the data set {name} from {source}"):
         parts = data_set.read(folder)
         _check(data_set, parts)
+        _require_classes(data_set, parts, source)
     _write(data_set, root, parts, source)
     return load(name, root)
 
@@ -116,13 +118,30 @@ def _departures(data_set: Source, meta: dict) -> list[Departure]:
     return noted + [Departure(f"data.{what}", meta[what], whole) for what, whole in counts if meta[what] != whole]
 
 
+def _require_classes(data_set: Source, parts: Parts, source: Path | None) -> None:
+    """UserError unless every class has training images: networks have an output for each class, but the fingerprint,
+    which is of pixels and labels, knows only the classes that have some."""
+    empty = _without_images(parts.train, parts.class_names)
+    if empty:
+        number = f"{len(empty)} of {len(parts.class_names)} classes"
+        shown = plain(", ".join(map(str, empty[:_MOST_TOLD])) + (", ..." if len(empty) > _MOST_TOLD else ""))
+        place = f"in {source}" if source else "as it comes with this program"
+        raise UserError(
+            f"{data_set.name} {place} has {number} without training images: {shown}; remove these classes or add "
+            f"pictures, and run: {data_set.command}"
+        )
+
+
+def _without_images(part: ImageSet, class_names: list[str]) -> list[str]:
+    """The names of the classes that have no images in a part."""
+    has = set(part.labels.unique().tolist())
+    return [name for label, name in enumerate(class_names) if label not in has]
+
+
 def _empty_classes(parts: Parts) -> str:
-    """The classes without images in a part, which the counts of images do not show."""
-    classes, found = len(parts.class_names), []
-    for what, part in (("training", parts.train), ("test", parts.test)):
-        empty = classes - len(part.labels.unique())
-        found += [f"{empty} of {classes} classes without {what} images"] if empty else []
-    return ", ".join(found)
+    """How many classes have no test images, which the counts of images do not show."""
+    empty = len(_without_images(parts.test, parts.class_names))
+    return f"{empty} of {len(parts.class_names)} classes without test images" if empty else ""
 
 
 def describe(root: Path) -> list[dict]:

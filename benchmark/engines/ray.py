@@ -354,21 +354,26 @@ def _away(job: Job, machine: Machine, hub, teller: "_Teller") -> Outcome:
 
 
 def _data_root(job: Job, spec: _Spec, hub) -> Path:
-    """The folder with the job's data set: the driver's, or if this node does not have it, one filled by the hub."""
-    if job.kind == "efficiency":
+    """The folder with the job's data sets: the driver's, or if this node does not have them, one filled by the hub."""
+    if all(_is_here(name, fingerprint, spec.data_root) for name, fingerprint in job.images.items()):
         return spec.data_root
-    name = job.cell["dataset"]
-    here = all(path.is_file() for path in prepared.paths(name, spec.data_root))
-    if here and prepared.fingerprint(name, spec.data_root) == job.cell["fingerprint"]:
-        return spec.data_root
-    if name not in _FETCHED:
-        folder = tempfile.TemporaryDirectory(prefix="benchmark-data-")
-        _write(Path(folder.name), ray.get(ray.get(hub.data.remote(name))))
-        _FETCHED[name] = folder
-    return Path(_FETCHED[name].name)
+    folder = Path(_fetched().name)
+    for name in job.images:
+        if not all(path.is_file() for path in prepared.paths(name, folder)):
+            _write(folder, ray.get(ray.get(hub.data.remote(name))))
+    return folder
 
 
-_FETCHED: dict[str, tempfile.TemporaryDirectory] = {}  # of this process, which works only for one run
+def _is_here(name: str, fingerprint: str | None, folder: Path) -> bool:
+    """Whether the folder has that data set, with these images."""
+    here = all(path.is_file() for path in prepared.paths(name, folder))
+    return here and prepared.fingerprint(name, folder) == fingerprint
+
+
+@functools.cache
+def _fetched() -> tempfile.TemporaryDirectory:
+    """The folder for data sets from the hub: of this process, which works only for one run."""
+    return tempfile.TemporaryDirectory(prefix="benchmark-data-")
 
 
 def _read(folder: Path) -> dict[str, bytes]:

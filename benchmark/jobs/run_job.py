@@ -82,17 +82,28 @@ class Machine:
 
     def data(self, config: dict) -> DataSet:
         """The images of a training's configuration, on the device; the last data set used stays loaded."""
-        key = (config["dataset"], config["data"]["train_images"], config["data"]["test_images"])
+        counts = (config["data"]["train_images"], config["data"]["test_images"])
+        key = (config["dataset"], config["fingerprint"], *counts)
         if key not in self.loaded:
             self.loaded.clear()
-            whole = data.load(config["dataset"], self.data_root)
-            self.loaded[key] = data.subset(whole, *key[1:]).to(self.device)
+            self.loaded[key] = data.subset(self._whole(*key[:2]), *counts).to(self.device)
         return self.loaded[key]
 
     def others(self, knowledge: dict) -> DataSet | None:
         """The other data set in an attack job's configuration, on the device; None if it is the cell's own."""
         name = knowledge["dataset"]
-        return None if name is None else data.load(name, self.data_root).to(self.device)
+        return None if name is None else self._whole(name, knowledge["fingerprint"]).to(self.device)
+
+    def _whole(self, name: str, fingerprint: str | None) -> DataSet:
+        """The prepared data set. UserError unless it is the one that the job's key names by its fingerprint."""
+        found = data.load(name, self.data_root)
+        if found.fingerprint != fingerprint:
+            raise UserError(
+                f"the data set {name} in {self.data_root} was prepared from other images since the run began (their "
+                f"fingerprint is {found.fingerprint[:8]}, this job's {str(fingerprint)[:8]}); run again for the images "
+                "that are there now"
+            )
+        return found
 
 
 def execute(job: Job, folder: Path, machine: Machine, monitor) -> dict:

@@ -18,7 +18,7 @@ from benchmark.defenses import DEFENSES
 from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.departed import changed, of_attack, of_training
-from benchmark.matrix.load import Change, MatrixFile, Settings
+from benchmark.matrix.load import EFFICIENCY, NO_CEM, Change, MatrixFile, Settings
 from benchmark.matrix.source import suggest
 from benchmark.training.train import version
 
@@ -59,6 +59,15 @@ class Job:
     def cell(self) -> dict:
         """The configuration of this training, or of the training that the job belongs to."""
         return self.parents["train"].config if "train" in self.parents else self.config
+
+    @property
+    def images(self) -> dict[str, str | None]:
+        """The data sets whose images it reads, with their fingerprints: the cell's, and the one its attacker has."""
+        if self.kind == "efficiency":
+            return {}
+        read = {self.cell["dataset"]: self.cell["fingerprint"]}
+        known = self.config.get("knowledge", {})
+        return read | ({known["dataset"]: known["fingerprint"]} if known.get("dataset") else {})
 
     @property
     def folder(self) -> str:
@@ -347,11 +356,6 @@ class _Expansion:
         return file.settings(axes["dataset"], axes["defense"], axes["cem"], own)
 
     def _train_job(self, axes: dict, settings: Settings, quirks: Quirks) -> Job:
-        defense = {
-            "name": axes["defense"],
-            "version": DEFENSES.get(axes["defense"]).version,
-            "params": settings.params.model_dump(),
-        }
         facts = data.DATASETS.get(axes["dataset"])
         config = {
             "dataset": axes["dataset"],
@@ -360,7 +364,7 @@ class _Expansion:
             "input": {"mean": list(facts.mean), "std": list(facts.std), "crop": facts.crop},
             "model": settings.model.model_dump(),
             "train": settings.train.model_dump(),
-            "defense": defense,
+            "defense": _defense(axes["defense"], settings),
             "cem": settings.cem.model_dump() if settings.cem else None,
             "quirks": _quirks(
                 quirks,
@@ -376,13 +380,13 @@ class _Expansion:
     def _efficiency(self, name: str, dataset: str) -> list[Cell]:
         """Table S6: PATROL's row, and one row for all others, which share encoder and server."""
         cells = []
-        for row, defense in (("patrol", "patrol"), ("others", "bottleneck")):
-            settings = self._settings(name, {"dataset": dataset, "defense": defense, "cem": "off"})
-            published = self.file.published.settings(dataset, defense, "off", [])
+        for row, defense in EFFICIENCY.items():
+            settings = self._settings(name, {"dataset": dataset, "defense": defense, "cem": NO_CEM})
+            published = self.file.published.settings(dataset, defense, NO_CEM, [])
             config = {
                 "dataset": dataset,
                 "model": settings.model.model_dump(),
-                "defense": {"name": defense, "params": settings.params.model_dump()},
+                "defense": _defense(defense, settings),
                 "efficiency": settings.efficiency.model_dump(),
                 "version": version(settings.model.arch),
             }
@@ -390,6 +394,11 @@ class _Expansion:
             own = tuple(changed("efficiency", settings.efficiency, published.efficiency))
             cells.append(Cell(self.name, dataset, row, "", "", "", "", 0, job, own))
         return cells
+
+
+def _defense(name: str, settings: Settings) -> dict:
+    """A defence in a job's configuration."""
+    return {"name": name, "version": DEFENSES.get(name).version, "params": settings.params.model_dump()}
 
 
 def _attack_job(

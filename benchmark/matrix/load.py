@@ -34,6 +34,10 @@ DECLARED = {
 PLUGGED = ("datasets", "defenses", "attacks")  # sections whose names a plug-in may add
 PLAIN = ("data", "train", "knowledge", "efficiency", "bounds")  # sections that are settings of every cell as they stand
 
+# the rows of a suite's `efficiency` (Table S6) and their defences, all without CEM
+EFFICIENCY = {"patrol": "patrol", "others": "bottleneck"}
+NO_CEM = "off"
+
 # what `exclude` and `overrides` may look at: the axes of a table's row (overrides at the split as well)
 ROW_AXES = ("dataset", "defense", "cem", "protocol", "seed")
 
@@ -193,6 +197,8 @@ class MatrixValues:
             if foreign:
                 where = self.where((*path, "overrides", index, "set", foreign[0]))
                 raise UserError(f"{where}: a split changes attacks alone; '{foreign[0]}' is not of an attack")
+        if suite.efficiency:
+            self._require_efficiency((*path, "efficiency"))
         for dataset in suite.images:
             self._known(self.matrix.datasets, dataset, (*path, "images", dataset))
         axes = {axis: [*getattr(self.matrix, section), "*"] for axis, section in DECLARED.items()}
@@ -202,6 +208,16 @@ class MatrixValues:
             hint = f"; declare it under `{section}` first{HINT}" if section in PLUGGED else ""
             for index, name in enumerate(getattr(suite, axis)):
                 self._known(known, name, (*path, axis, index), hint)
+
+    def _require_efficiency(self, path: tuple) -> None:
+        """UserError unless all is declared that the rows of a suite's `efficiency` are about."""
+        needed = [("defenses", name) for name in EFFICIENCY.values()] + [("cem", NO_CEM)]
+        lacking = [f"{name} under `{section}`" for section, name in needed if name not in getattr(self.matrix, section)]
+        if lacking:
+            raise UserError(
+                f"{self.where(path)}: {'.'.join(path)}: its rows are those of the defences "
+                f"{' and '.join(EFFICIENCY.values())} with cem {NO_CEM}; declare {', '.join(lacking)}, or leave it out"
+            )
 
     def _plugin_params(self, registry, section: str, entries: dict) -> dict[str, Any]:
         params = {}

@@ -559,32 +559,52 @@ def test_hidden_files_and_pipes(tiny, tmp_path):
         data.prepare("tinyimagenet", tmp_path / "root", tiny)
 
 
-@pytest.mark.parametrize("layout", ["one folder", "split", "arrays"])
-def test_people_without_pictures_are_told(tmp_path, monkeypatch, layout):
-    """All folders are there, as many as people, and the counts may even be right: some of the folders are empty."""
-    source, people = tmp_path / "faces", ("A", "B", "C", "D")
-    monkeypatch.setattr(FaceScrub, "classes", 4)
+def faces(folder: Path, layout: str, people: dict[str, int]) -> Path:
+    """A copy of FaceScrub in that layout: person -> number of pictures of each part."""
     if layout == "arrays":
-        pixels = (
-            np.arange(60 * 48 * 48 * 3, dtype=np.uint8).reshape(60, 48, 48, 3)
-            + np.arange(60, dtype=np.uint8)[:, None, None, None]
-        )
-        np.savez(tmp_path / "faces.npz", images=pixels, labels=np.arange(60) % 2, people=np.array(people))
-        source = tmp_path / "faces.npz"
-    for person in people:
+        labels = np.repeat(np.arange(len(people)), list(people.values()))
+        pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None].repeat(48, 1).repeat(48, 2).repeat(3, 3)
+        np.savez(folder.with_suffix(".npz"), images=pixels, labels=labels, people=np.array(list(people)))
+        return folder.with_suffix(".npz")
+    for person, count in people.items():
         for part in ("train", "validate") if layout == "split" else ("",):
-            (tmp_path / "faces" / part / person).mkdir(parents=True)
-            for i in range(30 if person in ("A", "B") else 0):
-                picture(tmp_path / "faces" / part / person / f"{i}.png", 48, (i, i, i))
-    loaded = data.prepare("facescrub", tmp_path / "root", source)
-    monkeypatch.setattr(FaceScrub, "nominal", (len(loaded.train), len(loaded.test)))
-    told = "2 of 4 classes without training images, 2 of 4 classes without test images"
+            (folder / part / person).mkdir(parents=True)
+            for i in range(count):
+                picture(folder / part / person / f"{i}.png", 48, (i, i, i))
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["one folder", "split", "arrays"])
+def test_people_without_training_pictures_are_refused(tmp_path, layout):
+    """With an empty folder there would be another class, hence another network, and the same fingerprint."""
+    whole = data.prepare("facescrub", tmp_path / "root", faces(tmp_path / "whole", layout, {"A": 30, "B": 30}))
+    assert whole.classes == 2
+    source = faces(tmp_path / "more", layout, {"A": 30, "B": 30, "C": 0, "D": 0})
+    with pytest.raises(UserError, match=f"facescrub in {source} has 2 of 4 classes without training images: C, D; rem"):
+        data.prepare("facescrub", tmp_path / "root", source)
+    assert data.load("facescrub", tmp_path / "root").fingerprint == whole.fingerprint  # what was prepared stays
+
+
+def test_a_class_of_a_plug_in_without_training_images_is_refused(tmp_path, monkeypatch):
+    part = data.ImageSet(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 2]))
+    monkeypatch.setattr(Cifar10, "read", lambda self, source: data.Parts(part, part, ["a", "b", "c"]))
+    with pytest.raises(UserError, match="1 of 3 classes without training images: b; remove"):
+        data.prepare("cifar10", tmp_path / "root", tmp_path)
+
+
+def test_people_without_test_pictures_are_told(tmp_path, monkeypatch):
+    """The counts of images and classes may be right."""
+    source = faces(tmp_path / "faces", "split", {"A": 3, "B": 3})
+    for path in (source / "validate" / "B").iterdir():
+        path.unlink()
+    monkeypatch.setattr(FaceScrub, "classes", 2)
+    monkeypatch.setattr(FaceScrub, "nominal", (6, 3))
+    data.prepare("facescrub", tmp_path / "root", source)
+    told = "1 of 2 classes without test images"
     assert data.departures("facescrub", tmp_path / "root") == [Departure("data.source", told, "whole")]
-    assert "2 of 4 classes without training images" in caption_of("facescrub", "facescrub", tmp_path / "root")
-    monkeypatch.setattr(FaceScrub, "nominal", (39_969, 4_170))
-    assert f"data.train {len(loaded.train)} (published 39969)" in caption_of(
-        "facescrub", "facescrub", tmp_path / "root"
-    )
+    assert told in caption_of("facescrub", "facescrub", tmp_path / "root")
+    monkeypatch.setattr(FaceScrub, "nominal", (39_969, 3))
+    assert "data.train 6 (published 39969)" in caption_of("facescrub", "facescrub", tmp_path / "root")
     row = next(row for row in data.describe(tmp_path / "root") if row["name"] == "facescrub")
     assert f"data.source {told} (published whole)" in row["note"]
 

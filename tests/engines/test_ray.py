@@ -208,3 +208,36 @@ def test_an_error_from_the_hub_is_its_sentence(monkeypatch):
     monkeypatch.setattr(engine.ray, "get", wrapped)
     outcome = engine._work(None, None, 1, MagicMock())
     assert (outcome.kind, outcome.text) == ("failed", "data is missing")
+
+
+def test_a_node_without_the_attackers_images_gets_both_data_sets(tmp_path, monkeypatch):
+    """It has the cell's own data set, but not the one that the attacker knows."""
+    from benchmark import data
+    from benchmark.data import store as prepared
+    from benchmark.engines import ray as engine
+    from benchmark.matrix.expand import Job
+
+    held = data.load("photos", tmp_path / "driver")
+    data.load("photos", tmp_path / "node")
+    files = {"photos": [path.read_bytes() for path in prepared.paths("photos", tmp_path / "driver")]}
+    files["cifar10"] = [b"tensors", b"facts"]
+    asked, hub = [], MagicMock()
+
+    def sent(name):
+        asked.append(name)
+        names = [path.name for path in prepared.paths(name, tmp_path)]
+        return dict(zip(names, files[name], strict=True))
+
+    hub.data.remote = sent
+    monkeypatch.setattr(engine.ray, "get", lambda found: found)
+    train = Job("train", {"dataset": "photos", "fingerprint": held.fingerprint})
+    attack = Job("attack", {"knowledge": {"dataset": "cifar10", "fingerprint": "0" * 64}}, {"train": train})
+    spec = engine._Spec(tmp_path, tmp_path / "node", "cpu", "mark")
+    assert engine._data_root(train, spec, hub) == tmp_path / "node" and not asked
+    engine._fetched.cache_clear()
+    for _ in range(2):
+        root = engine._data_root(attack, spec, hub)
+        assert root != tmp_path / "node" and asked == ["photos", "cifar10"]
+    assert data.load("photos", root).fingerprint == held.fingerprint
+    assert all(path.is_file() for path in prepared.paths("cifar10", root))
+    engine._fetched.cache_clear()

@@ -340,3 +340,38 @@ def test_defaults_are_checked_where_they_stand(matrix):
 def test_everything_of_an_axis(matrix, tmp_path):
     cells = expand(matrix(lambda value: value["suites"]["smoke"].update(defense=["*"])), "smoke", tmp_path)
     assert {cell.defense for cell in cells} == {*MatrixFile().matrix.defenses, "others"}
+
+
+def test_a_version_of_a_timed_defence_changes_its_efficiency_alone(matrix, tmp_path, monkeypatch):
+    """Its options and final widths decide which network is timed."""
+    from benchmark.defenses import DEFENSES
+
+    def keys():
+        return {cell.defense: cell.job.key for cell in expand(matrix(), "smoke", tmp_path) if cell.kind == "efficiency"}
+
+    before = keys()
+    monkeypatch.setattr(DEFENSES.get("patrol"), "version", DEFENSES.get("patrol").version + 1)
+    after = keys()
+    assert set(before) == {"patrol", "others"} and before["others"] == after["others"]
+    assert before["patrol"] != after["patrol"]
+
+
+def alone(value) -> None:
+    """A matrix with one defence, without CEM by another name, and one suite."""
+    value["defenses"] = {"none": value["defenses"]["none"]}
+    value["cem"], value["calibration"]["ranges"] = {"plain": None}, {}
+    value["suite_defaults"] = {}
+    value["suites"] = {"mine": {"dataset": ["photos"], "defense": ["none"], "cem": ["plain"], "seed": [1]}}
+    value["suites"]["mine"] |= {"attacker": ["decoder"], "split": ["train"], "protocol": ["published"]}
+
+
+def test_what_an_efficiency_needs_is_told_where_the_matrix_lacks_it(matrix, tmp_path):
+    def timed(value):
+        alone(value)
+        value["suites"]["mine"]["efficiency"] = ["photos"]
+
+    with pytest.raises(UserError) as caught:
+        matrix(timed)
+    assert re.search(r"matrix.yaml, line \d+: suites.mine.efficiency: its rows are those of", str(caught.value))
+    assert "declare patrol under `defenses`, bottleneck under `defenses`, off under `cem`" in str(caught.value)
+    assert [cell.kind for cell in expand(matrix(alone), "mine", tmp_path)] == ["train", "attack"]
