@@ -94,3 +94,13 @@ def test_what_is_not_committed_is_told(checkout, tmp_path):
     done = ci(checkout, tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: {checkout} has changes that are not committed")
+
+
+def test_a_copy_without_commits_is_tested_in_place_if_nothing_can_be_lost(checkout, tmp_path):
+    shutil.rmtree(checkout / ".git")
+    done = ci(checkout, tmp_path)
+    assert done.returncode == 2 and ".venv, which this would overwrite" in done.stderr
+    for name in MINE:
+        shutil.rmtree((checkout / name).parent)
+    done = ci(checkout, tmp_path, GIT_CEILING_DIRECTORIES=str(tmp_path))
+    assert done.returncode == 7 and (checkout / "tables" / "where").read_text().startswith(str(checkout))

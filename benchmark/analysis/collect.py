@@ -83,9 +83,10 @@ def epochs(cells: list[Cell], store: Store) -> dict[tuple[str, str, str], str]:
     where cells differ."""
     found: dict[tuple[str, str, str], dict[str, set[int]]] = {}
     for cell in cells:
-        if cell.kind in ("train", "attack") and store.done(cell.job):
-            counts = found.setdefault((cell.suite, cell.protocol, cell.dataset), {})
-            counts.setdefault("training", set()).add(cell.job.cell["train"]["epochs"])
+        if cell.kind not in ("train", "attack") or not store.done(cell.job):
+            continue
+        counts = found.setdefault((cell.suite, cell.protocol, cell.dataset), {})
+        counts.setdefault("training", set()).add(cell.job.cell["train"]["epochs"])
         if cell.kind == "attack" and "epochs" in cell.job.config["params"]:
             counts.setdefault(cell.attacker, set()).add(cell.job.config["params"]["epochs"])
     told = {}

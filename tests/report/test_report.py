@@ -484,7 +484,7 @@ def test_every_table_can_be_read_into_a_paper(tmp_path):
 
 def test_a_caption_says_protocol_seeds_epochs_and_deviations():
     frame = frame_of(row(0.01, seed="126", label="train.epochs 2 (published 240)"), row(0.02, seed="125"))
-    told = {("published", "cifar10"): "Epochs: training 2/240, decoder 50."}
+    told = {("s", "published", "cifar10"): "Epochs: training 2/240, decoder 50."}
     tables = tables_of(frame, epochs=told)
     table = next(table for table in tables if table.number == "1")
     assert "protocol published" in table.subject
