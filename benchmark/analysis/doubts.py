@@ -6,6 +6,7 @@ hard to invert whatever the defence.
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -26,7 +27,8 @@ def at_chance(dataset: str, accuracy_percent: float, departures: Iterable[Depart
     """
     if dataset not in DATASETS.names():
         return False
-    source, other = DATASETS.get(dataset), {departure.path: departure.value for departure in departures}
+    source = DATASETS.get(dataset)
+    other: dict[str, Any] = {departure.path: departure.value for departure in departures}
     counts = [other.get("data.test", source.nominal[1]), other.get("data.test_images")]
     chance, images = 1 / other.get("data.classes", source.classes), min(count for count in counts if count)
     error = math.sqrt(chance * (1 - chance) / images)

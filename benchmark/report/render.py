@@ -70,7 +70,7 @@ def write_tables(
     out_dir: Path,
     compare: bool = False,
     extra_metrics: Sequence[str] = (),
-    epochs: Mapping[tuple[str, str], str] | None = None,
+    epochs: Mapping[tuple[str, str, str], str] | None = None,
     documents: Sequence[Path] = (),
 ) -> list[Path]:
     """Write NAME.md and NAME.tex of every table, all_tables.tex, results.csv, tables.json and README.md.
