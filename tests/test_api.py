@@ -197,7 +197,9 @@ def test_a_matrix_without_our_names_will_do_unless_the_standard_set_is_asked_for
     matrix(alone)
     found = evaluate(matrix=tmp_path / "matrix.yaml")
     assert list(found.frame["attacker"]) == ["decoder"]
-    with pytest.raises(UserError, match=r"matrix.yaml, line \d+: there is no suite 'standard'.*let the file extend paper"):
+    with pytest.raises(
+        UserError, match=r"matrix.yaml, line \d+: there is no suite 'standard'.*let the file extend paper"
+    ):
         evaluate(matrix=tmp_path / "matrix.yaml", attackers="standard")
 
 

@@ -9,7 +9,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from benchmark.analysis.collect import ATTACK
+from benchmark.analysis.collect import ATTACK, TRAINING
 from benchmark.defenses import DEFENSES, Defense
 from tests.support.command_line import copied, finished, place  # noqa: F401 (fixtures)
 
@@ -47,7 +47,7 @@ def test_every_cell_is_filled(finished, tmp_path):  # noqa: F811
     assert len(labels) == 4 + 2  # two defences without and with CEM, and the two averages
     with open(folder / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 4 * (1 + 4 * len(ATTACK)) + 4 * 4
+    assert len(rows) == 4 * (len(TRAINING) + 4 * len(ATTACK)) + 4 * 4
     assert all(row["status"] == "done" and math.isfinite(float(row["value"])) for row in rows)
 
 
@@ -201,7 +201,7 @@ def test_the_corrected_protocol_runs(place):  # noqa: F811
     folder = reported(place)
     assert (folder / "photos-mse-corrected.md").is_file()
     rows = rows_of(place)
-    assert len(rows) == 1 + 4 * len(ATTACK) and all(row["status"] == "done" for row in rows)
+    assert len(rows) == len(TRAINING) + 4 * len(ATTACK) and all(row["status"] == "done" for row in rows)
     jobs = [json.loads(path.read_text()) for path in place.results.glob("*/*/*/job.json")]
     assert not any(on for job in jobs for on in job["config"]["quirks"].values())
     assert not any("warm_start" in job["parents"] for job in jobs)

@@ -160,6 +160,8 @@ class Store:
     @staticmethod
     def _failure(path: Path) -> str | None:
         """The reason in a failed.json, which decides nothing, so that a damaged one is no error; None if missing."""
+        if not path.is_file():
+            return None
         try:
             return plain(str(json.loads(checksums.content(path))["reason"]))
         except FileNotFoundError:

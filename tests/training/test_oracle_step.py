@@ -72,6 +72,8 @@ class Step:
         changes[f"defenses.{row}.noise_std"] = float(numbers["sigma"])
         if row == "dropout":
             changes["defenses.dropout.rate"] = float(numbers["dropout_rate"])
+        if row in ("distcorr", "noise_nopeek"):
+            changes[f"defenses.{row}.weight"] = float(numbers["dcor_weight"])
         if row in ADVERSARIAL:
             changes[f"defenses.{row}.weight"] = float(numbers["alpha"])
             changes[f"defenses.{row}.ssim_target"] = float(numbers["ssim_threshold"])
