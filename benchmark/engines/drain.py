@@ -23,7 +23,6 @@ from benchmark.store.store import Store
 
 SPAWN = multiprocessing.get_context("spawn")  # a forked process would inherit CUDA's state and could not use it
 WAIT = 2.0  # seconds between looks at a job that another runner holds
-STOPPING = "stopping after this step; what is done is saved (once more to stop at once)"
 ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,7 +33,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
     A failed job does not stop the others, except those that need its result. UserError and a full disk stop the run;
     what is finished stays. KeyboardInterrupt(number) after one of `signals`, once the jobs under way are saved.
     """
-    with Display(work, len(jobs)) as display, _graceful_stop(signals) as stop:
+    with Display(work, len(jobs)) as display, _graceful_stop(display, signals) as stop:
         mend(jobs, store, display.line)
         missing = [job for job in jobs if not store.done(job)]
         here = {job.key for job in missing}
@@ -50,8 +49,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
 
 
 def drain(schedule: Schedule, place, display: Display, stop) -> None:
-    """Start jobs and collect outcomes until none is left. KeyboardInterrupt when `stop` is set, which is told once."""
-    told = False
+    """Start jobs and collect outcomes until none is left. KeyboardInterrupt when `stop` is set."""
     while schedule.waiting or schedule.running:
         while not stop.value and place.free() and (job := schedule.next()):
             if schedule.orphaned(job):
@@ -60,9 +58,6 @@ def drain(schedule: Schedule, place, display: Display, stop) -> None:
                 place.start(job)
         for job, outcome in place.wait(WAIT) if schedule.waiting or schedule.running else []:
             _take(job, outcome, schedule, place, display)
-        if stop.value and not told:  # the handler may not: it can interrupt another line, or an import of the console
-            told = True
-            display.line(STOPPING)
         if stop.value and not schedule.running:
             raise KeyboardInterrupt(stop.value)
 
@@ -90,7 +85,7 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
 
 
 @contextlib.contextmanager
-def _graceful_stop(signals):
+def _graceful_stop(display: Display, signals):
     """While the block runs, the first signal (such as Ctrl-C) puts its number into the byte that this yields; the
     second one interrupts at once. A closing terminal may send several SIGHUPs: they only ask to stop, and under nohup
     they are ignored."""
@@ -102,6 +97,7 @@ def _graceful_stop(signals):
         if stop.value:
             raise KeyboardInterrupt
         stop.value = number
+        display.line("stopping after this step; what is done is saved (once more to stop at once)")
 
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signals = [number for number in signals if number != signal.SIGHUP]

@@ -4,7 +4,7 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection, resource_tracker
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,7 @@ class Workers:
         ours, theirs = SPAWN.Pipe()
         machine = (self.machine.store.root, self.machine.data_root, self.machine.device)
         process = SPAWN.Process(target=self.target, args=(theirs, self.stop, *machine), daemon=True)
-        resource_tracker.ensure_running()  # which `start` would do, and unblock signals at that
-        with _held_back(signal.SIGUSR2, *ASK):
+        with _held_back(signal.SIGUSR2):
             process.start()
         theirs.close()  # so that the worker's end closes with it
         self.workers.append(_Worker(process, ours))
@@ -188,11 +187,10 @@ class Workers:
 
 
 @contextmanager
-def _held_back(*numbers: int):
-    """A process that starts in the block does not get these signals unless it unblocks them. Slurm sends SIGUSR2 before
-    a time limit to every process, and a terminal sends Ctrl-C; they would kill a worker that still imports torch, which
-    the parent stops in time anyway."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+def _held_back(number: int):
+    """A process that starts in the block never gets this signal. Slurm sends its warning before a time limit to every
+    process; it would kill a worker, which the parent stops in time anyway."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
@@ -203,7 +201,6 @@ def work(link: connection.Connection, stop, results: Path, data_root: Path, devi
     """A worker's main loop: run jobs from `link` until it is closed."""
     for number in ASK:  # the parent decides, through `stop`
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASK)  # so that what a job starts gets them
     machine, teller = Machine(Store(results), data_root, device), _Teller(link, device)
     with suppress(EOFError, OSError):  # the parent is gone, or needs nothing more
         while True:

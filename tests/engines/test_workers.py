@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmark.engines.concurrency import WINDOW, Growing, Share, on_cpu, parse, room, share
-from benchmark.engines.drain import ASK, SPAWN, STOPPING, _graceful_stop, drain
+from benchmark.engines.drain import SPAWN, drain
 from benchmark.engines.scheduler import Schedule
 from benchmark.engines.workers import Workers
 from benchmark.errors import UserError
@@ -281,18 +281,6 @@ def test_ctrl_c_ends_every_worker_and_saves(place):  # noqa: F811
     assert len(folders) == 2
     for folder in folders:
         assert (folder / "state.safetensors").is_file() and not (folder / "lock.json").exists()
-
-
-def test_a_handler_prints_nothing_and_the_loop_tells_once(tmp_path):
-    """A signal can come while a line is being printed."""
-    store, several, display = Store(tmp_path), Share(2), Quiet()
-    schedule, stub = Schedule([train(n) for n in range(4)], store), Stub(store, several)
-    begin = stub.start
-    with _graceful_stop(ASK) as stop:
-        stub.start = lambda job: (begin(job), stop.value or os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(KeyboardInterrupt):
-            drain(schedule, stub, display, stop)
-    assert display.lines == [STOPPING] and stop.value == signal.SIGTERM
 
 
 # -- stages
