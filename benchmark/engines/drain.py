@@ -33,7 +33,7 @@ def run(jobs: list[Job], work: dict[str, float], store: Store, opened, signals=A
     A failed job does not stop the others, except those that need its result. UserError and a full disk stop the run;
     what is finished stays. KeyboardInterrupt(number) after one of `signals`, once the jobs under way are saved.
     """
-    with Display(work, len(jobs)) as display, _graceful_stop(display, signals) as stop:
+    with Display(work, len(jobs)) as display, _graceful_stop(signals) as stop:
         mend(jobs, store, display.line)
         missing = [job for job in jobs if not store.done(job)]
         here = {job.key for job in missing}
@@ -58,6 +58,8 @@ def drain(schedule: Schedule, place, display: Display, stop) -> None:
                 place.start(job)
         for job, outcome in place.wait(WAIT) if schedule.waiting or schedule.running else []:
             _take(job, outcome, schedule, place, display)
+        if stop.value:
+            display.stopping()
         if stop.value and not schedule.running:
             raise KeyboardInterrupt(stop.value)
 
@@ -85,7 +87,7 @@ def _take(job: Job, outcome: Outcome, schedule: Schedule, place, display: Displa
 
 
 @contextlib.contextmanager
-def _graceful_stop(display: Display, signals):
+def _graceful_stop(signals):
     """While the block runs, the first signal (such as Ctrl-C) puts its number into the byte that this yields; the
     second one interrupts at once. A closing terminal may send several SIGHUPs: they only ask to stop, and under nohup
     they are ignored."""
@@ -97,7 +99,6 @@ def _graceful_stop(display: Display, signals):
         if stop.value:
             raise KeyboardInterrupt
         stop.value = number
-        display.line("stopping after this step; what is done is saved (once more to stop at once)")
 
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signals = [number for number in signals if number != signal.SIGHUP]

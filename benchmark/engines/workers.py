@@ -4,7 +4,7 @@ import signal
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,17 @@ class Here:
 
     def start(self, job: Job) -> None:
         try:
-            outcome = attempt(job, self.machine, self.display, lambda: bool(self.stop.value))
+            outcome = attempt(job, self.machine, self.display, self._asked)
         except KeyboardInterrupt:
             if not self.stop.value:
                 raise
             outcome = Outcome("interrupted")
         self.over.append((job, outcome))
+
+    def _asked(self) -> bool:
+        if self.stop.value:
+            self.display.stopping()
+        return bool(self.stop.value)
 
     def wait(self, seconds: float) -> list[tuple[Job, Outcome]]:
         if not self.over:
@@ -149,7 +154,8 @@ class Workers:
         ours, theirs = SPAWN.Pipe()
         machine = (self.machine.store.root, self.machine.data_root, self.machine.device)
         process = SPAWN.Process(target=self.target, args=(theirs, self.stop, *machine), daemon=True)
-        with _held_back(signal.SIGUSR2):
+        resource_tracker.ensure_running()  # which `start` would do, and unblock signals at that
+        with _held_back(signal.SIGUSR2, *ASK):
             process.start()
         theirs.close()  # so that the worker's end closes with it
         self.workers.append(_Worker(process, ours))
@@ -187,10 +193,11 @@ class Workers:
 
 
 @contextmanager
-def _held_back(number: int):
-    """A process that starts in the block never gets this signal. Slurm sends its warning before a time limit to every
-    process; it would kill a worker, which the parent stops in time anyway."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def _held_back(*numbers: int):
+    """A process that starts in the block does not get these signals unless it unblocks them. Slurm sends SIGUSR2 before
+    a time limit to every process, and a terminal sends Ctrl-C; they would kill a worker that still imports torch, which
+    the parent stops in time anyway."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
@@ -201,6 +208,7 @@ def work(link: connection.Connection, stop, results: Path, data_root: Path, devi
     """A worker's main loop: run jobs from `link` until it is closed."""
     for number in ASK:  # the parent decides, through `stop`
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASK)  # so that what a job starts gets them
     machine, teller = Machine(Store(results), data_root, device), _Teller(link, device)
     with suppress(EOFError, OSError):  # the parent is gone, or needs nothing more
         while True:

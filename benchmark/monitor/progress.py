@@ -25,6 +25,7 @@ class Display:
         self.work, self.total = work, total
         self.remaining = sum(work.values())
         self.finished = 0
+        self.said = False  # whether `stopping` was
         self.running: dict[str, _Running] = {}
         self.failed: list[tuple[str, str]] = []
         self.spent = self.worked = 0.0  # seconds in which jobs ran here, and the work of those that ended
@@ -42,6 +43,12 @@ class Display:
     def line(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, markup=False)
+
+    def stopping(self) -> None:
+        """Say, once, that the run was asked to stop. Not for a signal's handler, which may interrupt another line."""
+        if not self.said:
+            self.said = True
+            self.line("stopping after this step; what is done is saved (once more to stop at once)")
 
     def begin(self, job: Job) -> None:
         now = time.monotonic()

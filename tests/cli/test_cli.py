@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -377,6 +379,20 @@ def test_ctrl_c_saves_and_the_next_run_goes_on(place):  # noqa: F811
     log = (finished_folder / "log.txt").read_text()
     assert "resumed at epoch" in log and log.count("epoch 1/12 ") == 1
     assert len((finished_folder / "history.csv").read_text().splitlines()) == 1 + 12
+
+
+def test_ctrl_c_while_the_program_loads_is_silent():
+    words = [sys.executable, "-X", "importtime", "-m", "benchmark", "list"]
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "rich.console" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == -signal.SIGINT and "Traceback" not in rest
 
 
 def test_any_interrupt_is_told(monkeypatch, tmp_path):

@@ -4,13 +4,14 @@ import os
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmark.engines.concurrency import WINDOW, Growing, Share, on_cpu, parse, room, share
-from benchmark.engines.drain import SPAWN, drain
+from benchmark.engines.drain import ASK, SPAWN, _graceful_stop, drain
 from benchmark.engines.scheduler import Schedule
 from benchmark.engines.workers import Workers
 from benchmark.errors import UserError
@@ -281,6 +282,42 @@ def test_ctrl_c_ends_every_worker_and_saves(place):  # noqa: F811
     assert len(folders) == 2
     for folder in folders:
         assert (folder / "state.safetensors").is_file() and not (folder / "lock.json").exists()
+
+
+def test_a_signal_is_told_by_the_loop_not_by_its_handler(tmp_path):
+    """It can come while a line is being printed, which a second one would break."""
+    store, several, display = Store(tmp_path), Share(2), Quiet()
+    schedule, stub = Schedule([train(n) for n in range(4)], store), Stub(store, several)
+    display.stopping = lambda: display.line("stopping")
+
+    def start(job):
+        stub.begin(job)
+        if not stop.value:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert display.lines == [] and stop.value == signal.SIGTERM
+
+    stub.begin, stub.start = stub.start, start
+    with _graceful_stop(ASK) as stop, pytest.raises(KeyboardInterrupt):
+        drain(schedule, stub, display, stop)
+    assert set(display.lines) == {"stopping"} and len(stub.begun) == 1
+
+
+def workers_of(run: int) -> int:
+    """How many workers the process `run` has started."""
+    children = Path(f"/proc/{run}/task/{run}/children").read_text().split()
+    return sum(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+
+@pytest.mark.skipif(not Path(f"/proc/{os.getpid()}/task").is_dir(), reason="needs Linux's /proc")
+def test_ctrl_c_does_not_reach_a_worker_that_still_loads(place):  # noqa: F811
+    """A terminal sends it to all; the workers end when the run does, without a word."""
+    process = started(place.words("run", *CHOICE, "--cells-per-gpu", 2), place.folder, first=os.setsid)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and workers_of(process.pid) < 2:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130 and "Traceback" not in (place.folder / "err").read_text()
 
 
 # -- stages

@@ -99,6 +99,7 @@ def main(streams: Iterable[int], words: list[str], environment: dict[str, str], 
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where Ctrl-C is ignored
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # and what forks may have begun where signals were held back
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     sys.stdin = os.fdopen(0, closefd=False)
