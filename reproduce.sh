@@ -28,10 +28,15 @@ set_up() {
       python=$PWD/.conda/bin/python
       [ "$(cat .conda/.installed 2>/dev/null)" = "$wanted" ] && return
       say "setting up the environment .conda with $tool"
+      if { [ -e .conda ] || [ -L .conda ]; } && [ ! -f .conda/.installed ] && [ ! -f .conda.unfinished ]; then
+        die "$PWD/.conda was not made by reproduce.sh; move it away and run again"
+      fi
+      : > .conda.unfinished # beside it: conda makes an environment only where nothing is yet
       rm -rf .conda # an update of a half-made environment fails
       CONDA_ALWAYS_YES=true MAMBA_ALWAYS_YES=true "$tool" env create -p "$PWD/.conda" -f environment.yml
       "$python" -m pip install --quiet --no-deps --editable .
       printf '%s' "$wanted" > .conda/.installed
+      rm .conda.unfinished
       return
     fi
   done
