@@ -75,7 +75,7 @@ if [ "$suite" = test ]; then
   say "running the tests"
   # a file of tests at a time in each of a few processes, which leave the other cores alone
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-  exec "$python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+  exec "$python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
 fi
 prepare=("$suite") run=("$suite") report=("$suite") diff=("$suite") benchmark=(-m benchmark)
 compare=yes # with the published tables

@@ -25,6 +25,12 @@ def pytest_runtest_setup(item):
         pytest.skip("needs a CUDA device")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: xdist gives out whole files, and a long one at the end leaves cores idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_images() -> DataSet:
     """Three classes of 32 px colour gradients with noise: 48 training and 24 test images."""

@@ -148,6 +148,7 @@ def test_the_encoder_and_the_random_state_stay_as_they_were(evaluate):
     assert first.frame.equals(second.frame)
 
 
+@pytest.mark.slow
 def test_a_channel_is_what_the_attacker_gets(evaluate):
     """What tells nothing of the image leaves less to rebuild than what tells all; a function stands for a number."""
     more = {"settings": TINY | {"attacks.*.epochs": 12}, "split": "train", "train_images": 96}

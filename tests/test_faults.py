@@ -24,7 +24,7 @@ from benchmark.matrix import expand as expansion
 from benchmark.store.checksums import Damaged
 from benchmark.store.store import Store
 from benchmark.training.train import version
-from tests.support.command_line import Place, break_disk, call, call_apart, copied, finished, place, started  # noqa: F401 (fixtures)
+from tests.support.command_line import Place, break_disk, call, call_apart, copied, finished, place, started, workers_of  # noqa: F401 (fixtures)
 
 KILLS = int(os.environ.get("BENCHMARK_KILLS", 5))
 CHOICE = ("--where", "defense=dropout,attacker=decoder,split=infer")
@@ -275,6 +275,7 @@ def test_whatever_a_defence_raises_is_its_jobs_failure(plugin):
 
 
 @pytest.mark.parametrize("reason", ["SystemExit: 0", "Mute: its message cannot be had"])
+@pytest.mark.slow
 def test_whatever_a_defence_raises_in_a_worker(plugin, reason):
     plugin.place.edit(fault_and_another(1))
     outcome = plugin(ODD[reason], "--cells-per-gpu", 2)
@@ -339,7 +340,7 @@ def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin,
     assert "again with 1 at once" in outcome.err
     failed = [line for line in outcome.err.splitlines() if line.startswith("failed: ") and " train: " in line]
     assert len(failed) == 2 and all(told in line for line in failed)
-    assert plugin("return None", "--cells-per-gpu", 2).code == 0 and len(plugin.place.finished()) == 4
+    assert plugin("return None", "--cells-per-gpu", 1).code == 0 and len(plugin.place.finished()) == 4
 
 
 def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):
@@ -420,16 +421,6 @@ UNTOLD = re.compile(
     r'Traceback \(most recent call last\):\n  File "<string>", line 1, in <module>\n(?:  .*\n)+?'
     r"    preparation_data = reduction\.pickle\.load\(from_parent\)\n(?:  .*\n)*EOFError: Ran out of input\n"
 )
-
-
-def workers_of(pid: int) -> list[int]:
-    """The ids of a runner's worker processes that have begun to live."""
-    found = []
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")

@@ -160,6 +160,7 @@ def test_names_of_plug_ins_stay_names(name):
 
 
 @pytest.mark.parametrize("words", [("--help",), ("run",)])
+@pytest.mark.slow
 def test_a_store_brings_no_modules(place, words):  # noqa: F811
     """A run begun in it, with worker processes, takes none of its files for a part of Python's library or ours."""
     place.results.mkdir(parents=True)

@@ -78,6 +78,7 @@ def ignores() -> None:
     ("streams", "at_once"),
     [("2>/dev/full", 1), ("2>&-", 2), (">&- 2>&-", 1), ("<&- >&- 2>&-", 2), ("2>/dev/full >/dev/full", 2)],
 )
+@pytest.mark.slow
 def test_stderr_that_takes_nothing(place, streams, at_once):  # noqa: F811
     """With workers, which inherit the streams, and without."""
     shell = ["bash", "-c", f'exec "$@" {streams}', "bash", *words(place, *ONE, "--cells-per-gpu", at_once)]

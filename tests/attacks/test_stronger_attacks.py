@@ -304,6 +304,7 @@ def test_the_classifier_need_not_be_among_the_chosen_rows(place):  # noqa: F811
     assert "skipped: the suite has no row `none`" in place.call("measure recognise").out
 
 
+@pytest.mark.slow
 def test_the_stronger_attackers_run_end_to_end(place, monkeypatch):  # noqa: F811
     needs_lpips()
 

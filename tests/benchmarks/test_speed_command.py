@@ -46,6 +46,7 @@ def written(tmp_path_factory) -> Path:
     return folder / "speed"
 
 
+@pytest.mark.slow
 def test_every_kind_of_step_is_timed(written):
     table = pd.read_csv(written / "speed.csv", keep_default_na=False)
     here = table[table["variant"] == "here"]
@@ -99,6 +100,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp
     assert outcome.code == 2 and "cannot write" in outcome.err
 
 
+@pytest.mark.slow
 def test_an_installed_package_without_the_repository_says_so(tmp_path):
     """And the repository's own package finds the cases from any folder, as the script `benchmark` is called."""
     package = ROOT / "benchmark"

@@ -602,6 +602,7 @@ def small(place, defenses, **changes):  # noqa: F811
     return place.edit(change)
 
 
+@pytest.mark.slow
 def test_every_one_runs_from_training_to_table(place):  # noqa: F811
     small(place, MORE)
     outcome = place.call("run")

@@ -20,7 +20,7 @@ from benchmark.jobs.stages import Stages
 from benchmark.matrix.expand import Job
 from benchmark.store.store import Store
 from benchmark.training import device
-from tests.support.command_line import forked, place, started  # noqa: F401 (fixtures)
+from tests.support.command_line import forked, place, started, workers_of  # noqa: F401 (fixtures)
 
 
 def train(seed: int) -> Job:
@@ -265,6 +265,7 @@ def test_results_do_not_depend_on_how_many_run_at_once(forked, place, tmp_path):
     assert both == {name: content for name, content in alone.items() if "efficiency" not in name} and len(both) == 4
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_worker_and_saves(place):  # noqa: F811
     choice = (*CHOICE, "--set", "train.epochs=40", "--cells-per-gpu", 2)
     process = started(place.words("run", *choice), place.folder, first=os.setsid)
@@ -302,18 +303,12 @@ def test_a_signal_is_told_by_the_loop_not_by_its_handler(tmp_path):
     assert set(display.lines) == {"stopping"} and len(stub.begun) == 1
 
 
-def workers_of(run: int) -> int:
-    """How many workers the process `run` has started."""
-    children = Path(f"/proc/{run}/task/{run}/children").read_text().split()
-    return sum(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
-
-
-@pytest.mark.skipif(not Path(f"/proc/{os.getpid()}/task").is_dir(), reason="needs Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_ctrl_c_does_not_reach_a_worker_that_still_loads(place):  # noqa: F811
     """A terminal sends it to all; the workers end when the run does, without a word."""
     process = started(place.words("run", *CHOICE, "--cells-per-gpu", 2), place.folder, first=os.setsid)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and workers_of(process.pid) < 2:
+    while time.monotonic() < deadline and len(workers_of(process.pid)) < 2:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     process.join(60)

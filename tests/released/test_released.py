@@ -230,6 +230,7 @@ def test_an_unknown_path_with_everything_said():
 
 
 @pytest.mark.usefixtures("no_pdfs")
+@pytest.mark.slow
 def test_a_folder_of_models_becomes_a_table(tmp_path):
     """One with its server and without noise, whose accuracy is then exact; one as the sample is, the encoder alone."""
     place = sample(tmp_path / path("None", "0", "0.0"))

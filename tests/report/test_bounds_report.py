@@ -164,6 +164,7 @@ def test_more_noise_means_less_information_and_a_larger_error(tiny_images):
         assert found[0][name] < found[1][name] < found[2][name]
 
 
+@pytest.mark.slow
 def test_from_the_matrix_to_the_table(place):  # noqa: F811
     before = {cell.job.key for cell in place.cells()}
 

@@ -49,6 +49,7 @@ def committed(folder: str) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("no_pdfs")  # they are not compared
 @pytest.mark.parametrize("about", tracked("tables/*/about.json"))
+@pytest.mark.slow
 def test_a_suite_is_reported_as_committed(about, tmp_path):
     suite = Path(about).parent.name
     for archive in tracked("results/shipped"):

@@ -691,6 +691,7 @@ def test_on_paper_nothing_is_cut_or_dark(opened):
 # -- size and speed
 
 
+@pytest.mark.slow
 def test_a_page_of_all_tables_and_three_seeds_is_small_and_opens_fast(tmp_path, record_property, capsys):
     """Two data sets with all rows, attackers and splits: 112 attacked cells, three seeds each."""
     needed()

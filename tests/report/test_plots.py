@@ -289,6 +289,7 @@ def written(place, out, *where):  # noqa: F811
     return stage.write(stage.drawings(cells, store, tidy_frame(cells, store)), out)
 
 
+@pytest.mark.slow
 def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
     outcome = finished.call("report", "--tables", tmp_path, "--plots")
     assert outcome.code == 0, outcome.err
@@ -323,6 +324,7 @@ def test_report_writes_them_beside_the_tables(finished, tmp_path):  # noqa: F811
     assert row["p5"] == pytest.approx(np.quantile(values, 0.05), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_bytes_in_another_process(finished, tmp_path):  # noqa: F811
     where = ["attacker=decoder,split=infer"]
     here = {path.name: path.read_bytes() for path in written(finished, tmp_path / "here", *where)}

@@ -109,6 +109,16 @@ def main(streams: Iterable[int], words: list[str], environment: dict[str, str], 
     cli.main()
 
 
+def workers_of(pid: int) -> list[int]:
+    """The ids of a runner's worker processes that have begun to live."""
+    found = []
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
+
+
 def call_apart(*words, environment: dict[str, str] | None = None, where: Path | None = None) -> Outcome:
     """`python -m benchmark WORDS` in a process of its own, which may do what it likes to itself; as `started`."""
     with tempfile.TemporaryDirectory() as name:
