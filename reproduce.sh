@@ -14,6 +14,8 @@ set -euo pipefail
 # what the user's environment says of other work: where a relative cd leads, where pip installs, which Python's library
 unset CDPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PYTHONHOME
 export PIP_USER=0 # against a pip.conf
+# pip compiles nothing here, so Python has to keep what it compiles: without that each start takes twice as long
+unset PYTHONDONTWRITEBYTECODE
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { printf '== %s\n' "$*" >&2; }

@@ -12,7 +12,8 @@ from benchmark.analysis.frame import tidy
 from benchmark.analysis.search import Evaluation, Strengths, Values, rungs, search
 from benchmark.departures import told
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell, Job, expand, jobs
+from benchmark.matrix.cells import Cell, Job
+from benchmark.matrix.expand import expand, jobs
 from benchmark.matrix.load import Change, MatrixFile
 from benchmark.report.calibration import LOG, STRENGTHS, write_candidates, write_strengths
 from benchmark.store.store import Store

@@ -33,7 +33,8 @@ from benchmark.data.facescrub import FaceScrub
 from benchmark.data.tinyimagenet import TinyImageNet
 from benchmark.departures import Departure
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell, Job, expand
+from benchmark.matrix.cells import Cell, Job
+from benchmark.matrix.expand import expand
 from benchmark.matrix.load import DEFAULT, MatrixFile, parse_set
 from benchmark.metrics import summarise
 from benchmark.monitor import heartbeat

@@ -182,7 +182,7 @@ def test_a_clone_path_is_no_command(tmp_path, monkeypatch):
     """The lines that go into a batch script, run by a real shell."""
     slurm = pytest.importorskip("benchmark.engines.slurm")
     from benchmark.config import Resources
-    from benchmark.matrix.expand import Job
+    from benchmark.matrix.cells import Job
 
     clone = tmp_path / "it's '$(touch pwned)' `touch pwned` \"; touch pwned; \""
     monkeypatch.setattr(slurm.benchmark, "__file__", str(clone / "benchmark" / "__init__.py"))

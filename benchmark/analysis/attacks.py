@@ -3,7 +3,7 @@
 import pandas as pd
 
 from benchmark.analysis import convergence
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.metrics.reconstruction import quantile_names
 from benchmark.store.store import HISTORY, Store
 

@@ -4,7 +4,7 @@ The baseline always answers with the mean of the attacker's own images. An attac
 learnt nothing: its MSE shows neither that a defence works nor that it does not.
 """
 
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.store.store import Store
 
 METRIC = "beats_mean_image"  # in the tidy frame: 1 for yes, 0 for no

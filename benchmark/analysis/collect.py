@@ -10,7 +10,7 @@ from benchmark.analysis.frame import COLUMNS
 from benchmark.analysis.verdicts import Images
 from benchmark.departures import Departure, column, told
 from benchmark.errors import foreign
-from benchmark.matrix.expand import Cell, Job
+from benchmark.matrix.cells import Cell, Job
 from benchmark.metrics.facts import PARTS
 from benchmark.store.store import HISTORY, PER_IMAGE, Store
 from benchmark.training import checkpoint

@@ -1,6 +1,6 @@
 """Whether an attack's columns mean what their split says; with quirk q14 the GAN's do not."""
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 
 METRIC = "column_as_named"  # in the tidy frame: 1 if fitted and scored as the split says, 0 with quirk q14
 NOTE = (

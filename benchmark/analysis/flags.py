@@ -14,7 +14,7 @@ import pandas as pd
 from benchmark.analysis import convergence
 from benchmark.analysis.names import attacker_title
 from benchmark.analysis.strongest import comparable
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 
 ROW = ["suite", "protocol", "dataset", "defense", "cem", "split"]
 COLUMNS = [*ROW, "flag", "attacker", "percent", "text"]

@@ -10,7 +10,7 @@ import pandas as pd
 from benchmark.analysis.intervals import PERCENTILES, RESAMPLES
 from benchmark.analysis.strongest import comparable, shared
 from benchmark.data import DATASETS
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 
 LINE = ["dataset", "protocol", "defense", "cem", "split"]
 ROW = [name for name in LINE if name != "cem"]

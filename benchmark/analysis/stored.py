@@ -19,8 +19,8 @@ from benchmark.data import DATASETS
 from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.run_job import RELEASED, recipe_of
+from benchmark.matrix.cells import Cell, Job
 from benchmark.matrix.departed import of_attack, of_training
-from benchmark.matrix.expand import Cell, Job
 from benchmark.matrix.load import MatrixFile
 from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from benchmark.analysis.doubts import Doubts
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 
 ROW = ["dataset", "protocol", "defense", "cem", "split", "attacker"]
 COLUMNS = [*ROW, "point", "seeds", "mse", "ssim", "doubt"]

@@ -27,7 +27,7 @@ from benchmark.output import say, say_folded, say_lines, tell
 
 if TYPE_CHECKING:
     from benchmark.jobs.run_job import Machine
-    from benchmark.matrix.expand import Cell
+    from benchmark.matrix.cells import Cell
 
 measure = group(
     "measure", MORE, "Measure more: of a suite's rebuilt images (lpips, recognise), or how fast this machine is."

@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.output import tell
 
 if TYPE_CHECKING:  # commands load modules only when needed, so that --help is quick
-    from benchmark.matrix.expand import Cell, Job
+    from benchmark.matrix.cells import Cell, Job
     from benchmark.matrix.load import MatrixFile
     from benchmark.store.store import Store
 

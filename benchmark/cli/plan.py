@@ -12,7 +12,7 @@ from benchmark.output import say_folded
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.matrix.expand import Job
+    from benchmark.matrix.cells import Job
 
 # a kind of job -> its name in the singular and in the plural
 KINDS = {"train": ("training", "trainings"), "attack": ("attack", "attacks")}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.jobs import pace
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import Store
 
 OPTIONS = {

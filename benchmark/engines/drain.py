@@ -16,7 +16,7 @@ import signal
 from benchmark.engines.scheduler import Schedule
 from benchmark.errors import UserError
 from benchmark.jobs.attempt import Outcome
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor.progress import Display
 from benchmark.store.repair import mend
 from benchmark.store.store import Store

@@ -6,7 +6,7 @@ from benchmark.engines import drain
 from benchmark.engines.concurrency import Growing, share
 from benchmark.engines.workers import Here, Workers
 from benchmark.jobs.run_job import Machine
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import Store
 from benchmark.training.device import pick
 

@@ -29,7 +29,7 @@ from benchmark.engines.scheduler import ancestors
 from benchmark.errors import UserError
 from benchmark.jobs.attempt import Outcome, attempt, record_failure
 from benchmark.jobs.run_job import Machine
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor.heartbeat import Heartbeat
 from benchmark.store.lock import Lost
 from benchmark.store.store import Store

@@ -1,6 +1,6 @@
 """Which job comes next, and the state of the others."""
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import Store
 
 

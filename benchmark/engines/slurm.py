@@ -26,7 +26,7 @@ from benchmark.engines import local, slurm_queue
 from benchmark.engines.scheduler import ancestors, rows
 from benchmark.errors import UserError
 from benchmark.jobs.attempt import record_failure, summary
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor import heartbeat
 from benchmark.monitor.progress import Display
 from benchmark.output import tell

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import solid
 from benchmark.store.store import Store, write_json
 

@@ -15,7 +15,7 @@ from benchmark.engines.concurrency import Share
 from benchmark.engines.drain import ASK, SPAWN
 from benchmark.jobs.attempt import Outcome, attempt, record_failure
 from benchmark.jobs.run_job import Machine
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor.heartbeat import Heartbeat
 from benchmark.store.store import Store
 

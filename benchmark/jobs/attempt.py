@@ -7,7 +7,7 @@ import torch
 
 from benchmark.errors import CannotWrite, UserError
 from benchmark.jobs.run_job import Machine, execute
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.metrics.facts import METRICS
 from benchmark.monitor.heartbeat import Monitor
 from benchmark.store.lock import Lost

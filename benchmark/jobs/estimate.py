@@ -12,7 +12,7 @@ from benchmark.attacks import ATTACKS
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.models import macs
 from benchmark.training.device import precision, wait
 

@@ -12,7 +12,7 @@ from benchmark import data
 from benchmark.attacks.base import SCORE_BATCH
 from benchmark.jobs.reconstruct import ask, rebuild, require
 from benchmark.jobs.run_job import Machine
-from benchmark.matrix.expand import Cell, Job
+from benchmark.matrix.cells import Cell, Job
 from benchmark.metrics import lowest_percent
 from benchmark.metrics.lpips import Lpips, weights_at_hand
 from benchmark.store import checksums

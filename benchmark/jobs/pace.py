@@ -7,7 +7,7 @@ from statistics import median
 
 from benchmark.errors import UserError
 from benchmark.jobs.estimate import work
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store, is_number
 

@@ -15,7 +15,7 @@ from benchmark.attacks.base import SCORE_BATCH
 from benchmark.errors import UserError
 from benchmark.jobs.reconstruct import Rebuilt, ask, rebuild, require
 from benchmark.jobs.run_job import Machine, recipe_of, trained_model
-from benchmark.matrix.expand import Cell, Job
+from benchmark.matrix.cells import Cell, Job
 from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
 from benchmark.store import checksums, solid

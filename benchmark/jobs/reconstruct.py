@@ -10,7 +10,7 @@ from benchmark.attacks.base import SCORE_BATCH
 from benchmark.data import DataSet, ImageSet
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.run_job import Machine, rebuilt_attack, score_images
-from benchmark.matrix.expand import Cell, Job
+from benchmark.matrix.cells import Cell, Job
 from benchmark.store.store import CHECKPOINT, ENCODER, Store
 
 TOLERANCE, ROUNDING = 0.01, 2e-6  # relative to the MSE, and absolute: some attacks keep their images in bytes

@@ -15,7 +15,7 @@ from benchmark.attacks.held_out import ClosedForm
 from benchmark.errors import UserError, foreign
 from benchmark.jobs.reconstruct import ROUNDING, TOLERANCE
 from benchmark.jobs.run_job import Machine, Scene, mean_image_mse, prepare_attack, rebuilt_attack, score_images
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import CHECKPOINT, ENCODER, Store
 from benchmark.training import loop
 

@@ -26,7 +26,7 @@ from benchmark.jobs.efficiency import measure
 from benchmark.jobs.pictures import save_pictures
 from benchmark.jobs.provenance import provenance, told_commit
 from benchmark.jobs.stages import Stages
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.metrics.reconstruction import combine, mse_per_image, summarise
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models import SplitModel

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmark.errors import writing
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor.tensorboard import Scalars
 from benchmark.store.store import PROGRESS, write_json
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rich.live import Live
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor.heartbeat import Heartbeat
 from benchmark.monitor.view import Snapshot, clock, picture, told
 from benchmark.output import Console

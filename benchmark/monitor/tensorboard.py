@@ -7,7 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.output import tell
 
 VARIABLE = "BENCHMARK_TENSORBOARD"

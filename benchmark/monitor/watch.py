@@ -5,7 +5,7 @@ import time
 
 from rich.live import Live
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor import heartbeat
 from benchmark.monitor.view import STATES, Snapshot, lines, picture
 from benchmark.output import Console, say_lines

@@ -15,7 +15,8 @@ from benchmark.departures import Departure
 from benchmark.errors import UserError
 from benchmark.jobs.provenance import provenance
 from benchmark.jobs.run_job import RELEASED, Machine, encoder_of, recipe_of
-from benchmark.matrix.expand import Cell, Job, expand
+from benchmark.matrix.cells import Cell, Job
+from benchmark.matrix.expand import expand
 from benchmark.matrix.load import Change, MatrixFile
 from benchmark.released import files
 from benchmark.released.names import Row

@@ -9,7 +9,7 @@ from benchmark.analysis import convergence
 from benchmark.analysis.attacks import AXES, MEASURED_LATER, QUANTILE_COLUMNS, attacks
 from benchmark.analysis.flags import flags
 from benchmark.analysis.frame import csv_text
-from benchmark.matrix.expand import Cell, Point
+from benchmark.matrix.cells import Cell, Point
 from benchmark.metrics.reconstruction import quantile_names
 from benchmark.report import keep
 from benchmark.report.render import escape_markdown, markdown_table, write_text, write_texts

@@ -7,7 +7,7 @@ import pandas as pd
 from benchmark.analysis.collect import epochs, per_image_reader, tidy_frame
 from benchmark.analysis.swept import swept
 from benchmark.analysis.verdicts import verdicts
-from benchmark.matrix.expand import Cell, Point
+from benchmark.matrix.cells import Cell, Point
 from benchmark.report.pictures import Rebuilt, on_same_originals
 from benchmark.report.plots.stage import Drawing, drawings
 from benchmark.report.plots.style import ordered

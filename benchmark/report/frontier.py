@@ -10,7 +10,7 @@ from benchmark.analysis import names
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.frontier import averaged, front, gains
 from benchmark.departures import Departure, told
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
 from benchmark.report.render import markdown_table, not_published, write_texts
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmark.analysis.collect import all_jobs, devices
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.report.keep import ASIDE
 from benchmark.report.render import escape_markdown, pipe_table, write_text
 from benchmark.store.store import Store

@@ -13,7 +13,7 @@ from benchmark.analysis.history import damaged
 from benchmark.data import DATASETS
 from benchmark.errors import reading
 from benchmark.jobs.pictures import EXTREME_PAIRS, PAIRS, VALUES
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.store.checksums import content
 from benchmark.store.store import Store
 

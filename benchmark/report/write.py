@@ -11,7 +11,7 @@ from benchmark.analysis.frontier import points
 from benchmark.analysis.verdicts import aggregate
 from benchmark.departures import told
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Cell, Point
+from benchmark.matrix.cells import Cell, Point
 from benchmark.matrix.source import suggest
 from benchmark.output import tell
 from benchmark.report import keep

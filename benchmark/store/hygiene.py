@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from benchmark.errors import Unreadable, UserError
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import checksums, solid
 from benchmark.store.store import METRICS, Store
 

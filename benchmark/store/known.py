@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmark.errors import UserError, foreign
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import checksums, hygiene, solid
 from benchmark.store.store import Store
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from benchmark.attacks import ATTACKS
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import CHECKPOINT, ENCODER, PER_IMAGE, Store
 
 # the file that a job reads from a parent, by the parent's role

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmark.data import archives
 from benchmark.data.files import digest
 from benchmark.errors import UserError, reading
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import solid
 from benchmark.store.archive import export, import_
 from benchmark.store.store import Store, write_json

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmark.errors import Unreadable, UserError, writing
 from benchmark.files import whole
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import checksums, solid
 from benchmark.store.lock import LOCK, STATE, Locks, Lost
 from benchmark.text import LONGEST_NAME, plain

@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.analysis import flags
 from benchmark.analysis.frame import tidy
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 
 CELL = {"suite": "s", "dataset": "cifar10", "defense": "bottleneck", "cem": "off", "protocol": "corrected"}
 CELL |= {"kind": "attack", "split": "train", "metric": "mse", "status": "done", "reason": "", "key": "k", "label": ""}

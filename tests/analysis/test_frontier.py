@@ -13,7 +13,8 @@ from benchmark.analysis.frame import COLUMNS, tidy
 from benchmark.analysis.frontier import front, gain, hypervolume, log_gain, points
 from benchmark.departures import Departure
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Point, expand, jobs
+from benchmark.matrix.cells import Point
+from benchmark.matrix.expand import expand, jobs
 from benchmark.report.frontier import told_without_sweep
 from tests.support.command_line import place  # noqa: F401 (fixture)
 

@@ -14,7 +14,7 @@ from benchmark.engines.drain import SPAWN, drain
 from benchmark.engines.scheduler import Schedule
 from benchmark.engines.workers import Here, Workers
 from benchmark.jobs.run_job import Machine
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import Store
 from tests.engines.test_workers import Quiet
 

@@ -215,7 +215,7 @@ def test_a_node_without_the_attackers_images_gets_both_data_sets(tmp_path, monke
     from benchmark import data
     from benchmark.data import store as prepared
     from benchmark.engines import ray as engine
-    from benchmark.matrix.expand import Job
+    from benchmark.matrix.cells import Job
 
     held = data.load("photos", tmp_path / "driver")
     data.load("photos", tmp_path / "node")

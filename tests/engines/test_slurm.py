@@ -11,7 +11,7 @@ import pytest
 
 import benchmark
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from tests.engines.conftest import ENVIRONMENT, LONGER
 
 pytestmark = pytest.mark.engines

@@ -17,7 +17,7 @@ from benchmark.engines.workers import Workers
 from benchmark.errors import UserError
 from benchmark.jobs.attempt import Outcome
 from benchmark.jobs.stages import Stages
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.store import Store
 from benchmark.training import device
 from tests.support.command_line import forked, place, started, workers_of  # noqa: F401 (fixtures)

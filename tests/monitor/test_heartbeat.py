@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor import heartbeat
 from benchmark.monitor.heartbeat import Heartbeat, Monitor, Pace, read
 from benchmark.store.store import PROGRESS, Store

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor import tensorboard
 from benchmark.monitor.heartbeat import Monitor
 

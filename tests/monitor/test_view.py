@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.monitor.heartbeat import Heartbeat, write_json
 from benchmark.monitor.progress import Display
 from benchmark.monitor.view import Snapshot, clock, lines, picture

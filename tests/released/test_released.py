@@ -17,7 +17,7 @@ from benchmark import data
 from benchmark.analysis import published
 from benchmark.errors import UserError
 from benchmark.jobs import run_job
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.models import build
 from benchmark.released import files, names
 from benchmark.report.page import build as page

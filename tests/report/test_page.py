@@ -18,7 +18,7 @@ from benchmark.analysis import published
 from benchmark.analysis.frame import CELL, half_width
 from benchmark.analysis.verdicts import verdicts
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 from benchmark.report.findings import findings
 from benchmark.report.page import answer, build_page, compared, strips
 from benchmark.report.page.drawn import inline

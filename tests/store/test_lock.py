@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmark.jobs import attempt as attempts
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import lock as module
 from benchmark.store.lock import LOCK, Locks, Lost, machine
 from benchmark.store.store import Store

@@ -15,7 +15,7 @@ from benchmark.analysis.convergence import read_losses
 from benchmark.errors import Unreadable, UserError
 from benchmark.files import whole
 from benchmark.jobs.attempt import attempt
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store.known import finished_jobs
 from benchmark.store.store import Store
 from benchmark.training import checkpoint, loop

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.analysis.verdicts import OVER_IMAGES
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import shipped as module
 from benchmark.store.archive import import_
 from benchmark.store.shipped import receive

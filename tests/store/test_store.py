@@ -13,7 +13,7 @@ import pytest
 from benchmark.engines import slurm_queue
 from benchmark.engines.scheduler import Schedule
 from benchmark.errors import CannotWrite, Unreadable, UserError
-from benchmark.matrix.expand import Job
+from benchmark.matrix.cells import Job
 from benchmark.store import checksums, hygiene
 from benchmark.store import store as module
 from benchmark.store.store import Store, write_json

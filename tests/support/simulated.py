@@ -18,7 +18,8 @@ from benchmark.analysis.frame import CELL
 from benchmark.data import DATASETS
 from benchmark.data.photos import PHOTOGRAPHS
 from benchmark.jobs.pictures import save_pictures
-from benchmark.matrix.expand import Cell, Job, expand, jobs
+from benchmark.matrix.cells import Cell, Job
+from benchmark.matrix.expand import expand, jobs
 from benchmark.matrix.load import DEFAULT, MatrixFile
 from benchmark.metrics import mse_per_image, ssim_per_image
 from benchmark.metrics.reconstruction import summarise

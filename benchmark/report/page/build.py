@@ -16,7 +16,7 @@ from benchmark.analysis.collect import all_jobs, devices
 from benchmark.analysis.printed import cells as printed_cells
 from benchmark.analysis.verdicts import once
 from benchmark.departures import told
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.report import audit as audit_stage
 from benchmark.report import swept
 from benchmark.report import verdicts as verdict_stage

@@ -9,7 +9,7 @@ from benchmark.analysis import diff, names, published, transfer
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.leaderboard import leaderboard
 from benchmark.errors import UserError
-from benchmark.matrix.expand import Point
+from benchmark.matrix.cells import Point
 
 PRINTED_HEADINGS = ["method", "attack", "change by CEM", "printed", "here", "same direction"]
 RANKED_HEADINGS = ["rank", "defence", "accuracy, %", "MSE", "strongest attacker"]

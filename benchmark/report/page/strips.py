@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmark.analysis import names
 from benchmark.jobs.pictures import EXTREMES
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.report.pictures import Rebuilt, Value, first_seeds, publishable
 from benchmark.store.store import Store
 

@@ -9,7 +9,7 @@ from benchmark.analysis.collect import EFFICIENCY
 from benchmark.analysis.diff import diff
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.frame import Summary, in_printed_order, summarise, too_wide
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.metrics.reconstruction import QUANTILES, quantile_names
 from benchmark.store.store import HISTORY, Store
 

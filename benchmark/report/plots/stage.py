@@ -11,7 +11,7 @@ import pandas as pd
 from benchmark.analysis import names, published
 from benchmark.analysis.frame import csv_text, tidy
 from benchmark.departures import parted
-from benchmark.matrix.expand import Cell
+from benchmark.matrix.cells import Cell
 from benchmark.report.drawing import drawing
 from benchmark.report.plots import data, figures, style
 from benchmark.report.render import escape_markdown, write_bytes, write_text
