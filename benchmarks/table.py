@@ -113,7 +113,8 @@ def _refit(found) -> str:
         rows.append([estimator, _time(refit), _percent(found.refit_share(estimator), 2)])
     text = (
         f"Clustering from moved centres and statistics of {size.clustered:,} features of {size.dims} in {size.classes} "
-        "classes, beside the steps of an epoch of as many images with that form of CEM."
+        "classes, beside the steps of an epoch of as many images with that form of CEM. The refit's pass of all images "
+        "through the encoder is not in it."
     )
     return f"{text}\n\n{_table(rows, ['form', 'refit', 'share of an epoch'])}"
 
