@@ -21,8 +21,8 @@ def taylor_scores(encoder: Encoder) -> list[Tensor | None]:
 
     The sum of |w * gradient| over a channel's filter and over the next layer's weights that read the channel, from the
     gradients now in the parameters. torch-pruning's group Taylor importance gives the same order of channels (it takes
-    the mean of the two and divides by the layer's mean; BatchNorm and biases do not count). Raises ValueError if a layer
-    has no gradient, or if `encoder` is already pruned.
+    the mean of the two and divides by the layer's mean; BatchNorm and biases do not count). Raises ValueError if a
+    layer has no gradient, or if `encoder` is already pruned.
     """
     convs = encoder.convs
     scores = []
