@@ -70,6 +70,11 @@ class Calibrator:
     def rows(self) -> list[Row]:
         """Each row of the suite that has ranges, in the matrix's order."""
         cells = self._cells(self.where, self.changes)
+        if any(cell.strength for cell in cells):
+            raise UserError(
+                f"the suite '{self.suite}' sweeps a setting, and a calibration needs one value of each; "
+                "calibrate a suite without `sweep`"
+            )
         found = dict.fromkeys(Row(cell.dataset, cell.defense, cell.protocol) for cell in cells)
         return [row for row in found if row.defense in self.file.matrix.calibration.ranges]
 

@@ -210,3 +210,8 @@ def test_importing_the_package_loads_nothing_heavy():
     assert set(benchmark.__all__) <= set(dir(benchmark))
     with pytest.raises(AttributeError):
         benchmark.nothing  # noqa: B018
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(UserError, match="split is 'test'; use train or infer"):
+        benchmark.evaluate(torch.nn.Identity(), dataset="photos", split="test")

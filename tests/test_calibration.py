@@ -185,3 +185,9 @@ def test_the_command_finds_the_setting_that_an_earlier_run_had(place):  # noqa: 
     # the CEM row is now a prediction at the found strengths
     cells = place.cells(changes=[f"@{place.tables / 'smoke' / 'strengths.yaml'}"])
     assert {cell.job.cell["defense"]["params"]["noise_std"] for cell in cells} == {drawn["noise_std"]}
+
+
+def test_a_suite_with_a_sweep_is_refused(place):  # noqa: F811
+    place.edit(lambda matrix, smoke: smoke.update(sweep={"attacks.decoder.epochs": [1, 2]}))
+    outcome = place.call("calibrate", "--tables", place.tables)
+    assert outcome.code == 2 and "the suite 'smoke' sweeps a setting" in outcome.err

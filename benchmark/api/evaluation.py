@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -19,6 +19,7 @@ from benchmark.attacks import ATTACKS, Attack, Selection, Target
 from benchmark.attacks.base import NO_QUIRKS
 from benchmark.attacks.held_out import MSE, SSIM
 from benchmark.attacks.splits import split as split_images
+from benchmark.config import Split
 from benchmark.data import DataSet, ImageSet, normalise
 from benchmark.defenses import Defense, Setting
 from benchmark.errors import UserError, foreign
@@ -89,6 +90,8 @@ def evaluate(
     UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel with wrong
     shapes. Diverged if an attack's loss is no longer finite.
     """
+    if split not in get_args(Split):
+        raise UserError(f"split is {split!r}; use {' or '.join(get_args(Split))}")
     where, autocast = _machine(device, precision)
     images = datasets.subset(datasets.load(dataset, Path(data)), train_images, test_images).to(where)
     names = [attackers] if isinstance(attackers, str) else list(attackers)

@@ -1,6 +1,7 @@
 """The options that several commands share, each declared once: a Selection of cells, and the types of the others."""
 
 import functools
+import hashlib
 import inspect
 import os
 import re
@@ -127,7 +128,10 @@ class Selection:
         if not self.where:
             return tables / self.suite
         chosen = "_".join(sorted(part.strip() for text in self.where for part in text.split(",")))
-        return tables / f"{self.suite}-where-{re.sub('[^A-Za-z0-9.+-]+', '-', chosen)[:100]}"
+        name = re.sub("[^A-Za-z0-9.+-]+", "-", chosen)
+        if len(name) > 100:  # two long choices may begin alike
+            name = f"{name[:91]}-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
+        return tables / f"{self.suite}-where-{name}"
 
     def datasets(self) -> list[str]:
         """The data sets that the cells are trained on, and those that their attackers use."""

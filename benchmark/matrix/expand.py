@@ -46,6 +46,7 @@ def expand(
     names = _included(file, suite)
     for name in names:
         _require_few(file, name)
+        _require_unswept(file, name, changes or [])
     expansions = {name: _Expansion(file, suite, changes or [], *_facts(file, name, data_root)) for name in names}
     cells = [cell for name, expansion in expansions.items() for cell in expansion.cells(name)]
     cells = list({_identity(cell): cell for cell in reversed(cells)}.values())[::-1]  # two suites may hold the same
@@ -129,6 +130,15 @@ def _require_few(file: MatrixFile, name: str) -> None:
     cells *= sum(map(len, suite.sweep.values())) or 1
     if cells > MOST_CELLS:
         raise UserError(f"{file.where(('suites', name))}: the suite '{name}' has {cells} cells; at most {MOST_CELLS}")
+
+
+def _require_unswept(file: MatrixFile, name: str, changes: list[Change]) -> None:
+    """UserError for a change to what the suite sweeps, which would give all its points the same value."""
+    for swept in file.matrix.suites[name].sweep:
+        for change in changes:
+            one, other = swept.split("."), change.path.split(".")
+            if len(one) == len(other) and all(a == b or "*" in (a, b) for a, b in zip(one, other, strict=True)):
+                raise UserError(f"{change.where}: the suite '{name}' sweeps {swept}; leave {change.path} out")
 
 
 def _facts(file: MatrixFile, suite: str, data_root: Path) -> tuple[Callable, Callable]:

@@ -3,12 +3,14 @@
 The folder is in the environment variable VARIABLE, so that worker processes on this machine know it as well.
 """
 
+import contextlib
 import importlib.util
 import os
 from pathlib import Path
 
 from benchmark.matrix.cells import Job
 from benchmark.output import tell
+from benchmark.text import told
 
 VARIABLE = "BENCHMARK_TENSORBOARD"
 
@@ -23,20 +25,34 @@ def write_to(folder: Path) -> None:
 
 
 class Scalars:
-    """The scalars of one job; nothing is written if the variable is not set. Close it when the job is over."""
+    """The scalars of one job; nothing is written if the variable is not set. Close it when the job is over.
+
+    They are for looking at: what keeps them from being written is told once, and the job goes on without them.
+    """
 
     def __init__(self, job: Job):
         self.writer = None
         if folder := os.environ.get(VARIABLE):
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds
+            with self._tried(folder):
+                from torch.utils.tensorboard import SummaryWriter  # takes seconds
 
-            self.writer = SummaryWriter(os.path.join(os.path.expanduser(folder), job.folder), flush_secs=10)
+                self.writer = SummaryWriter(os.path.join(os.path.expanduser(folder), job.folder), flush_secs=10)
 
     def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         if self.writer:
-            for name, value in metrics.items():
-                self.writer.add_scalar(name, value, epoch)
+            with self._tried(self.writer.log_dir):
+                for name, value in metrics.items():
+                    self.writer.add_scalar(name, value, epoch)
 
     def close(self) -> None:
         if self.writer:
-            self.writer.close()
+            with self._tried(self.writer.log_dir):
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def _tried(self, folder: str):
+        try:
+            yield
+        except (ImportError, OSError) as error:
+            self.writer = None
+            tell(f"no scalars for TensorBoard in {folder}: {told(error)}")

@@ -2,5 +2,5 @@
 
 names.py    the path of a folder -> the row and its strengths
 files.py    the files -> tensors, and these -> our networks
-stage.py    from folders to cells, to results in the store, to tables
+models.py   from folders to cells, to results in the store, to tables
 """

@@ -66,7 +66,13 @@ def models(
         label = SUITE if count[row.defense, row.cem] == 1 else f"{SUITE} {row.name}"
         checksums = files.digests(row.folder)
         cells = [
-            replace(cell, suite=label, job=_with_files(cell.job, checksums), departures=_ours(cell)) for cell in cells
+            replace(
+                cell,
+                suite=label + cell.suite.removeprefix(suite),
+                job=_with_files(cell.job, checksums),
+                departures=_ours(cell),
+            )
+            for cell in cells
         ]
         found += [
             Model(row, job, [cell for cell in cells if cell.job.parents.get("train", cell.job) == job])

@@ -131,8 +131,9 @@ def _strengths(folder: Path, dataset: str, defense: str, option: str, named: dic
     if defense == "dropout":
         values["defenses.dropout.rate"] = _number(folder, "dropout", {"dropout": option.removeprefix("dropout")})
     epochs, pruned = _number(folder, "epoch", named), re.search(r"pruning(\d+)", option)
-    if defense == "patrol" and epochs and pruned:
-        values["defenses.patrol.prune_at"] = round(int(pruned[1]) / epochs, 5)
+    if defense == "patrol" and epochs and pruned and int(pruned[1]) <= epochs:  # later: it was never pruned
+        # rounded down: one above would say that it was pruned an epoch later
+        values["defenses.patrol.prune_at"] = math.floor(int(pruned[1]) / epochs * 1e5) / 1e5
     return values
 
 

@@ -402,3 +402,9 @@ def test_any_interrupt_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(Selection, "cells", property(interrupted))
     outcome = call("status", "smoke", "--results", tmp_path)
     assert outcome.code == 130 and outcome.err == "interrupted; run the same command to go on from here\n"
+
+
+def test_long_choices_that_begin_alike_have_folders_of_their_own():
+    many = "defense=none,defense=bottleneck,defense=distcorr,defense=dropout,defense=noise_arl,defense=noise_nopeek"
+    folders = [Selection("demo", where=[f"{many},split={split}"]).out(Path("t")) for split in ("infer", "train")]
+    assert folders[0] != folders[1] and all(len(folder.name) < 130 for folder in folders)

@@ -375,3 +375,11 @@ def test_what_an_efficiency_needs_is_told_where_the_matrix_lacks_it(matrix, tmp_
     assert re.search(r"matrix.yaml, line \d+: suites.mine.efficiency: its rows are those of", str(caught.value))
     assert "declare patrol under `defenses`, bottleneck under `defenses`, off under `cem`" in str(caught.value)
     assert [cell.kind for cell in expand(matrix(alone), "mine", tmp_path)] == ["train", "attack"]
+
+
+@pytest.mark.parametrize("path", ["defenses.*.noise_std", "defenses.bottleneck.noise_std"])
+def test_what_a_suite_sweeps_cannot_be_changed_beside_it(path, tmp_path):
+    """All points would have the same value, under the names of several."""
+    with pytest.raises(UserError, match=r"the suite 'frontier' sweeps defenses\.\*\.noise_std; leave .* out"):
+        expand(MatrixFile(), "frontier", tmp_path, changes=parse_set([f"{path}=0.3"]))
+    assert expand(MatrixFile(), "frontier", tmp_path, changes=parse_set(["train.epochs=3"]))

@@ -1,6 +1,7 @@
 """TensorBoard scalars, read back with TensorBoard's own reader."""
 
 import importlib.util
+import sys
 
 import pytest
 
@@ -44,3 +45,20 @@ def test_where_it_is_not_installed_a_sentence_says_so(tmp_path, monkeypatch, cap
     tensorboard.write_to(tmp_path)
     assert "TensorBoard is not installed" in capsys.readouterr().err
     assert tensorboard.Scalars(JOB).writer is None
+
+
+def test_scalars_that_cannot_be_written_are_told_and_the_job_goes_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "board").write_text("a file")
+    monkeypatch.setenv(tensorboard.VARIABLE, str(tmp_path / "board"))
+    monitor = Monitor(Nobody(), JOB, tmp_path, lambda: False)
+    monitor.epoch(1, 1, {"loss": 1.0})
+    monitor.scalars.close()
+    assert capsys.readouterr().err.count(f"no scalars for TensorBoard in {tmp_path / 'board'}: ") == 1
+
+
+def test_a_variable_without_tensorboard_is_told(monkeypatch, capsys):
+    monkeypatch.setenv(tensorboard.VARIABLE, "elsewhere")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert tensorboard.Scalars(JOB).writer is None
+    assert "no scalars for TensorBoard in elsewhere: " in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Models that the paper's authors published: their files, what their paths say, and attacks on them end to end."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -189,6 +190,14 @@ def test_strengths_of_a_path(option, lambd, defense, cem, some):
     assert (row.defense, row.cem, row.noise) == (defense, cem, 0.025)
     assert some.items() <= row.values.items()
     assert bool(row.doubt) == (defense in ("ressfl", "distcorr"))
+
+
+def test_the_epoch_of_pruning_is_the_released_one_and_none_beyond_the_last():
+    """190 of 240 epochs have no short decimal fraction; TinyImageNet's models had 120 epochs."""
+    row = names.parse(path("gan_adv_step1_pruning190", dataset="cifar100"), "cifar100", NOBODY)
+    assert math.ceil(row.values["defenses.patrol.prune_at"] * row.values["train.epochs"]) == 190
+    late = names.parse(path("gan_adv_step1_pruning250", dataset="cifar100"), "cifar100", NOBODY)
+    assert late.defense == "patrol" and "defenses.patrol.prune_at" not in late.values
 
 
 def test_distance_correlation_weighs_ten_times_as_much_on_cifar10():
