@@ -340,7 +340,7 @@ def test_a_gpu_without_memory_gets_fewer_jobs_and_then_one_clear_failure(plugin,
     assert "again with 1 at once" in outcome.err
     failed = [line for line in outcome.err.splitlines() if line.startswith("failed: ") and " train: " in line]
     assert len(failed) == 2 and all(told in line for line in failed)
-    assert plugin("return None", "--cells-per-gpu", 1).code == 0 and len(plugin.place.finished()) == 4
+    assert plugin("return None", "--cells-per-gpu", 2).code == 0 and len(plugin.place.finished()) == 4
 
 
 def test_a_loss_that_is_not_a_number_is_a_result_with_its_epoch(plugin):

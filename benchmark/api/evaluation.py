@@ -60,7 +60,7 @@ def evaluate(
     channel: Channel = 0.0,
     attackers: str | Sequence[str] = ("decoder",),
     *,
-    split: Literal["train", "infer"] = "train",
+    split: Split = "train",
     settings: Mapping[str, object] | None = None,
     train_images: int | None = None,
     test_images: int | None = None,

@@ -117,6 +117,8 @@ def parse(folder: Path, dataset: str, user: Told) -> Row:
     if defense in (known, twin):
         values |= _strengths(folder, dataset, defense, option, named)
     doubt = f"its option is that of {twin} as well; --defense says which" if twin and not asked else ""
+    if defense == "patrol" and "defenses.patrol.prune_at" not in values:
+        doubt = "its path names no epoch of pruning within its training"
     return Row(folder, defense, cem, noise, values, doubt)
 
 

@@ -310,6 +310,7 @@ def test_ctrl_c_does_not_reach_a_worker_that_still_loads(place):  # noqa: F811
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(workers_of(process.pid)) < 2:
         time.sleep(0.01)
+    assert len(workers_of(process.pid)) == 2
     os.killpg(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 130 and "Traceback" not in (place.folder / "err").read_text()

@@ -198,6 +198,7 @@ def test_the_epoch_of_pruning_is_the_released_one_and_none_beyond_the_last():
     assert math.ceil(row.values["defenses.patrol.prune_at"] * row.values["train.epochs"]) == 190
     late = names.parse(path("gan_adv_step1_pruning250", dataset="cifar100"), "cifar100", NOBODY)
     assert late.defense == "patrol" and "defenses.patrol.prune_at" not in late.values
+    assert late.doubt == "its path names no epoch of pruning within its training"
 
 
 def test_distance_correlation_weighs_ten_times_as_much_on_cifar10():
