@@ -129,7 +129,6 @@ def test_found_strengths_change_their_own_row_alone_with_and_without_cem(tmp_pat
     "text, message",
     [
         ("[1]", "must be a mapping"),
-        ("strengths: [{where: {defence: dropout}, set: {}}]", "unknown axis 'defence'; did you mean 'defense'"),
         ("strengths: [{set: {}}]", "the key 'strengths.0.where' is missing"),
         ("strengths: [{where: {}, set: {}, sett: {}}]", "unknown key"),
     ],

@@ -35,7 +35,7 @@ def known(fit: ImageSet, knowledge: Knowledge, other: DataSet | None) -> tuple[I
     """
     count = max(1, round(knowledge.share * len(fit)))
     source = fit if other is None else other.train
-    found = balanced(source, min(count, len(source)), "images of the attacker's")
+    found = balanced(source, min(count, len(source)))
     return found, max(1, round(len(fit) / len(found)))
 
 

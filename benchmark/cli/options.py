@@ -140,13 +140,16 @@ class Selection:
         return list(dict.fromkeys([*(cell.dataset for cell in cells), *filter(None, others)]))
 
     def require_data(self) -> list[str]:
-        """`datasets`, checked before anything runs: the embedded one is prepared now. UserError for a missing one."""
+        """`datasets`, checked before anything runs: the embedded one is prepared now. UserError for a missing one, and
+        for a number of images that it does not have."""
         from benchmark import data
 
-        names = self.datasets()
-        for name in names:
-            data.load(name, self.data)
-        return names
+        loaded = {name: data.load(name, self.data) for name in self.datasets()}
+        for job in self.jobs:
+            if job.kind == "train":
+                counts = job.config["data"]
+                data.require_images(loaded[job.config["dataset"]], counts["train_images"], counts["test_images"])
+        return list(loaded)
 
     def _require_axes(self) -> None:
         """UserError for a suite that has no cell for any --where."""

@@ -3,7 +3,7 @@
 from benchmark.data.augment import augment
 from benchmark.data.base import DATASETS, Parts, Source
 from benchmark.data.store import departures, describe, fingerprint, load, names, prepare
-from benchmark.data.tensors import DataSet, ImageSet, balanced, normalise, subset, to_unit
+from benchmark.data.tensors import DataSet, ImageSet, balanced, normalise, require_images, subset, to_unit
 
 __all__ = [
     "DATASETS",
@@ -20,6 +20,7 @@ __all__ = [
     "names",
     "normalise",
     "prepare",
+    "require_images",
     "subset",
     "to_unit",
 ]

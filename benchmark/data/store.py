@@ -146,7 +146,10 @@ def _empty_classes(parts: Parts) -> str:
 
 def describe(root: Path) -> list[dict]:
     """One dict per data set for a listing: name, prepared, image_size, classes, train, test, bytes, publishable, note,
-    command (that prepares it). Reads only the JSON files; counts and bytes are None where not prepared."""
+    command (that prepares it). Reads only the JSON files; counts and bytes are None where not prepared. UserError for a
+    `root` that is a file."""
+    if Path(root).is_file():
+        raise UserError(f"the data folder {root} is a file; give a folder")
     return [_describe(DATASETS.get(name)(), Path(root)) for name in names()]
 
 

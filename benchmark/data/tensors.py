@@ -67,16 +67,22 @@ def subset(data: DataSet, train_images: int | None, test_images: int | None) -> 
     stay in the stored order. The fingerprint stays that of the whole data set. UserError for a number below 1 or beyond
     what there is.
     """
-    train = balanced(data.train, train_images, f"training images of {data.name}")
-    return replace(data, train=train, test=balanced(data.test, test_images, f"test images of {data.name}"))
+    require_images(data, train_images, test_images)
+    return replace(data, train=balanced(data.train, train_images), test=balanced(data.test, test_images))
 
 
-def balanced(part: ImageSet, count: int | None, what: str) -> ImageSet:
-    """Like `subset`, for one part; `what` names its images."""
+def require_images(data: DataSet, train_images: int | None, test_images: int | None) -> None:
+    """UserError, as for `subset`, unless there are so many images."""
+    for part, count, what in ((data.train, train_images, "training"), (data.test, test_images, "test")):
+        if count is not None and not 1 <= count <= len(part):
+            asked = f"{count} {what} images of {data.name} were asked for"
+            raise UserError(f"{asked}; choose 1 to {len(part)}, or leave the number out for all")
+
+
+def balanced(part: ImageSet, count: int | None) -> ImageSet:
+    """Like `subset`, for one part that has so many images."""
     if count is None:
         return part
-    if not 1 <= count <= len(part):
-        raise UserError(f"{count} {what} were asked for; choose 1 to {len(part)}, or leave the number out for all")
     labels = part.labels.cpu()
     by_class = torch.argsort(labels, stable=True)
     sizes = torch.bincount(labels)

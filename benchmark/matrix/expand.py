@@ -17,7 +17,7 @@ from benchmark.departures import Departure
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.cells import Cell, Job, Point
 from benchmark.matrix.departed import changed, of_attack, of_training
-from benchmark.matrix.load import EFFICIENCY, NO_CEM, Change, MatrixFile, Settings
+from benchmark.matrix.load import EFFICIENCY, NO_CEM, ROW_AXES, Change, MatrixFile, Settings
 from benchmark.matrix.source import suggest
 from benchmark.training.train import version
 
@@ -44,6 +44,8 @@ def expand(
     if suite not in file.matrix.suites:
         raise UserError(f"unknown suite '{suite}'; {suggest(suite, file.matrix.suites)}")
     names = _included(file, suite)
+    for change in changes or []:
+        file.require_condition(change.only, ROW_AXES, change.where)
     for name in names:
         _require_few(file, name)
         _require_unswept(file, name, changes or [])
@@ -136,9 +138,15 @@ def _require_unswept(file: MatrixFile, name: str, changes: list[Change]) -> None
     """UserError for a change to what the suite sweeps, which would give all its points the same value."""
     for swept in file.matrix.suites[name].sweep:
         for change in changes:
-            one, other = swept.split("."), change.path.split(".")
+            one, other = _spelt_out(swept), _spelt_out(change.path)
             if len(one) == len(other) and all(a == b or "*" in (a, b) for a, b in zip(one, other, strict=True)):
                 raise UserError(f"{change.where}: the suite '{name}' sweeps {swept}; leave {change.path} out")
+
+
+def _spelt_out(path: str) -> list[str]:
+    """A path's parts, `cem.weight` as what it stands for: `cem.*.weight`, the weight of every variant."""
+    section, *rest = path.split(".")
+    return [section, "*", *rest] if section == "cem" and len(rest) == 1 else [section, *rest]
 
 
 def _facts(file: MatrixFile, suite: str, data_root: Path) -> tuple[Callable, Callable]:

@@ -2,15 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from benchmark.attacks import ATTACKS
-from benchmark.config import CEM, Bounds, Data, Efficiency, Kinds, Knowledge, Model, Resources, Train
+from benchmark.config import CEM, Bounds, Data, Efficiency, Kinds, Knowledge, Model, Resources, Split, Train
 from benchmark.data import DATASETS
 from benchmark.defenses import DEFENSES
 from benchmark.errors import UserError, foreign
@@ -188,11 +188,9 @@ class MatrixValues:
         for swept, values in suite.sweep.items():
             self._once(values, (*path, "sweep", swept))
         for index, condition in enumerate(suite.exclude):
-            for axis in condition:
-                self._known(ROW_AXES, axis, (*path, "exclude", index))
+            self.require_condition(condition, ROW_AXES, self.where((*path, "exclude", index)))
         for index, item in enumerate(suite.overrides):
-            for axis in item.where:
-                self._known((*ROW_AXES, "split"), axis, (*path, "overrides", index))
+            self.require_condition(item.where, (*ROW_AXES, "split"), self.where((*path, "overrides", index)))
             foreign = [name for name in item.set if "split" in item.where and not name.startswith("attacks.")]
             if foreign:
                 where = self.where((*path, "overrides", index, "set", foreign[0]))
@@ -208,6 +206,18 @@ class MatrixValues:
             hint = f"; declare it under `{section}` first{HINT}" if section in PLUGGED else ""
             for index, name in enumerate(getattr(suite, axis)):
                 self._known(known, name, (*path, axis, index), hint)
+
+    def require_condition(self, condition: dict[str, object], axes: Sequence[str], where: str) -> None:
+        """UserError for a condition (axis -> value or values) on other axes, or with a value that no cell can have."""
+        for axis, wanted in condition.items():
+            if axis not in axes:
+                raise UserError(f"{where}: unknown axis '{axis}'; {suggest(axis, axes)}")
+            known = getattr(self.matrix, DECLARED[axis]) if axis in DECLARED else get_args(Split)
+            for value in wanted if isinstance(wanted, list) else [wanted]:
+                if axis == "seed" and not (isinstance(value, int) and value >= 0):
+                    raise UserError(f"{where}: seed {shown(value)} is not allowed; give whole numbers from 0")
+                if axis != "seed" and value not in known:
+                    raise UserError(f"{where}: unknown {axis} {shown(value)}; {suggest(str(value), known)}")
 
     def _require_efficiency(self, path: tuple) -> None:
         """UserError unless all is declared that the rows of a suite's `efficiency` are about."""
@@ -275,9 +285,6 @@ def read_strengths(path: Path) -> list[Change]:
     changes = []
     for index, row in enumerate(found.strengths):
         line = source.where(("strengths", index))
-        for axis in row.where:
-            if axis not in ROW_AXES:
-                raise UserError(f"{line}: unknown axis '{axis}'; {suggest(axis, ROW_AXES)}")
         changes += [Change(key, value, line, row.where) for key, value in row.set.items()]
     return changes
 

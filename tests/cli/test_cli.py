@@ -162,6 +162,10 @@ def test_help_names_every_command():
         (["run", "smoke", "--where", "defense=none,cem=on"], ["no cell of the suite 'smoke'"]),
         (["status", "smoke", "--set", "train.epoch=3"], ["unknown key 'epoch'", "did you mean 'epochs'"]),
         (["status", "smoke", "--set", "train.epochs=many"], ["'many' is not allowed", "integer"]),
+        (
+            ["run", "smoke", "--set", "data.test_images=999"],
+            ["999 test images of photos were asked for; choose 1 to 360"],
+        ),
         (["run", "cifar10"], ["cifar10 is not prepared", "python -m benchmark data prepare cifar10"]),
         (["run", "smoke", "--device", "cuda"], ["no CUDA GPU is usable", "--device cpu"]),
         (["run", "smoke", "--device", "abacus"], ["unknown device 'abacus'"]),
@@ -244,6 +248,7 @@ def test_folders_that_cannot_be_written(finished, place, tmp_path):  # noqa: F81
     refused(place.call("run", "--results", below), "cannot write the results folder", "--results")
     refused(finished.call("report", "--tables", below), "cannot write", str(below))
     refused(call("data", "prepare", "photos", "--data", below), "cannot make the data folder")
+    refused(call("data", "list", "--data", tmp_path / "file"), "the data folder", "is a file; give a folder")
     page = place.tables / "smoke" / "report.html"
     page.mkdir(parents=True)
     refused(finished.call("report", "--tables", place.tables), "cannot write", str(page))

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmark import data
 from benchmark.config import Resources
@@ -383,3 +384,31 @@ def test_what_a_suite_sweeps_cannot_be_changed_beside_it(path, tmp_path):
     with pytest.raises(UserError, match=r"the suite 'frontier' sweeps defenses\.\*\.noise_std; leave .* out"):
         expand(MatrixFile(), "frontier", tmp_path, changes=parse_set([f"{path}=0.3"]))
     assert expand(MatrixFile(), "frontier", tmp_path, changes=parse_set(["train.epochs=3"]))
+
+
+@pytest.mark.parametrize("path", ["cem.weight", "cem.on.weight"])
+@pytest.mark.parametrize("swept", ["cem.weight", "cem.on.weight"])
+def test_a_sweep_of_cem_is_known_by_either_spelling(matrix, tmp_path, swept, path):
+    file = matrix(lambda value: value["suites"]["smoke"].update(sweep={swept: [1, 2]}))
+    with pytest.raises(UserError, match=f"the suite 'smoke' sweeps {swept}; leave {path} out"):
+        expand(file, "smoke", tmp_path, changes=parse_set([f"{path}=3"]))
+
+
+@pytest.mark.parametrize(
+    ("condition", "text"),
+    [
+        ({"defense": "patroll"}, "unknown defense 'patroll'; did you mean 'patrol'"),
+        ({"cem": ["on", True]}, "unknown cem True; allowed: .*on"),
+        ({"seed": "125"}, "seed '125' is not allowed; give whole numbers"),
+        ({"defence": "patrol"}, "unknown axis 'defence'; did you mean 'defense'"),
+    ],
+)
+def test_a_condition_that_no_cell_can_meet_is_told(matrix, tmp_path, condition, text):
+    """Otherwise an exclusion, an override or a found strength would silently do nothing."""
+    for entry in ({"exclude": [condition]}, {"overrides": [{"where": condition, "set": {}}]}):
+        with pytest.raises(UserError, match=rf"matrix.yaml, line \d+: {text}"):
+            matrix(lambda value, entry=entry: value["suites"]["smoke"].update(entry))
+    strengths = tmp_path / "found.yaml"
+    strengths.write_text(yaml.safe_dump({"strengths": [{"where": condition, "set": {"train.epochs": 3}}]}))
+    with pytest.raises(UserError, match=rf"found.yaml, line \d+: {text}"):
+        expand(MatrixFile(), "smoke", tmp_path, changes=parse_set([f"@{strengths}"]))
