@@ -173,6 +173,12 @@ def test_a_channel_is_what_the_attacker_gets(evaluate):
         ({"dataset": "cifar10"}, "not prepared"),
         ({"channel": -1.0}, "channel is -1.0; give a standard deviation"),
         ({"channel": "loud"}, "channel is 'loud'"),
+        ({"channel": True}, "channel is True: it should be a valid number, or it should be an instance of Defense"),
+        ({"encoder": lambda x: x}, "encoder is <function .* it should be an instance of Module"),
+        ({"settings": 3}, "settings is 3: it should be a valid dictionary"),
+        ({"attackers": None}, "attackers is None: it should be a valid string, or .* Sequence"),
+        ({"test_images": "12"}, "test_images is '12': it should be a valid integer"),
+        ({"epochs": 3}, "evaluate: got an unexpected keyword argument 'epochs'"),
         ({"channel": lambda z, generator: z[:, :1]}, "the feature's shape"),
         (
             {"channel": lambda z, generator: z, "attackers": ["whitebox"], "settings": {}},
@@ -213,5 +219,14 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(UserError, match="split is 'test'; use train or infer"):
-        benchmark.evaluate(torch.nn.Identity(), dataset="photos", split="test")
+    with pytest.raises(UserError, match="split is 'test': it should be 'train' or 'infer'"):
+        benchmark.evaluate(torch.nn.Identity(), dataset="photos", split="test")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_results_refuse_other_types():
+    with pytest.raises(UserError, match="name is None: it should be a valid string"):
+        benchmark.load_encoder(None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="where is 'seed=1': 'str' instances are not allowed"):
+        benchmark.load_results("smoke", where="seed=1")
+    with pytest.raises(UserError, match="load_results: missing a required argument: 'suite'"):
+        benchmark.load_results()  # pyright: ignore[reportCallIssue]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmark import data as datasets
 from benchmark.analysis import baseline, convergence
+from benchmark.api.checked import checked
 from benchmark.api.stored import changes
 from benchmark.attacks import ATTACKS, Attack, Selection, Target
 from benchmark.attacks.base import NO_QUIRKS
@@ -54,6 +55,7 @@ class Evaluation:
     summary: str
 
 
+@checked
 def evaluate(
     encoder: nn.Module,
     dataset: str,
@@ -90,8 +92,6 @@ def evaluate(
     UserError for unknown names, values out of range, data that is not prepared, and an encoder or channel with wrong
     shapes. Diverged if an attack's loss is no longer finite.
     """
-    if split not in get_args(Split):
-        raise UserError(f"split is {split!r}; use {' or '.join(get_args(Split))}")
     where, autocast = _machine(device, precision)
     images = datasets.subset(datasets.load(dataset, Path(data)), train_images, test_images).to(where)
     names = [attackers] if isinstance(attackers, str) else list(attackers)
@@ -136,8 +136,6 @@ def _machine(name: str, precision: str) -> tuple[torch.device, dict[str, Any]]:
     """The device of that name, and the arguments of its autocast."""
     where = device.pick(name)
     device.settle(where)
-    if precision not in ("auto", "fp32", "bf16"):
-        raise UserError(f"precision is {precision!r}; use auto, fp32 or bf16")
     return where, device.arithmetic(where, device.precision(where, precision))
 
 

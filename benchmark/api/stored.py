@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.analysis.collect import tidy_frame
+from benchmark.api.checked import checked
 from benchmark.data import DATASETS
 from benchmark.defenses import Defense
 from benchmark.errors import UserError, foreign
@@ -38,6 +39,7 @@ class StoredEncoder(nn.Module):
         return self.encoder(x)
 
 
+@checked
 def load_results(
     suite: str,
     *,
@@ -66,6 +68,7 @@ def load_results(
     return tidy_frame(cells, Store(Path(results)))
 
 
+@checked
 def load_encoder(
     name: str,
     *,
