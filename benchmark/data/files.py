@@ -2,10 +2,7 @@
 
 import hashlib
 import http.client
-import os
-import shutil
 import unicodedata
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,21 +54,13 @@ def download(url: str, md5: str, folder: Path, by_hand: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         utils = _torchvision.load("torchvision.datasets.utils")
-        if utils is not None:
-            utils.download_url(url, str(folder), path.name, md5)
-        else:
-            _fetch(url, path)
+        if utils is None:
+            raise RuntimeError("torchvision, which downloads, does not load here")
+        utils.download_url(url, str(folder), path.name, md5)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(f"cannot download {url} ({error}); get the file by hand and run: {by_hand}") from error
     require_md5(path, [md5])
     return path
-
-
-def _fetch(url: str, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as file:
-        shutil.copyfileobj(response, file, _BLOCK)
-    os.replace(part, path)
 
 
 def pictures_in(folder: Path) -> list[Path]:

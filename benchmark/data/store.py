@@ -1,13 +1,13 @@
 """The prepared data sets: ROOT/NAME.safetensors (pixels and labels) and ROOT/NAME.json (what they are).
 
-The JSON is written last and holds the sha256 of the other file, so a half-written or damaged pair is noticed.
+The JSON is written last and holds the fingerprint of pixels and labels, so a half-written or damaged pair is noticed.
 """
 
+import contextlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,10 @@ def prepare(name: str, root: Path, source: Path | None = None) -> DataSet:
     not complete and official, a failing download, or a `root` that cannot be written.
     """
     data_set, root = DATASETS.get(name)(), Path(root)
-    if source is None and _is_intact(data_set, root):
-        return load(name, root)
+    if source is None:
+        with contextlib.suppress(UserError):  # whatever is wrong with it is then prepared anew
+            if (found := _load(data_set, root)) is not None:
+                return found
     if source is not None and data_set.embedded:
         raise UserError(f"{name} comes with this program and takes no --from; run: {data_set.command}")
     if source is not None and not Path(source).exists():
@@ -226,15 +228,7 @@ def _read_meta(data_set: Source, root: Path) -> dict | None:
     return meta
 
 
-def _is_intact(data_set: Source, root: Path) -> bool:
-    try:
-        meta = _read_meta(data_set, root)
-    except UserError:
-        return False
-    return meta is not None and files.digest(paths(data_set.name, root)[0], "sha256") == meta["sha256"]
-
-
-@contextmanager
+@contextlib.contextmanager
 def _unpacked(data_set: Source, root: Path, source: Path | None) -> Iterator[Any]:
     """The source itself, or a temporary folder into which the archive (checked first) is unpacked."""
     if source is None or not data_set.archives or Path(source).is_dir():
