@@ -10,8 +10,7 @@ from benchmark.analysis import names, published
 from benchmark.analysis.audit import ERROR, INCONSISTENT, NOTE, RULES, Finding, audit
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.printed import COLUMNS, cells
-from benchmark.report.latex import escape_latex
-from benchmark.report.render import escape_markdown, markdown_table, write_texts
+from benchmark.report.render import escape_markdown, markdown_table, rendered, write_texts
 
 HEADINGS = ["table", "cell", "printed", "expected", "why", "rule", "severity"]
 
@@ -20,7 +19,8 @@ def write(out: Path) -> tuple[list[Path], str]:
     """Audit published.csv and write audit.md, .tex and .csv to the folder `out`; returns (paths, summary)."""
     found = audit(cells(published.load()))
     text = summary(found)
-    contents = {"audit.md": _markdown(found, text), "audit.tex": _latex(found), "audit.csv": _csv(found)}
+    latex = rendered("tex", "audit", headings=HEADINGS, rows=[*map(texts, found)])
+    contents = {"audit.md": _markdown(found, text), "audit.tex": latex, "audit.csv": _csv(found)}
     return write_texts(out, contents), text
 
 
@@ -54,29 +54,6 @@ def _markdown(found: list[Finding], text: str) -> str:
     intro = "What the printed tables contradict, found by rule from the printed numbers alone. error: a printed number "
     intro += "is wrong; inconsistent: two printed numbers, or a number and a sentence, disagree; note: worth knowing."
     return "\n\n".join(["# Audit of the printed tables", intro, escape_markdown(text), table, "Rules:", rules]) + "\n"
-
-
-def _latex(found: list[Finding]) -> str:
-    lines = [" & ".join(escape_latex(item) for item in row) + r" \\" for row in [HEADINGS, *map(texts, found)]]
-    return (
-        "\n".join(
-            [
-                r"% needs \usepackage{booktabs,longtable}",
-                r"\begin{footnotesize}",
-                r"\begin{longtable}{lp{0.16\linewidth}llp{0.36\linewidth}ll}",
-                r"\caption{Audit of the printed tables.}\label{tab:audit}\\",
-                r"\toprule",
-                lines[0],
-                r"\midrule",
-                r"\endhead",
-                *lines[1:],
-                r"\bottomrule",
-                r"\end{longtable}",
-                r"\end{footnotesize}",
-            ]
-        )
-        + "\n"
-    )
 
 
 def _csv(found: list[Finding]) -> str:

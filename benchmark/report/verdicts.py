@@ -11,8 +11,8 @@ from benchmark.analysis.diff import attack
 from benchmark.analysis.frame import csv_text
 from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED, once
 from benchmark.report import keep
-from benchmark.report.latex import SETUP, align, escape_latex
-from benchmark.report.render import escape_markdown, markdown_table, not_published, write_texts
+from benchmark.report.latex import Latex, align
+from benchmark.report.render import escape_markdown, markdown_table, not_published, rendered, write_texts
 from benchmark.report.table import Cell
 
 IMAGES = "images harder"  # the column from values of single images
@@ -155,33 +155,11 @@ def _interval(row: dict, spec: str) -> str:
 
 
 def _latex(lines: pd.DataFrame) -> str:
-    spec, heads, parts = "", [], []
-    for name, column in texts(lines).items():
+    spec, heads, columns = "", [], []
+    for name, texts_of in texts(lines).items():
         if name in NUMBERS:
-            aligned = align([Cell(text) for text in column])
-            spec, heads, parts = spec + aligned.spec, [*heads, aligned.head(name)], [*parts, aligned.cells]
+            aligned = align([Cell(text) for text in texts_of])
+            spec, heads, columns = spec + aligned.spec, [*heads, aligned.head(name)], [*columns, aligned.cells]
         else:
-            spec, heads, parts = spec + "l", [*heads, escape_latex(name)], [*parts, map(escape_latex, column)]
-    rows = [r" & ".join(line) + r" \\" for line in [heads, *zip(*parts, strict=True)]]
-    return (
-        "\n".join(
-            [
-                r"% needs \usepackage{booktabs,graphicx,siunitx}",
-                r"\begin{table*}[tbp]",
-                r"\centering",
-                SETUP,
-                r"\caption{Change from CEM off to on, paired by seed, and the verdict on each claim.}",
-                r"\label{tab:verdicts}",
-                r"\resizebox{\linewidth}{!}{%",
-                rf"\begin{{tabular}}{{{spec}}}",
-                r"\toprule",
-                rows[0],
-                r"\midrule",
-                *rows[1:],
-                r"\bottomrule",
-                r"\end{tabular}}",
-                r"\end{table*}",
-            ]
-        )
-        + "\n"
-    )
+            spec, heads, columns = spec + "l", [*heads, name], [*columns, texts_of]
+    return rendered("tex", "verdicts", spec=Latex(spec), heads=heads, rows=zip(*columns, strict=True))
