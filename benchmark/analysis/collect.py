@@ -100,36 +100,29 @@ def _rows(cell: Cell, store: Store, mean_image: float | None) -> list[dict]:
     status, reason = store.status(cell.job)
     status = {"waiting": "missing"}.get(status, status)
     values = store.metrics(cell.job)["values"] if status == "done" else {}
-    metrics = METRICS[cell.kind]
+    departures, judged = cell.departures, {}
     if cell.kind == "attack" and status == "done":
-        values = values | {columns.METRIC: float(columns.as_named(cell.job))}
+        judged[columns.METRIC] = columns.as_named(cell.job)
         mean_image = values.get("mse_of_mean_image", mean_image)
         losses = convergence.read_losses(store.path(cell.job) / HISTORY)
-        if losses:
-            verdict = convergence.verdict(convergence.decrease_percent(losses))
-            values = values | {convergence.METRIC: float(verdict == "yes")}
-        else:  # nothing was fitted, or the history is missing
-            metrics = [name for name in metrics if name != convergence.METRIC]
+        if losses:  # else nothing was fitted, or the history is missing
+            judged[convergence.METRIC] = convergence.verdict(convergence.decrease_percent(losses)) == "yes"
+        # else no attack of the place has recorded it: `ensemble` alone, which has no images of its own
         if mean_image is not None and values.get("mse") is not None:
-            values = values | {baseline.METRIC: float(baseline.beats(values["mse"], mean_image))}
-        else:  # no attack of the place has recorded it: `ensemble` alone, which has no images of its own
-            metrics = [name for name in metrics if name != baseline.METRIC]
-    departures = cell.departures
-    if cell.kind == "train":
-        accuracy = values.get("accuracy_percent")
-        if accuracy is None:
-            metrics = [name for name in metrics if name != doubts.METRIC]
-        else:
-            beaten = not doubts.at_chance(cell.dataset, accuracy, departures)
-            values = values | {doubts.METRIC: float(beaten)}
+            judged[baseline.METRIC] = baseline.beats(values["mse"], mean_image)
+    if cell.kind == "train" and values.get("accuracy_percent") is not None:
+        judged[doubts.METRIC] = not doubts.at_chance(cell.dataset, values["accuracy_percent"], departures)
     if cell.kind == "efficiency" and status == "done":
         device = store.provenance(cell.job).get("device", "unknown")
         departures = (*departures, Departure("device", device, "RTX 4090"))
     place = ("suite", "dataset", "defense", "cem", "protocol", "kind", "attacker", "split", "seed")
     shared = {name: getattr(cell, name) for name in place}
     shared |= {"key": cell.job.key, "label": column(told(departures))}
+    # judgements that could not be made have no row; of an attack that is not done they are missing, as all else
+    unknown = {doubts.METRIC, *((convergence.METRIC, baseline.METRIC) if status == "done" else ())} - judged.keys()
+    values = values | {name: float(verdict) for name, verdict in judged.items()}
     rows = []
-    for metric in metrics:
+    for metric in (name for name in METRICS[cell.kind] if name not in unknown):
         value = values.get(metric)
         lost = status == "done" and metric not in values
         own = {
