@@ -37,11 +37,6 @@ def reference() -> pd.DataFrame:
     An accuracy is printed in two tables. Where they disagree (TinyImageNet Bottleneck+CEM, 52.25 in Table 2 and
     52.52 in S3) the main paper's is taken: both tables print the average that follows from 52.25.
     """
-    return _reference().copy()
-
-
-@cache
-def _reference() -> pd.DataFrame:
     frame = _load()
     frame = frame[frame["defense"] != "average"]
     in_supplement = frame["table"].str.startswith("S")
