@@ -35,10 +35,8 @@ def printed(frame: pd.DataFrame) -> list[Answer]:
     doubts, found = Doubts(frame), []
     for (suite, protocol, dataset), part in result.groupby(["suite", "protocol", "dataset"], sort=False):
         gains, ranks = transfer.gains(part), transfer.ranks(part)
-        place = gains[["suite", "protocol", "dataset", "defense"]].assign(cem="on")
-        places = pd.concat([place, gains[["attacker", "split"]]], axis=1)
-        sound = [not doubts.of_change(*row) for row in places.itertuples(index=False)]
-        gains = gains[pd.Series(sound, index=gains.index, dtype=bool)]
+        places = gains.assign(cem="on")[["suite", "protocol", "dataset", "defense", "cem", "attacker", "split"]]
+        gains = gains.loc[[not doubts.of_change(*row) for row in places.itertuples(index=False)]]
         sentence = " ".join(filter(None, (_values(part), _gains(gains), _order(ranks))))
         if sentence:
             cell, title = {"dataset": dataset, "protocol": protocol}, _title(result, suite, protocol, dataset)
