@@ -46,9 +46,10 @@ def on_same_originals(cells: list[Cell], store: Store, order: list[str]) -> list
 
     order: the order of the defences. UserError for a file that is not such a picture.
     """
-    attacks = [cell for cell in cells if cell.kind == "attack"]
-    first = first_seeds(attacks, store)
-    chosen = [cell for cell in _drawn(attacks, store) if cell.seed == first[cell.dataset, cell.protocol]]
+    drawn = [cell for cell in cells if cell.kind == "attack" and publishable(cell.dataset) and store.done(cell.job)]
+    drawn = [cell for cell in drawn if (store.path(cell.job) / PAIRS).is_file()]
+    first = {(cell.dataset, cell.protocol): cell.seed for cell in reversed(drawn)}
+    chosen = [cell for cell in drawn if cell.seed == first[cell.dataset, cell.protocol]]
     chosen.sort(key=lambda cell: (order.index(cell.defense), cell.attacker, names.form_rank(cell.cem)))
     groups: dict[tuple, list[Rebuilt]] = {}
     for item in (_load(cell, store) for cell in chosen):
@@ -56,16 +57,6 @@ def on_same_originals(cells: list[Cell], store: Store, order: list[str]) -> list
         key = (item.cell.suite, item.cell.protocol, item.cell.dataset, item.cell.split, originals)
         groups.setdefault(key, []).append(item)
     return list(groups.values())
-
-
-def first_seeds(attacks: list[Cell], store: Store) -> dict[tuple[str, str], int]:
-    """(data set, protocol) -> the first seed that has pictures."""
-    return {(cell.dataset, cell.protocol): cell.seed for cell in reversed(_drawn(attacks, store))}
-
-
-def _drawn(attacks: list[Cell], store: Store) -> list[Cell]:
-    done = [cell for cell in attacks if publishable(cell.dataset) and store.done(cell.job)]
-    return [cell for cell in done if (store.path(cell.job) / PAIRS).is_file()]
 
 
 def publishable(dataset: str) -> bool:

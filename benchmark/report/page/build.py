@@ -53,7 +53,7 @@ def build_page(found: Findings, extra_metrics: list[str] | tuple = (), out: Path
     cells, store, frame, lines = found.cells, found.store, found.frame, found.verdicts
     records = devices(cells, store)
     departures = told(departure for cell in cells for departure in cell.departures)
-    pictures, left_out = strips.grids(cells, store, found.pictures)
+    pictures, left_out = strips.grids(cells, found.pictures)
     script = f"\n//<![CDATA[\n{_asset('page.js')}//]]>\n"  # as CDATA, so that the page is well-formed XML, too
     tables = build_tables(frame, lines, compare=True, extra_metrics=extra_metrics, epochs=found.epochs)
     first = [table for table in tables if any(column.metric == "mse" for column in table.columns)]

@@ -10,8 +10,7 @@ from PIL import Image
 from benchmark.analysis import names
 from benchmark.jobs.pictures import EXTREMES
 from benchmark.matrix.cells import Cell
-from benchmark.report.pictures import Rebuilt, Value, first_seeds, publishable
-from benchmark.store.store import Store
+from benchmark.report.pictures import Rebuilt, Value, publishable
 
 BUDGET = 9_000_000  # bytes of all encoded pictures of a page; strips have fewer images if they exceed it
 
@@ -51,15 +50,16 @@ class Grid:
     attacks: list[Attacked]
 
 
-def grids(cells: list[Cell], store: Store, groups: list[list[Rebuilt]]) -> tuple[list[Grid], str]:
+def grids(cells: list[Cell], groups: list[list[Rebuilt]]) -> tuple[list[Grid], str]:
     """(the grids, a sentence on what is left out) of every finished attack, under the first seed that has pictures.
 
     groups: of pictures.on_same_originals.
     """
     attacks = [cell for cell in cells if cell.kind == "attack"]
+    rebuilt = [item for group in groups for item in group]
+    first = {(item.cell.dataset, item.cell.protocol): item.cell.seed for item in rebuilt}
     result = _within_budget(groups)
-    kept = max((item.pairs.shape[1] for group in groups for item in group), default=0)
-    return result, _left_out(attacks, first_seeds(attacks, store), result, kept)
+    return result, _left_out(attacks, first, result, max((item.pairs.shape[1] for item in rebuilt), default=0))
 
 
 def _within_budget(groups: list[list[Rebuilt]]) -> list[Grid]:
