@@ -1,7 +1,6 @@
 """The figures of plots/ within the page: the same SVG with unique ids."""
 
 import re
-from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
@@ -10,25 +9,10 @@ from benchmark.report.plots.stage import FIGURES, Drawing
 OPEN = 2  # figures that stand open; the rest are folded, to keep the page short
 
 
-@dataclass(frozen=True)
-class Figure:
-    name: str
-    stem: str
-    caption: str
-    cell: dict[str, str]
-    svg: Markup
-
-
-def figures(drawings: list[Drawing]) -> list[Figure]:
+def ordered(drawings: list[Drawing]) -> list[Drawing]:
     """Every figure of the suite, most important first (accuracy against MSE, then published against produced)."""
-    found = []
-    for item in drawings:
-        svg = inline(item.svg, item.stem, item.caption)
-        cell = {"dataset": item.dataset, "protocol": item.protocol}
-        found.append(Figure(item.name, item.stem, item.caption, cell, svg))
-    first = ["tradeoff", "published"]
-    order = [*first, *(name for name in FIGURES if name not in first)]
-    return sorted(found, key=lambda figure: order.index(figure.name))
+    order = ["tradeoff", "published", *FIGURES]
+    return sorted(drawings, key=lambda drawing: order.index(drawing.name))
 
 
 def inline(svg: str, name: str, label: str) -> Markup:
