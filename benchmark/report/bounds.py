@@ -11,22 +11,22 @@ from benchmark.analysis.bounds import QUANTITIES, SPLITS, bounds_rows, ranks
 from benchmark.analysis.frame import csv_text
 from benchmark.departures import parted
 from benchmark.report.render import rendered, write_texts
-from benchmark.report.table import Cell, Group, Row, Table, grouped
+from benchmark.report.table import Cell, Column, Row, Table, grouped, number_of
 from benchmark.report.tables import DASH
 
-_COLUMNS = (  # metric, group, heading, decimals
-    ("eq7_nats", "Information (nats)", "Eq 7", 1),
-    ("logdet_nats", "Information (nats)", "log-det.", 1),
-    ("mi_lower_nats", "Information (nats)", "lower", 2),
-    ("mi_upper_nats", "Information (nats)", "upper", 1),
-    ("released_objective", "", "Released CEM objective", 4),
-    ("van_trees_mse", "Least MSE, Gaussian images", "van Trees", 5),
-    ("linearised_mse", "Least MSE, Gaussian images", "linearised", 5),
-    ("mse_train", "Strongest attacker's MSE", "Train", 5),
-    ("mse_infer", "Strongest attacker's MSE", "Infer", 5),
-    ("theory_ratio", "Least MSE with CEM / without", "Thm 1+2", 3),
-    ("mse_train_ratio", "Least MSE with CEM / without", "Train", 3),
-    ("mse_infer_ratio", "Least MSE with CEM / without", "Infer", 3),
+_COLUMNS = (
+    Column("Information (nats)", "Eq 7", metric="eq7_nats", decimals=1),
+    Column("Information (nats)", "log-det.", metric="logdet_nats", decimals=1),
+    Column("Information (nats)", "lower", metric="mi_lower_nats", decimals=2),
+    Column("Information (nats)", "upper", metric="mi_upper_nats", decimals=1),
+    Column("", "Released CEM objective", metric="released_objective", decimals=4),
+    Column("Least MSE, Gaussian images", "van Trees", metric="van_trees_mse", decimals=5),
+    Column("Least MSE, Gaussian images", "linearised", metric="linearised_mse", decimals=5),
+    Column("Strongest attacker's MSE", "Train", metric="mse_train", decimals=5),
+    Column("Strongest attacker's MSE", "Infer", metric="mse_infer", decimals=5),
+    Column("Least MSE with CEM / without", "Thm 1+2", metric="theory_ratio", decimals=3),
+    Column("Least MSE with CEM / without", "Train", metric="mse_train_ratio", decimals=3),
+    Column("Least MSE with CEM / without", "Infer", metric="mse_infer_ratio", decimals=3),
 )
 _CAPTION = (
     "What theory says of each row, beside the lowest MSE that any attacker of the suite reached (docs/METHODS.md says "
@@ -70,37 +70,31 @@ def _tables(rows: pd.DataFrame, order: pd.DataFrame) -> list[Table]:
 def _table(part: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
     notes: list[str] = []
 
-    def note(text: str) -> int:
-        if text not in notes:
-            notes.append(text)
-        return notes.index(text) + 1
-
-    def cell(row: dict, metric: str, digits: int) -> Cell:
-        value = row[metric]
+    def cell(row: dict, column: Column) -> Cell:
+        metric, value = column.metric, row[column.metric]
         if not math.isnan(value):
             split = metric.removeprefix("mse_")
-            marks = (note(f"by the {row[f'attacker_{split}']} attack"),) if split in SPLITS else ()
-            return Cell(f"{value:.{digits}f}", notes=marks, value=value)
+            marks = (number_of(f"by the {row[f'attacker_{split}']} attack", notes),) if split in SPLITS else ()
+            return Cell(f"{value:.{column.decimals}f}", notes=marks, value=value)
         if metric.endswith("_ratio"):
             return Cell("" if row["cem"] == "off" else DASH)
         reason = "no attack of that split is done" if metric.startswith("mse_") else row["reason"]
-        return Cell(DASH, notes=(note(reason),) if reason else ())
+        return Cell(DASH, notes=(number_of(reason, notes),) if reason else ())
 
     lines = [
         Row(
             names.row_label(row["defense"], row["cem"]),
-            [cell(row, name, digits) for name, _, _, digits in _COLUMNS],
+            [cell(row, column) for column in _COLUMNS],
             defense=row["defense"],
             cem=row["cem"],
         )
         for row in part.to_dict("records")
     ]
-    groups = grouped((title, heading) for _, title, heading, _ in _COLUMNS)
     changes = parted(part["label"])
     departures = f"Not at the published setting: {'; '.join(changes)}." if changes else ""
     subject = f"{names.dataset_title(dataset)}, bounds ({where})"
-    stem, number = f"bounds-{index}", f"{dataset}-bounds"
-    return Table(stem, number, subject, _CAPTION, "Methods", groups, lines, notes, departures=departures)
+    table = Table(f"bounds-{index}", f"{dataset}-bounds", subject, _CAPTION, "Methods", grouped(_COLUMNS), lines, notes)
+    return replace(table, columns=_COLUMNS, departures=departures)
 
 
 def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Table:
@@ -118,7 +112,8 @@ def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Ta
             row = order[(order["quantity"] == quantity) & (order["split"] == split)].iloc[0]
             cells += [Cell(str(row["rows"]), value=row["rows"]), text(row, "spearman"), text(row, "kendall")]
         lines.append(Row(title, cells))
-    groups = [Group(f"MSE, {split.capitalize()}", ["rows", "Spearman", "Kendall"]) for split in SPLITS]
+    heads = ("rows", "Spearman", "Kendall")
+    columns = tuple(Column(f"MSE, {split.capitalize()}", heading) for split in SPLITS for heading in heads)
     caption = (
         "Rank correlation over rows between each quantity, with the sign that theory gives it, and the strongest "
         "attacker's MSE: +1 is the same order. In brackets the 95 % bootstrap interval, defences resampled."
@@ -126,4 +121,5 @@ def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Ta
     subject = f"{names.dataset_title(dataset)}, do the bounds rank the rows as the strongest attacker does ({where})"
     unknown = any(cell.text == DASH for line in lines for cell in line.cells)
     notes = ["fewer than 4 rows with both values, or values that do not vary"] if unknown else []
-    return Table(f"bounds-{index}", f"{dataset}-bounds-ranks", subject, caption, "Quantity", groups, lines, notes)
+    stem, number, groups = f"bounds-{index}", f"{dataset}-bounds-ranks", grouped(columns)
+    return Table(stem, number, subject, caption, "Quantity", groups, lines, notes, columns=columns)

@@ -112,14 +112,14 @@ class Layout:
 
 def layout(table: Table) -> Layout:
     """The LaTeX layout of a table; rows of one defence are together, with a gap before the next defence."""
-    columns = [align([row.cells[place] for row in table.rows]) for place in range(table.width)]
+    columns = [align([row.cells[place] for row in table.rows]) for place in range(len(table.columns))]
     titles, rules, place, first = [], [], 0, 2
     for group in table.groups:
         wide = sum(column.width for column in columns[place : place + len(group.columns)])
         titles.append(Latex(rf"\multicolumn{{{wide}}}{{c}}{{{escape_latex(group.title)}}}"))
         rules += [(first, first + wide - 1)] if group.title else []
         place, first = place + len(group.columns), first + wide
-    heads = [column.head(title) for column, (title, _) in zip(columns, table.heads, strict=True)]
+    heads = [aligned.head(column.heading) for aligned, column in zip(columns, table.columns, strict=True)]
     lines = zip(*(column.cells for column in columns), strict=True) if columns else ([] for _ in table.rows)
     above = ["rule" if table.rows and table.rows[0].rule_above else "", *(_above(*two) for two in pairwise(table.rows))]
     rows = [(what, row.label, list(line)) for what, row, line in zip(above, table.rows, lines, strict=False)]

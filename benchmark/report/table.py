@@ -23,12 +23,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
+    """group: the heading above it, or ""; attacker, split: of its numbers, where all are of one; decimals: of these."""
+
     group: str
     heading: str
-    attacker: str
-    split: str
-    metric: str
-    decimals: int
+    attacker: str = ""
+    split: str = ""
+    metric: str = ""
+    decimals: int = 0
 
     @property
     def cell(self) -> dict[str, str]:
@@ -55,17 +57,23 @@ class Group:
     columns: list[str]
 
 
-def grouped(columns: Iterable[tuple[str, str]]) -> list[Group]:
-    """The groups of columns, each (title of its group, heading)."""
-    parts = groupby(columns, key=lambda column: column[0])
-    return [Group(title, [heading for _, heading in part]) for title, part in parts]
+def grouped(columns: Iterable[Column]) -> list[Group]:
+    parts = groupby(columns, key=lambda column: column.group)
+    return [Group(title, [column.heading for column in part]) for title, part in parts]
+
+
+def number_of(note: str, notes: list[str]) -> int:
+    """The number of a note in a table's `notes`, to which it is added if it is new; equal texts share a number."""
+    if note not in notes:
+        notes.append(note)
+    return notes.index(note) + 1
 
 
 @dataclass(frozen=True)
 class Table:
     """name: stem of its files; number: as printed; stub: heading of the row labels; notes: counted from 1.
 
-    dataset, protocol: of all cells, or ""; columns: those of `groups`, flat, with what their cells are of, or none.
+    dataset, protocol: of all cells, or ""; columns: those of `groups`, flat, with what their cells are of.
     departures: the end of the caption, how the cells depart from the published setting, or "".
     """
 
@@ -85,14 +93,3 @@ class Table:
     @property
     def title(self) -> str:
         return f"Table {self.number}: {self.subject}"
-
-    @property
-    def width(self) -> int:
-        """Columns of cells, the row labels not counted."""
-        return sum(len(group.columns) for group in self.groups)
-
-    @property
-    def heads(self) -> list[tuple[str, Column | None]]:
-        """(heading, description of its cells, if the table has one) of every column."""
-        flat = [heading for group in self.groups for heading in group.columns]
-        return list(zip(flat, self.columns or [None] * len(flat), strict=True))

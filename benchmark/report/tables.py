@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from benchmark.analysis import baseline, columns, convergence, names, published
+from benchmark.analysis.bounds import SPLITS
 from benchmark.analysis.collect import EFFICIENCY
 from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.flags import closed_form_wins, decoder_beaten
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
 from benchmark.analysis.verdicts import COLUMNS, SUPPORTED
 from benchmark.departures import parted
-from benchmark.report.table import Cell, Column, Row, Table, grouped
+from benchmark.report.table import Cell, Column, Row, Table, grouped, number_of
 
 DASH = "–"
 COMPARED = "In brackets: the published value."
@@ -66,12 +67,6 @@ class _Draft:
     def seeds(self) -> list[str]:
         """The seeds with a value in any cell."""
         return sorted(set().union(*(summary.values for summary in self.measured)), key=lambda seed: seed.zfill(20))
-
-    def note(self, text: str) -> int:
-        """The number of a note; equal texts share a number."""
-        if text not in self.notes:
-            self.notes.append(text)
-        return self.notes.index(text) + 1
 
 
 def build_tables(
@@ -150,34 +145,36 @@ def _shape(part, dataset: str, layout: str, extra_metrics: Sequence[str]) -> tup
 
 
 def _attack_columns(layout: str, extra_metrics: Sequence[str]) -> list[Column]:
-    accuracy = names.metric("accuracy_percent")
-    columns = [Column("", accuracy.heading, "", "", "accuracy_percent", accuracy.decimals)]
+    columns = [_column("", "accuracy_percent")]
     for attacker in names.ATTACKERS:
         title = names.attacker_title(attacker)
         if layout == "mse":
-            digits = names.metric("mse").decimals
-            for split, heading in (("train", "Train↑"), ("infer", "Infer↑")):
-                columns.append(Column(f"{title} MSE", heading, attacker, split, "mse", digits))
+            columns += [_column(f"{title} MSE", "mse", attacker, split, f"{split.capitalize()}↑") for split in SPLITS]
         else:
-            for name in dict.fromkeys(["ssim", "psnr_db", *extra_metrics]):
-                metric = names.metric(name)
-                columns.append(Column(f"{title} MIA", metric.heading, attacker, "infer", name, metric.decimals))
+            wanted = dict.fromkeys(["ssim", "psnr_db", *extra_metrics])
+            columns += [_column(f"{title} MIA", name, attacker, "infer") for name in wanted]
     return columns
 
 
 def _all_attackers_columns(layout: str, part: pd.DataFrame) -> list[Column]:
     """A column for each attacker of the suite, the paper's first, in a group for each split."""
     what = layout.removeprefix("attackers_")
-    metric = names.metric(what)
+    group = names.metric(what).heading
     present, splits = part["attacker"].unique(), part["split"].unique()
     order = [*names.ATTACKERS, *names.STRONGER]
     listed = [name for name in order if name in present] + sorted(set(present) - {*order, ""})
     return [
-        Column(f"{metric.heading} {split}", names.attacker_title(name), name, split, what, metric.decimals)
-        for split in ("train", "infer")
+        _column(f"{group} {split}", what, name, split, names.attacker_title(name))
+        for split in SPLITS
         if split in splits
         for name in listed
     ]
+
+
+def _column(group: str, name: str, attacker: str = "", split: str = "", heading: str = "") -> Column:
+    """heading: that of the metric `name`, if none is given."""
+    metric = names.metric(name)
+    return Column(group, heading or metric.heading, attacker, split, name, metric.decimals)
 
 
 def _efficiency_columns() -> list[Column]:
@@ -229,7 +226,7 @@ def _finish(draft: _Draft, layout: str, protocol: str, suite: str, compare: bool
         caption=_caption(draft, layout, rows, epochs),
         departures=_departures(labels),
         stub="Methods",
-        groups=grouped((column.group, column.heading) for column in draft.columns),
+        groups=grouped(draft.columns),
         columns=tuple(draft.columns),
         rows=rows,
         notes=draft.notes,
@@ -319,7 +316,7 @@ def _make_cell(draft, column: Column, row, value, spread, notes: list[str], bold
         text=text,
         bold=bold,
         behind="" if other is None else f"{other:.{digits}f}",
-        notes=tuple(draft.note(note) for note in notes),
+        notes=tuple(number_of(note, draft.notes) for note in notes),
         value=value,
         half_width=spread,
         comparable=comparable,

@@ -47,13 +47,13 @@ def shown(table: Table) -> Shown:
     return Shown(rows, lost, notes, {number: index for index, number in enumerate(sorted(used), 1)})
 
 
-def graded(table: Table, row: Row) -> list[tuple[Column | None, Graded]]:
-    """Each cell with its column, None if the table does not describe its columns."""
-    return [(column, _graded(row, column, cell)) for (_, column), cell in zip(table.heads, row.cells, strict=True)]
+def graded(table: Table, row: Row) -> list[tuple[Column, Graded]]:
+    """Each cell with its column."""
+    return [(column, _graded(row, column, cell)) for column, cell in zip(table.columns, row.cells, strict=True)]
 
 
-def _graded(row: Row, column: Column | None, cell: Cell) -> Graded:
-    if column is None or not cell.behind:
+def _graded(row: Row, column: Column, cell: Cell) -> Graded:
+    if not cell.behind:
         return Graded(cell, None, False, "", "")
     if row.defense == "average" and cell.notes:  # of fewer rows than the printed one
         return Graded(cell, None, False, "", f"published {cell.behind}, of all rows")
