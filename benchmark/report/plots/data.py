@@ -23,18 +23,12 @@ def attacks(part: pd.DataFrame) -> pd.DataFrame:
     summaries, doubts = summarise(part), Doubts(part)
     rows = []
     for (dataset, defense, cem, attacker, split, metric), found in summaries.items():
-        accuracy = summaries.get((dataset, defense, cem, "", "", "accuracy_percent"))
         if metric == "mse" and found.values:
-            known = accuracy if accuracy is not None and accuracy.values else None
-            rows.append(
-                {
-                    **{"attacker": attacker, "split": split, "defense": defense, "cem": cem},
-                    **{"seeds": len(found.values), "mse": found.mean, "mse_half_width": _spread(metric, found)},
-                    "accuracy_percent": known.mean if known else None,
-                    "accuracy_half_width": _spread("accuracy_percent", known) if known else None,
-                    "doubt": doubts.of(*part.iloc[0][["suite", "protocol"]], dataset, defense, cem, attacker, split),
-                }
-            )
+            accuracy = summaries.get((dataset, defense, cem, "", "", "accuracy_percent"))
+            row = [attacker, split, defense, cem, len(found.values), found.mean, _spread(metric, found)]
+            row += [accuracy.mean, _spread("accuracy_percent", accuracy)] if accuracy else [None, None]
+            doubt = doubts.of(*part.iloc[0][["suite", "protocol"]], dataset, defense, cem, attacker, split)
+            rows.append([*row, doubt])
     numbers = ["seeds", "mse", "mse_half_width", "accuracy_percent", "accuracy_half_width"]
     columns = [*ATTACKED, *numbers, "doubt"]
     return in_printed_order(pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(numbers[1:], float)), ATTACKED)
