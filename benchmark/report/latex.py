@@ -68,7 +68,7 @@ def align(cells: Sequence[Cell]) -> Aligned:
     split = [_NUMBER.fullmatch(cell.text) for cell in cells]
     numbers = [found[1] for found in split if found]
     parts = [(_spec(numbers), [_value(cell, found) for cell, found in zip(cells, split, strict=True)])]
-    beside = [_beside(found) for found in split]
+    beside = [escape_latex(found[2]) if found and found[2] else "" for found in split]
     notes = [rf"\textsuperscript{{{','.join(map(str, cell.notes))}}}" if cell.notes else "" for cell in cells]
     behind = [f"({escape_latex(cell.behind)})" if cell.behind else "" for cell in cells]
     # with equal numbers of decimals, so that the decimal points on the right are aligned
@@ -92,10 +92,6 @@ def _value(cell: Cell, found: re.Match | None) -> str:
     if found is None:
         return f"{{{escape_latex(cell.text)}}}"
     return rf"\bfseries {found[1]}" if cell.bold else found[1]
-
-
-def _beside(found: re.Match | None) -> str:
-    return escape_latex(found[2]) if found and found[2] else ""
 
 
 @dataclass(frozen=True)
