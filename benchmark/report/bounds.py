@@ -10,9 +10,9 @@ from benchmark.analysis import names
 from benchmark.analysis.bounds import QUANTITIES, SPLITS, bounds_rows, ranks
 from benchmark.analysis.frame import csv_text
 from benchmark.departures import parted
+from benchmark.report.numbers import DASH, with_interval
 from benchmark.report.render import rendered, write_texts
 from benchmark.report.table import Cell, Column, Row, Table, grouped, number_of
-from benchmark.report.tables import DASH
 
 _COLUMNS = (
     Column("Information (nats)", "Eq 7", metric="eq7_nats", decimals=1),
@@ -102,8 +102,7 @@ def _rank_table(order: pd.DataFrame, dataset: str, where: str, index: int) -> Ta
         value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
         if math.isnan(value):
             return Cell(DASH, notes=(1,))
-        interval = "" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})"
-        return Cell(f"{value:+.2f}{interval}", value=value)
+        return Cell(with_interval(value, low, high, "+.2f"), value=value)
 
     lines = []
     for quantity, (title, _) in QUANTITIES.items():

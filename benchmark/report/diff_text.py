@@ -1,6 +1,5 @@
 """A diff for people: in a terminal, as plain text, and as a comment on a pull request."""
 
-import math
 import os
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from benchmark.analysis import names, transfer
 from benchmark.analysis.diff import BAD, attack, diff, excess, exit_status, method, summary
 from benchmark.departures import parted
 from benchmark.output import Console, say_lines
-from benchmark.report.render import escape_markdown, pipe_table, write_text
+from benchmark.report.numbers import number
+from benchmark.report.render import escape_markdown, markdown_table, write_text
 
 COMMENT = 65_536  # characters that GitHub takes in a comment
 WORST = 20  # lines that a comment shows without being opened
@@ -105,7 +105,7 @@ def _simple(lines: list[list[str]], headings: list[str], **options) -> str:
 
 def _pipe(lines: list[list[str]], headings: list[str], **options) -> str:
     """A Markdown table without padding, which has no meaning there. options: of tabulate."""
-    table = pipe_table([[escape_markdown(item) for item in line] for line in lines], headings, **options)
+    table = markdown_table(lines, headings, **options)
     return "\n".join(" ".join(line.split()) for line in table.splitlines())
 
 
@@ -157,12 +157,8 @@ def _lines(result: pd.DataFrame) -> list[list[str]]:
         verdict = row["verdict"] + (f" ({row['reason']})" if row["reason"] else "")
         lines.append(
             [row["dataset"], row["protocol"], method(row), attack(row), row["metric"]]
-            + [_format(row[name], f".{digits}f") for name in ("reference", "produced")]
-            + [_format(row["difference"], f"+.{digits}f"), _format(row["relative"] * 100, "+.1f", " %")]
-            + [_format(tolerance, "g", " %" if percent else ""), verdict]
+            + [number(row[name], f".{digits}f") for name in ("reference", "produced")]
+            + [number(row["difference"], f"+.{digits}f"), number(row["relative"] * 100, "+.1f", " %")]
+            + [number(tolerance, "g", " %" if percent else ""), verdict]
         )
     return lines
-
-
-def _format(value: float, spec: str, unit: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{spec}}{unit}"

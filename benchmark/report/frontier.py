@@ -1,6 +1,5 @@
 """The trade-off of accuracy and MSE over a suite's sweep, as Markdown, CSV and figures."""
 
-import math
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from benchmark.analysis.frontier import averaged, front, gains
 from benchmark.departures import Departure, told
 from benchmark.matrix.cells import Point
 from benchmark.report.drawing import BLUE, GREEN, MARKS, ORANGE, PURPLE, drawing, write_figure
+from benchmark.report.numbers import with_interval
 from benchmark.report.render import markdown_table, not_published, write_texts
 
 
@@ -52,19 +52,13 @@ def _pattern(point: Point) -> str:
 
 
 def _markdown(means: pd.DataFrame, gained: pd.DataFrame, labels: list[str]) -> str:
-    def signed(row: dict, name: str, low: str, high: str, spec: str) -> str:
-        if math.isnan(row[name]):
-            return "–"
-        interval = "" if math.isnan(row[low]) else f" ({spec.format(row[low])} to {spec.format(row[high])})"
-        return spec.format(row[name]) + interval
-
     def place(row: dict) -> list[str]:
         label = names.row_label(row["defense"], row["cem"])
         return [names.dataset_title(row["dataset"]), row["protocol"], label, row["split"]]
 
     compared = [
-        [*place(row), row["seeds"], signed(row, "percent", "low", "high", "{:+.1f} %")]
-        + [signed(row, "hypervolume", "hypervolume_low", "hypervolume_high", "{:.3f}")]
+        [*place(row), row["seeds"], with_interval(row["percent"], row["low"], row["high"], "+.1f", " %")]
+        + [with_interval(row["hypervolume"], row["hypervolume_low"], row["hypervolume_high"], ".3f")]
         for row in gained.to_dict("records")
     ]
     listed = [

@@ -11,6 +11,7 @@ from benchmark.analysis.stored import about, stored_cells
 from benchmark.departures import column, parted
 from benchmark.errors import UserError
 from benchmark.output import tell
+from benchmark.report.numbers import number, with_half_width
 from benchmark.report.render import escape_markdown, markdown_table, rendered, write_texts
 from benchmark.store.store import Store
 
@@ -62,9 +63,9 @@ def _line(row) -> dict[str, str]:
     shown = [
         "–" if pd.isna(row.rank) else f"{row.rank:.0f}{'★' if row.frontier else ''}",
         row_label(row.defense, row.cem),
-        _number(row.accuracy_percent, row.accuracy_percent_half_width, 2),
-        _number(row.mse, row.mse_half_width, 4),
-        _number(row.ssim, float("nan"), 3),
+        with_half_width(row.accuracy_percent, row.accuracy_percent_half_width, 2),
+        with_half_width(row.mse, row.mse_half_width, 4),
+        number(row.ssim, ".3f"),
         attacker_title(row.attacker),
         str(row.attackers),
         ", ".join(name.replace("_", " ") for name in row.flags.split(", ")) or "none",
@@ -75,12 +76,6 @@ def _line(row) -> dict[str, str]:
         row.measured_by,
     ]
     return dict(zip(HEADINGS, shown, strict=True)) | {"doubt": row.doubt}
-
-
-def _number(value: float, half_width: float, decimals: int) -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{value:.{decimals}f}" + ("" if pd.isna(half_width) else f" ± {half_width:.{decimals}f}")
 
 
 def _markdown(parts: list[tuple[str, list[dict[str, str]]]]) -> str:

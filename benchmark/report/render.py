@@ -32,9 +32,9 @@ def pipe_table(rows: Sequence[Sequence], headings: Sequence[str], **options) -> 
     return tabulate(rows, headers=headings, tablefmt="pipe", disable_numparse=True, **options)
 
 
-def markdown_table(rows: Sequence[Sequence], headings: Sequence[str]) -> str:
-    """A Markdown table of plain texts; its headings are Markdown already."""
-    return pipe_table([[escape_markdown(item) for item in row] for row in rows], headings)
+def markdown_table(rows: Sequence[Sequence], headings: Sequence[str], **options) -> str:
+    """A Markdown table of plain texts; its headings are Markdown already. options: of tabulate."""
+    return pipe_table([[escape_markdown(item) for item in row] for row in rows], headings, **options)
 
 
 def not_published(labels: Sequence[str]) -> list[str]:

@@ -14,9 +14,9 @@ from benchmark.analysis.flags import closed_form_wins, decoder_beaten
 from benchmark.analysis.frame import Summary, half_width, summarise, tidy, too_wide
 from benchmark.analysis.verdicts import COLUMNS, SUPPORTED
 from benchmark.departures import parted
+from benchmark.report.numbers import DASH
 from benchmark.report.table import Cell, Column, Row, Table, grouped, number_of
 
-DASH = "–"
 COMPARED = "In brackets: the published value."
 ALL_ATTACKERS = ("attackers_mse", "attackers_ssim")  # layouts of our own, beside the paper's
 NOT_IN_SUITE = "not in this suite"

@@ -1,6 +1,5 @@
 """The verdicts and the ablation of a suite as Markdown, LaTeX and CSV."""
 
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ from benchmark.analysis.frame import csv_text
 from benchmark.analysis.verdicts import NOT_SUPPORTED, OVER_IMAGES, SUPPORTED, UNDECIDED, once
 from benchmark.report import keep
 from benchmark.report.latex import Latex, align
+from benchmark.report.numbers import between, number
 from benchmark.report.render import escape_markdown, markdown_table, not_published, rendered, write_texts
 from benchmark.report.table import Cell
 
@@ -72,12 +72,12 @@ def texts(lines: pd.DataFrame) -> pd.DataFrame:
             "point": row["point"],
             "claim": row["claim"],
             "seeds": str(row["seeds"]),
-            **{side: _number(row[side], names.metric(row["metric"]).decimals) for side in ("off", "on")},
-            "change": _change(row, "change"),
-            "95 % interval": "–" if math.isnan(row["low"]) else f"{_change(row, 'low')} to {_change(row, 'high')}",
-            "p (Holm)": _number(row["p_holm"], 3),
-            "d_z": _number(row["effect_size"], 2),
-            IMAGES: _number(row["images_harder_percent"], 0, " %"),
+            **{side: number(row[side], f".{names.metric(row['metric']).decimals}f") for side in ("off", "on")},
+            "change": number(row["change"], *_changed(row)),
+            "95 % interval": between(row["low"], row["high"], *_changed(row)),
+            "p (Holm)": number(row["p_holm"], ".3f"),
+            "d_z": number(row["effect_size"], ".2f"),
+            IMAGES: number(row["images_harder_percent"], ".0f", " %"),
             "verdict": row["verdict"],
             "why": row["reason"],
         }
@@ -86,16 +86,10 @@ def texts(lines: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns=[] if lines["point"].any() else "point", errors="ignore")
 
 
-def _change(row: dict, name: str) -> str:
-    if math.isnan(row[name]):
-        return "–"
-    if names.base_metric(row["metric"]) == "mse":
-        return f"{row[name]:+.1f} %"
-    return f"{row[name]:+.{names.metric(row['metric']).decimals}f}"
-
-
-def _number(value: float, digits: int, unit: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}{unit}"
+def _changed(row: dict) -> tuple[str, str]:
+    """(spec, unit) of a change of the row's metric."""
+    relative = names.base_metric(row["metric"]) == "mse"
+    return ("+.1f", " %") if relative else (f"+.{names.metric(row['metric']).decimals}f", "")
 
 
 def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> str:
@@ -103,7 +97,8 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> st
     totals = [
         [row["protocol"], names.dataset_title(row["dataset"]), row["cem"], row["split"], ATTACKERS[row["family"]]]
         + [row["point"]] * swept
-        + [row["rows"], row["left_out"], row["seeds"], f"{row['gain_percent']:+.1f} %", _interval(row, "{:+.1f} %")]
+        + [row["rows"], row["left_out"], row["seeds"], f"{row['gain_percent']:+.1f} %"]
+        + [between(row["low"], row["high"], "+.1f", " %")]
         for row in gains.to_dict("records")
     ]
     headings = ["protocol", "data set", "CEM", "split", "attackers", *["point"] * swept]
@@ -127,14 +122,12 @@ def _markdown(lines: pd.DataFrame, gains: pd.DataFrame, labels: list[str]) -> st
 
 def _ablation(lines: pd.DataFrame, labels: list[str]) -> str:
     def rows(what: str) -> list[list[str]]:
-        found = []
-        for row in lines[lines["what"] == what].to_dict("records"):
-            spec = "{:+.1f} %" if row["metric"] == "mse" else f"{{:+.{names.metric(row['metric']).decimals}f}}"
-            found.append(
-                [names.dataset_title(row["dataset"]), row["protocol"], row["cem"], attack(row), row["metric"]]
-                + [str(row["rows"]), str(row["seeds"]), spec.format(row["change"]), _interval(row, spec)]
-            )
-        return found
+        return [
+            [names.dataset_title(row["dataset"]), row["protocol"], row["cem"], attack(row), row["metric"]]
+            + [str(row["rows"]), str(row["seeds"]), number(row["change"], *_changed(row))]
+            + [between(row["low"], row["high"], *_changed(row))]
+            for row in lines[lines["what"] == what].to_dict("records")
+        ]
 
     headings = ["data set", "protocol", "CEM", "attack", "metric", "rows", "seeds", "change", "95 % interval"]
     parts = [
@@ -148,10 +141,6 @@ def _ablation(lines: pd.DataFrame, labels: list[str]) -> str:
         markdown_table(rows("value"), headings),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _interval(row: dict, spec: str) -> str:
-    return "–" if math.isnan(row["low"]) else f"{spec.format(row['low'])} to {spec.format(row['high'])}"
 
 
 def _latex(lines: pd.DataFrame) -> str:

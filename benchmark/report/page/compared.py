@@ -10,6 +10,7 @@ from benchmark.analysis.doubts import Doubts
 from benchmark.analysis.leaderboard import leaderboard
 from benchmark.errors import UserError
 from benchmark.matrix.cells import Point
+from benchmark.report.numbers import number
 
 PRINTED_HEADINGS = ["method", "attack", "change by CEM", "printed", "here", "same direction"]
 RANKED_HEADINGS = ["rank", "defence", "accuracy, %", "MSE", "strongest attacker"]
@@ -136,7 +137,6 @@ def _described(row) -> str:
 
 def _ranked(row) -> list[str]:
     rank = f"{row.rank:.0f}{'★' if row.frontier else ''}" if pd.notna(row.rank) else "–"
-    accuracy = f"{row.accuracy_percent:.2f}" if pd.notna(row.accuracy_percent) else "–"
     used = f"strongest of {row.attackers}" if row.attackers > 1 else "the only one used"
     attacker = f"{names.attacker_title(row.attacker)}, {used}"
-    return [rank, row.shown, accuracy, f"{row.mse:.4f}", row.doubt or attacker]
+    return [rank, row.shown, number(row.accuracy_percent, ".2f"), f"{row.mse:.4f}", row.doubt or attacker]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.analysis import names
+from benchmark.report.numbers import with_half_width
 from benchmark.report.plots import style
 from benchmark.report.plots.style import BLACK, COLUMN, GREY, looks, ordered, panel_title, tell
 
@@ -68,7 +69,7 @@ def _arrows(panel, rows: pd.DataFrame, colour: str, marker: str) -> None:
             alpha=PALE if row.doubt else None,
             zorder=3,
         )
-        accuracy = _with_spread(row.accuracy_percent, row.accuracy_half_width, 2)
+        accuracy = with_half_width(row.accuracy_percent, row.accuracy_half_width, 2)
         tell(container[0], f"{_row(row.defense, row.cem)}: MSE {_mse(row)}, accuracy {accuracy} %{_because(row)}")
         if row.cem != "off" and len(base):
             start = (base["mse"].iloc[0], base["accuracy_percent"].iloc[0])
@@ -89,7 +90,7 @@ def against(frame: pd.DataFrame, width: float = COLUMN):
         logarithmic = metric == "mse" and both.min() > SMALLEST * both.max()
         low, high = _span(both.min(), both.max(), logarithmic)
         line = [low * (high / low) ** (i / 50) if logarithmic else low + (high - low) * i / 50 for i in range(51)]
-        _band(panel, line, rows)
+        _band(panel, np.array(line), rows)
         panel.plot(line, line, color=GREY, linewidth=0.5, zorder=1)
         for attacker, part in rows.groupby("attacker", sort=False):
             colour, marker = colours.get(attacker, (style.GREEN, "s"))
@@ -122,13 +123,12 @@ def against(frame: pd.DataFrame, width: float = COLUMN):
     return figure
 
 
-def _band(panel, line: list[float], rows: pd.DataFrame) -> None:
+def _band(panel, line: np.ndarray, rows: pd.DataFrame) -> None:
     tolerance, relative = rows["tolerance"].iloc[0], rows["kind"].iloc[0] == "relative"
     if math.isnan(tolerance):
         return
-    reach = [tolerance * abs(value) if relative else tolerance for value in line]
-    low, high = ([value + sign * far for value, far in zip(line, reach, strict=True)] for sign in (-1, 1))
-    panel.fill_between(line, low, high, color="#EEEEEE", linewidth=0, zorder=0)
+    reach = tolerance * np.abs(line) if relative else tolerance
+    panel.fill_between(line, line - reach, line + reach, color="#EEEEEE", linewidth=0, zorder=0)
 
 
 def bars(frame: pd.DataFrame, width: float = COLUMN):
@@ -309,12 +309,8 @@ def _cem_label(cem: str) -> str:
 _row = names.row_label
 
 
-def _with_spread(value: float, half_width: float, digits: int) -> str:
-    return f"{value:.{digits}f}" + ("" if math.isnan(half_width) else f" ± {half_width:.{digits}f}")
-
-
 def _mse(row) -> str:
-    return _with_spread(row.mse, row.mse_half_width, 4)
+    return with_half_width(row.mse, row.mse_half_width, 4)
 
 
 def _because(row) -> str:
