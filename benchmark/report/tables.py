@@ -51,10 +51,6 @@ class _Draft:
     def key(self, defense: str, cem: str, column: Column) -> tuple:
         return (self.dataset, defense, cem, column.attacker, column.split, column.metric)
 
-    def mean(self, defense: str, cem: str, column: Column) -> float | None:
-        summary = self.summary(defense, cem, column)
-        return summary.mean if summary else None
-
     @property
     def measured(self) -> list[Summary]:
         """The cells with a value."""
@@ -362,7 +358,7 @@ def _averaged(draft: _Draft, cem: str, column: Column) -> list[str]:
     """
     other = "on" if cem == "off" else "off"
     has = {
-        variant: [name for name in names.DEFENSES if draft.mean(name, variant, column) is not None]
+        variant: [name for name in names.DEFENSES if (cell := draft.summary(name, variant, column)) and cell.values]
         for variant in (cem, other)
     }
     return [name for name in has[cem] if not has[other] or name in has[other]]
