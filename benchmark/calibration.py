@@ -160,8 +160,7 @@ class Calibrator:
             rows = rows[rows["protocol"] == row.protocol]
         means = rows.groupby(["metric", "attacker", "split"])["value"].mean()
         measured = {_metric(cell) for cell in cells}
-        named = {_key(*index): float(value) for index, value in means.items()}
-        return {metric: value for metric, value in named.items() if metric in measured}
+        return {_key(*index): float(value) for index, value in means.items() if _key(*index) in measured}
 
     def _values(self, cells: list[Cell], targets: Values) -> Values | None:
         """Means over seeds of the metrics that have a target; None if one is missing."""
