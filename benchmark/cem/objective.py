@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from benchmark.cem import statistics, terms
 from benchmark.cem.memory import check_memory
@@ -211,20 +212,24 @@ class ConditionalEntropy(nn.Module):
         return distance.min(1).indices
 
     def _released(self, offset: Tensor, component: Tensor, labels: Tensor) -> Tensor:
+        """The released term: summed over a class's clusters present, averaged over classes present.
+
+        As released, a blend of 1 or more becomes 0.99, and one between 0.99 and 1 stays.
+        """
         row = component
         if self.first_class_lookup:
             row = row + (terms.lookup_class(labels, self.classes) - labels) * self.per_group
-        return terms.scalar_loss(
-            offset.square().mean(1),
-            component,
-            labels,
-            self.share[row],
-            self.variance[row],
-            expected=self.share[row] * self.counts.sum() / self.classes,
-            gain=self.gain,
-            floor=self.threshold * self.noise_std**2,
-            epsilon=self.epsilon,
-        )
+        # per member of the batch: its cluster's weight within its class and variance, both from the epoch
+        share, variance = self.share[row], self.variance[row]
+        together = terms.same(component)
+        members = together.sum(1)
+        blend = self.gain * members / (share * self.counts.sum() / self.classes)
+        blend = torch.where(blend < 1, blend, 0.99)
+        updated = blend * (together @ offset.square().mean(1) / members) + (1 - blend) * variance
+        floor = torch.full_like(updated, self.threshold * self.noise_std**2 + self.epsilon)
+        excess = relu(torch.log(updated + self.epsilon) - torch.log(floor))
+        classes_present = (1 / terms.same(labels).sum(1)).sum()
+        return (share * excess / members).sum() / classes_present
 
     def _eq7(self, offset: Tensor, component: Tensor) -> Tensor:
         members = (component.unsqueeze(1) == torch.arange(self.num_components, device=offset.device)).float().sum(0)

@@ -25,32 +25,6 @@ def lookup_class(labels: Tensor, classes: int) -> Tensor:
     return labels.sort().values[rank[labels]]
 
 
-def scalar_loss(
-    errors: Tensor,
-    component: Tensor,
-    labels: Tensor,
-    share: Tensor,
-    variance: Tensor,
-    expected: Tensor,
-    gain: float,
-    floor: float,
-    epsilon: float,
-) -> Tensor:
-    """The released term: 0-dim. errors [B]: mean over dimensions of (z - own centre)^2. Per member of the
-    batch [B]: share = its cluster's weight within its class, variance = the cluster's from the epoch,
-    expected = share * L members in an epoch, L the mean number of samples a class. floor = t*sigma^2. Summed over a
-    class's clusters present, averaged over classes present. As released, a blend of 1 or more becomes 0.99, and one
-    between 0.99 and 1 stays."""
-    together = same(component)
-    members = together.sum(1)
-    blend = gain * members / expected
-    blend = torch.where(blend < 1, blend, 0.99)
-    updated = blend * (together @ errors / members) + (1 - blend) * variance
-    excess = F.relu(torch.log(updated + epsilon) - torch.log(torch.full_like(updated, floor + epsilon)))
-    classes_present = (1 / same(labels).sum(1)).sum()
-    return (share * excess / members).sum() / classes_present
-
-
 def diagonal_change(offset: Tensor, component: Tensor, noisy_variance: Tensor, blend: Tensor) -> Tensor:
     """Change of 1/2 log|A| by Eq 6, as 1/n of it per member [B], for diagonal A.
 
