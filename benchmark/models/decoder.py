@@ -58,7 +58,7 @@ class Decoder(Layers):
 @torch.no_grad()
 def xavier_(module: nn.Module) -> None:
     """Xavier-uniform weights and zero biases for all convs of `module`, including transposed ones: the release starts
-    only its adversaries in this way."""
+    its VGG encoders and its adversaries in this way."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)

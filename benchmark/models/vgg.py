@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from benchmark.models.decoder import xavier_
 from benchmark.models.layers import Layers
 from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv_bn_relu
 
@@ -40,7 +41,7 @@ def build(
     full = [entry for entry in left if entry != "pool"][-1]  # the server does not shrink with the encoder
     narrow, widen = bottleneck_pair(channels, full, bottleneck)
     encoder = Encoder(*layers, *narrow)
-    _initialise(encoder)
+    xavier_(encoder)  # as released
     layers, channels = _layers(full, right)
     head = [nn.Flatten(), nn.Dropout(), nn.Linear(channels * (image_size // 32) ** 2, 512), nn.ReLU(inplace=True)]
     head += [nn.Dropout(), nn.Linear(512, 512), nn.ReLU(inplace=True), nn.Linear(512, classes)]
@@ -57,10 +58,3 @@ def _layers(channels: int, plan: Sequence) -> tuple[list[nn.Module], int]:
         else:
             layers += conv_bn_relu(channels, channels := entry)
     return layers, channels
-
-
-def _initialise(encoder) -> None:
-    """Xavier-uniform weights, zero biases (released code)."""
-    for conv in encoder.convs:
-        nn.init.xavier_uniform_(conv.weight)
-        nn.init.zeros_(conv.bias)
