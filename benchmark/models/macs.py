@@ -1,5 +1,6 @@
 """Sizes of networks as Table S6 and supplement S3 state them: parameters and multiply-accumulates (MAC)."""
 
+import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:
     resolution, which is where they are done.
     macs_all: the convention nearest the printed numbers: transposed convs at their output's resolution, one
     for each bias that is added, two for each element normalised, one for each activated, one for each element
-    pooled. Sums over shortcuts count in neither. The module's mode and its BatchNorm statistics are unchanged.
+    pooled. Sums over shortcuts count in neither. A copy of the module is run, in evaluation mode.
     """
     totals = {"macs_conv": 0, "macs_all": 0}
 
@@ -84,18 +85,12 @@ def count(module: nn.Module, *example_inputs: Tensor) -> dict[str, int]:
         for key, value in zip(totals, _layer(layer, inputs[0][0], output[0]), strict=True):
             totals[key] += value
 
-    leaves = [layer for layer in module.modules() if isinstance(layer, WEIGHTED + NORMS + ACTIVATIONS + POOLS)]
-    handles = [layer.register_forward_hook(hook) for layer in leaves]
-    modes = {layer: layer.training for layer in module.modules()}
-    try:
-        module.eval()
-        with torch.no_grad():
-            module(*example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for layer, mode in modes.items():
-            layer.training = mode
+    copied = copy.deepcopy(module).eval()
+    for layer in copied.modules():
+        if isinstance(layer, WEIGHTED + NORMS + ACTIVATIONS + POOLS):
+            layer.register_forward_hook(hook)
+    with torch.no_grad():
+        copied(*example_inputs)
     return {"params": sum(parameter.numel() for parameter in module.parameters()), **totals}
 
 
