@@ -1,5 +1,7 @@
 """The GAN attack's critic. Architecture: released code (after Zhang et al., CVPR 2020)."""
 
+import math
+
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
@@ -28,9 +30,7 @@ class Critic(nn.Module):
     @staticmethod
     def places(image_size: int) -> int:
         """Elements of its map: 1, 9 and 25 at 32, 48 and 64 px."""
-        side = image_size
-        for _ in range(3):
-            side = (side + 1) // 2
+        side = math.ceil(image_size / 8)  # each of the three halvings rounds up
         return (side - 3) ** 2
 
     def forward(self, x: Tensor) -> Tensor:
