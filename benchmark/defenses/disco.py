@@ -53,10 +53,10 @@ class Disco(Masking, Adversarial):
         for weight in (self.hidden, self.out):
             nn.init.kaiming_normal_(weight, nonlinearity="relu")
         network = [getattr(self, name) for name in self.learned]
-        self.pruner = adam(network, self.params.pruner_lr, self.setting.device)
+        self.learner = adam(network, self.params.pruner_lr, self.setting.device)
 
     def optimizers(self):
-        return super().optimizers() | {"pruner": self.pruner}
+        return super().optimizers() | {"pruner": self.learner}
 
     def mask(self, z: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, 1, 1] of 0 and 1, with a gradient to the pruning network and none to the feature."""
@@ -84,10 +84,6 @@ class Disco(Masking, Adversarial):
         mse = mse_loss(self.judged(z * self.mask(z)).float(), batch.x01)
         self.seen[2] += mse.detach()
         return -self.params.weight * mse
-
-    def after_step(self) -> None:
-        self.pruner.step()
-        self.pruner.zero_grad(set_to_none=True)
 
     def end_epoch(self, epoch, model, optimizer) -> dict[str, float]:
         return dict(zip(("adversary_mse", "encoder_mse"), self.means(), strict=True))

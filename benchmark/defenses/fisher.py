@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.config import Count, Number
-from benchmark.defenses import DEFENSES, SHARPEST, Defense
+from benchmark.defenses import DEFENSES, SHARPEST, Defense, add_gaussian
 
 
 @DEFENSES.register("fisher")
@@ -64,8 +64,7 @@ class Fisher(Defense):
         self.sensitivity.lerp_(estimate, weight)
 
     def transform(self, z: Tensor, generator, phase) -> Tensor:
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
-        return z + self.std() * noise
+        return add_gaussian(z, self.std(), generator)
 
     def channel(self):
         return "gaussian"

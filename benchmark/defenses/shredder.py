@@ -48,10 +48,10 @@ class Shredder(Defense):
         with torch.no_grad():  # the difference of two exponential draws is Laplacian
             first, second = (torch.empty_like(self.tensors).exponential_() for _ in range(2))
             self.tensors.copy_(self.params.start_scale * (first - second))
-        self.optimizer = adam([self.tensors], self.params.noise_lr, self.setting.device)
+        self.learner = adam([self.tensors], self.params.noise_lr, self.setting.device)
 
     def optimizers(self):
-        return {"noise": self.optimizer}
+        return {"noise": self.learner}
 
     def transform(self, z: Tensor, generator, phase) -> Tensor:
         drawn = torch.randint(len(self.tensors), (len(z),), generator=generator, device=z.device)
@@ -67,10 +67,6 @@ class Shredder(Defense):
     def loss(self, batch: Batch) -> Tensor:
         grow = (self.ratio(batch.z_clean) < self.params.target).float()
         return -self.params.weight * grow * self.tensors.abs().mean()
-
-    def after_step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
         """-log of the mean of M Gaussian densities, up to a constant."""

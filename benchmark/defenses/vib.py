@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.config import Number
-from benchmark.defenses import DEFENSES, SHARPEST, Batch, Defense
+from benchmark.defenses import DEFENSES, SHARPEST, Batch, Defense, add_gaussian
 from benchmark.training.graph import adam
 
 LEAST = 1e-3  # smallest initial standard deviation: its logarithm is learned
@@ -43,23 +43,18 @@ class VIB(Defense):
         self.log_std = nn.Parameter(torch.full(setting.feature_shape, math.log(max(params.noise_std, LEAST))))
 
     def build(self) -> None:
-        self.optimizer = adam([self.log_std], self.params.noise_lr, self.setting.device)
+        self.learner = adam([self.log_std], self.params.noise_lr, self.setting.device)
 
     def optimizers(self):
-        return {"noise": self.optimizer}
+        return {"noise": self.learner}
 
     def transform(self, z: Tensor, generator, phase) -> Tensor:
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
-        return z + self.log_std.exp() * noise
+        return add_gaussian(z, self.log_std.exp(), generator)
 
     def loss(self, batch: Batch) -> Tensor:
         mean = batch.z_clean.float()
         elements = mean.square() + (2 * self.log_std).exp() - 1 - 2 * self.log_std
         return self.params.beta * elements.flatten(1).sum(1).mean() / 2
-
-    def after_step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def misfit(self, z_clean: Tensor, z: Tensor) -> Tensor:
         """Gaussian, each element with its own standard deviation."""

@@ -72,6 +72,7 @@ class Defense(nn.Module):
     # Names of its parameters and buffers, made in `__init__`, that training changes and that `transform`, `kept` or
     # `misfit` read. They are stored with the chosen encoder and given to its evaluations and attacks.
     learned: tuple[str, ...] = ()
+    learner: torch.optim.Optimizer | None = None  # set by `build`: of parameters that the whole loss trains
 
     class Params(Strict):
         noise_std: Annotated[Number, Field(ge=0)] = Field(
@@ -162,6 +163,9 @@ class Defense(nn.Module):
 
         Their gradients are those of the whole loss, including CEM's term. Only the defence zeroes them.
         """
+        if self.learner is not None:
+            self.learner.step()
+            self.learner.zero_grad(set_to_none=True)
 
     def task_weight(self) -> float:
         """Factor on the cross-entropy."""
@@ -200,9 +204,9 @@ class Masking(Defense):
         return z != 0
 
 
-def add_gaussian(z: Tensor, std: float, generator: torch.Generator) -> Tensor:
-    """z + std * N(0, I), drawn from `generator` in float32; z itself where std is 0."""
-    if std == 0:
+def add_gaussian(z: Tensor, std: float | Tensor, generator: torch.Generator) -> Tensor:
+    """z + std * N(0, I), drawn from `generator` in float32; z itself where std is the number 0."""
+    if not isinstance(std, Tensor) and std == 0:
         return z
     noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=torch.float32)
     return z + std * noise
