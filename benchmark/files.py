@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and what the system's own files say."""
 
 import contextlib
 import os
@@ -23,3 +23,12 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def proc(name: str, key: str) -> str | None:
+    """What the first line `key: ...` of Linux' /proc/`name` says; None if there is none."""
+    try:
+        with open(f"/proc/{name}") as file:
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(key)), None)
+    except OSError:
+        return None

@@ -1,10 +1,9 @@
 """Room for the full estimator's inverses, checked before they are allocated."""
 
-from pathlib import Path
-
 import torch
 
 from benchmark.errors import TooLarge
+from benchmark.files import proc
 
 _USABLE = 0.8
 _GIB = 2**30
@@ -26,8 +25,5 @@ def _free_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for its next use
         return torch.cuda.mem_get_info(device)[0] + cached
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
+    available = proc("meminfo", "MemAvailable")  # "123456 kB"
+    return None if available is None else int(available.split()[0]) * 1024

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmark.files import proc
 from benchmark.models.passes import OPS, passable, side_threads
 
 DENSE, PATCHES = 2, 4  # sides of the largest maps computed as one dense product, and as products of patches
@@ -73,11 +74,7 @@ def way(x: Tensor, conv: nn.Conv2d) -> "Way":
 @functools.cache
 def amx() -> bool:
     """Whether this CPU multiplies matrices in bf16 by AMX."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return any(line.startswith("flags") and "amx_bf16" in line.split() for line in file)
-    except OSError:
-        return False
+    return "amx_bf16" in (proc("cpuinfo", "flags") or "").split()
 
 
 def described(device: torch.device) -> str:

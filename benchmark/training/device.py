@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from benchmark.errors import UserError
+from benchmark.files import proc
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -36,11 +37,7 @@ def describe(device: torch.device) -> str:
     """The name of the hardware, for provenance and for Table S6."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
+    name = proc("cpuinfo", "model name") or platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads"
 
 
