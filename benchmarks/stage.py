@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -22,7 +23,6 @@ from benchmark.output import Console
 from benchmark.report.drawing import drawing
 from benchmark.report.render import write_text
 from benchmark.training.device import cores, most_threads, precision, settle
-from benchmark.training.graph import eager
 from benchmarks import cases, peaks, steps, table
 from benchmarks.cells import Process, in_company, throughput
 from benchmarks.measure import Case, interleave
@@ -227,7 +227,7 @@ def _inspect(plan: cases.Plan, case: Case, call: steps.Call) -> None:
     if case.variant != cases.HERE:
         return
     if plan.graphs:
-        with eager():
+        with mock.patch.dict(os.environ, BENCHMARK_GRAPHS="off"):
             call = case.make()
         call()
     case.flop, case.traffic = peaks.count(call)

@@ -9,8 +9,8 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -140,20 +140,6 @@ def allowed() -> bool:
     if value not in ("on", "off"):
         raise UserError(f"the environment variable BENCHMARK_GRAPHS is '{value}'; set it to on or off, or not at all")
     return value == "on"
-
-
-@contextmanager
-def eager() -> Iterator[None]:
-    """Objects made within it never capture graphs."""
-    before = os.environ.get("BENCHMARK_GRAPHS")
-    os.environ["BENCHMARK_GRAPHS"] = "off"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["BENCHMARK_GRAPHS"]
-        else:
-            os.environ["BENCHMARK_GRAPHS"] = before
 
 
 class Order:
