@@ -8,6 +8,8 @@ The data set is on the device; metrics stay there and are read once an epoch. On
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -312,7 +314,8 @@ class Training(Task):
             "global": GlobalRandom(self.device),  # nn.Dropout of the server draws from it
             "totals": self.totals,
             "best_accuracy": self.best_accuracy,
-            "best": _Best(self),
+            # a dictionary that is replaced, never modified
+            "best": SimpleNamespace(state_dict=lambda: self.best, load_state_dict=partial(setattr, self, "best")),
         }
         parts |= {f"optimizer.{name}": optimizer for name, optimizer in self.defense.optimizers().items()}
         if self.cem is not None:
@@ -330,19 +333,6 @@ class Training(Task):
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(name not in shape["frozen"])
             self._optimise_what_trains()
-
-
-class _Best:
-    """The chosen checkpoint as a part of the task: a dictionary that is replaced, never modified."""
-
-    def __init__(self, task: Training):
-        self.task = task
-
-    def state_dict(self) -> dict:
-        return self.task.best
-
-    def load_state_dict(self, state: dict) -> None:
-        self.task.best = state
 
 
 class GlobalRandom:
