@@ -17,6 +17,8 @@ class Strict(BaseModel):
 
 # YAML and the command line write 1 where 1.0 is meant; everything else stays strictly typed.
 Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[float, Field(strict=False, ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Split = Literal["train", "infer"]  # how an attacker is armed
@@ -42,10 +44,10 @@ class Train(Strict):
 
     epochs: Count = Field(description="passes over the training images")
     batch_size: Count = Field(description="images in a step; an epoch's last batch is filled from a fresh shuffle")
-    lr: Annotated[Number, Field(gt=0)] = Field(description="peak learning rate of SGD")
+    lr: Positive = Field(description="peak learning rate of SGD")
     momentum: Annotated[Fraction, Field(lt=1)] = Field(description="momentum of SGD")
-    weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty of SGD")
-    warmup_epochs: Annotated[Number, Field(ge=0)] = Field(
+    weight_decay: NotNegative = Field(description="L2 penalty of SGD")
+    warmup_epochs: NotNegative = Field(
         description="epochs of linear warm-up from 0 to lr; by whole epochs, the first at 0, with quirk q7"
     )
     schedule: Literal["milestones", "linear"] = Field(
@@ -68,14 +70,14 @@ class CEM(Strict):
     """Conditional entropy maximisation (Eq 5-8, Algorithm 1; `scalar` is the released form)."""
 
     estimator: Literal["scalar", "diagonal", "full"] = Field(description="form of a component's covariance")
-    weight: Annotated[Number, Field(ge=0)] = Field(description="lambda of Eq 8")
+    weight: NotNegative = Field(description="lambda of Eq 8")
     components: Count = Field(description="mixture components a class (Algorithm 1's k = 3 n gives 3)")
     scope: Literal["class", "all"] = Field("class", description="cluster within each class, or all features at once")
     start_epoch: Annotated[int, Field(ge=2)] = Field(2, description="first epoch (from 1) that has the term")
     lr_scaled: bool = Field(
         description="gradient scaled by weight*0.001/lr while lr >= 0.00041, then by weight (released code)"
     )
-    threshold: Annotated[Number, Field(gt=0)] = Field(0.125, description="t of the scalar form's floor t*sigma^2")
+    threshold: Positive = Field(0.125, description="t of the scalar form's floor t*sigma^2")
 
 
 class Knowledge(Strict):
@@ -142,7 +144,7 @@ class Resources(Strict):
     """What a job asks of a cluster; never part of its key."""
 
     gpu: Annotated[Number, Field(gt=0, le=1)] = Field(description="share of a GPU; jobs that time it need 1")
-    memory: Annotated[Number, Field(gt=0)] = Field(description="GiB of main memory")
+    memory: Positive = Field(description="GiB of main memory")
 
 
 class Kinds(Strict):
@@ -159,6 +161,6 @@ class Bounds(Strict):
 
     components: Count = Field(description="mixture components a class of Eq 7 (Algorithm 1's k = 3 n gives 3)")
     released_components: Count = Field(description="clusters a class of the released objective")
-    released_threshold: Annotated[Number, Field(gt=0)] = Field(description="t of the released objective's t*sigma^2")
+    released_threshold: Positive = Field(description="t of the released objective's t*sigma^2")
     images: Count = Field(description="test images, at most, of the mutual information; its log limits the lower one")
     jacobian_images: Count = Field(description="test images, at most, whose Jacobians the Fisher information is of")

@@ -8,13 +8,13 @@ under its name, with its parameters as the fields of its `Params`. It is a subcl
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.config import Count, Number, Quirks, Strict
+from benchmark.config import Count, NotNegative, Positive, Quirks, Strict
 from benchmark.data import to_unit
 from benchmark.models import macs
 from benchmark.models.decoder import Decoder
@@ -244,9 +244,9 @@ class CosineAttack(Attack):
     class Params(Strict):
         epochs: Count = Field(description="passes over the attacker's images")
         batch_size: Count = Field(description="images in a step")
-        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate")
-        final_lr: Annotated[Number, Field(ge=0)] = Field(description="end of the cosine schedule")
-        weight_decay: Annotated[Number, Field(ge=0)] = Field(description="L2 penalty")
+        lr: Positive = Field(description="Adam's learning rate")
+        final_lr: NotNegative = Field(description="end of the cosine schedule")
+        weight_decay: NotNegative = Field(description="L2 penalty")
 
     def begin_epoch(self, epoch: int) -> None:
         super().begin_epoch(epoch)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmark.attacks.base import ATTACKS, Attack
-from benchmark.config import Count, Fraction, Number, Strict
+from benchmark.config import Count, Fraction, NotNegative, Positive, Strict
 from benchmark.errors import UserError
 from benchmark.metrics.reconstruction import psnr_of_mse
 from benchmark.metrics.ssim import ssim_per_image
@@ -43,12 +43,12 @@ class GANAttack(Attack):
     class Params(Strict):
         epochs: Count = Field(description="passes over the attacker's images")
         batch_size: Count = Field(description="images in a step")
-        critic_lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate of the critic")
-        generator_lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate of the generator")
+        critic_lr: Positive = Field(description="Adam's learning rate of the critic")
+        generator_lr: Positive = Field(description="Adam's learning rate of the generator")
         beta1: Annotated[Fraction, Field(lt=1)] = Field(description="Adam's first decay rate")
         cosine_epochs: Count = Field(description="epochs in which the cosine schedule would reach 0")
-        mse_weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the generator's MSE")
-        penalty: Annotated[Number, Field(ge=0)] = Field(description="factor on the gradient penalty")
+        mse_weight: NotNegative = Field(description="factor on the generator's MSE")
+        penalty: NotNegative = Field(description="factor on the gradient penalty")
         generator_every: Count = Field(description="critic steps for one generator step")
         blocks: Count = Field(description="residual blocks of the generator")
         penalty_tf32: bool = Field(description="whether the penalty's convs are in TF32, in bf16 jobs on CUDA alone")

@@ -14,6 +14,7 @@ from benchmark.attacks.base import SCORE_BATCH, Attack, Target, unit
 from benchmark.errors import UserError
 from benchmark.metrics.reconstruction import mse_per_image
 from benchmark.metrics.ssim import ssim_per_image
+from benchmark.training.device import where
 from benchmark.training.graph import Captured
 from benchmark.training.loop import seeded
 
@@ -77,7 +78,7 @@ class ClosedForm(Judged):
 
     def __init__(self, params, target: Target):
         self.target, self.held_out = set_aside(target)
-        self.params, self.where = params, target.where
+        self.params, self.where = params, where(target.autocast)
         self.epochs = self.steps = self.batch_size = 0
         self.noise = seeded(target.device, "attack-noise", target.seed)
         self.captured = Captured(target.device, [])

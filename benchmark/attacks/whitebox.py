@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Attack, Target, mean_image, to_bytes, unit
-from benchmark.config import Count, Number, Strict
+from benchmark.config import Count, NotNegative, Positive, Strict
 from benchmark.training.graph import Captured, Order, scalar
 from benchmark.training.loop import seeded
 
@@ -36,7 +36,7 @@ class Descent(Attack):
     class Params(Strict):
         iterations: Count = Field(description="Adam steps on each image")
         batch_size: Count = Field(description="images in a step")
-        lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate, on a cosine to 0")
+        lr: Positive = Field(description="Adam's learning rate, on a cosine to 0")
 
     @classmethod
     def flop(cls, params: Any, scale):
@@ -115,7 +115,7 @@ class WhiteBoxAttack(Descent):
     title = "white-box"
 
     class Params(Descent.Params):
-        tv_weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the total variation of an image")
+        tv_weight: NotNegative = Field(description="factor on the total variation of an image")
         start: Literal["mean", "decoder"] = Field(
             description="begin at the mean of the attacker's images, or at what the row's decoder rebuilt"
         )

@@ -1,13 +1,11 @@
 """Base of defences that train a decoder together with the encoder, and penalise the encoder if it rebuilds well."""
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from benchmark.config import Count, Number
+from benchmark.config import Count, Positive
 from benchmark.defenses import Defense
 from benchmark.models import macs
 from benchmark.models.decoder import Decoder, xavier_
@@ -20,7 +18,7 @@ class Adversarial(Defense):
     mode. A subclass has a `loss` that uses `judged`; it may replace `miss`, which G minimises."""
 
     class Params(Defense.Params):
-        adversary_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of the adversary's Adam")
+        adversary_lr: Positive = Field(description="learning rate of the adversary's Adam")
         adversary_steps: Count = Field(description="steps of the adversary before each of the encoder's")
         adversary_blocks: Count = Field(description="residual blocks of the adversary")
 

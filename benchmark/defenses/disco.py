@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import linear, mse_loss, relu
 
-from benchmark.config import Count, Fraction, Number
+from benchmark.config import Count, Fraction, NotNegative, Positive
 from benchmark.defenses import DEFENSES, Batch, Masking
 from benchmark.defenses.adversary import Adversarial
 from benchmark.training.graph import adam
@@ -36,9 +36,9 @@ class Disco(Masking, Adversarial):
     learned = ("hidden", "hidden_bias", "out", "out_bias")
 
     class Params(Adversarial.Params):
-        weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the adversary's mean squared error")
+        weight: NotNegative = Field(description="factor on the adversary's mean squared error")
         share: Annotated[Fraction, Field(lt=1)] = Field(description="share of a feature's channels that is zeroed")
-        pruner_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of the pruning network's Adam")
+        pruner_lr: Positive = Field(description="learning rate of the pruning network's Adam")
         pruner_width: Count = Field(description="units of its hidden layer")
 
     def __init__(self, params: Params, setting):

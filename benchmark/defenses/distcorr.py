@@ -4,13 +4,11 @@ Sources: Vepakomma et al., ICDMW 2020 (loss alpha1 * dCor + alpha2 * CE); releas
 (CE + 0.1 * alpha * dCor of normalised images and clean features, a further factor 10 on CIFAR-10).
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.config import Number
+from benchmark.config import NotNegative, Positive
 from benchmark.defenses import DEFENSES, Batch, Defense
 
 EPSILON = 1e-7  # floor of squared distances, and added in roots and denominators to keep them from 0 (released code)
@@ -23,10 +21,8 @@ class DistCorr(Defense):
     title = "DistCorr"
 
     class Params(Defense.Params):
-        weight: Annotated[Number, Field(ge=0)] = Field(description="factor on dCor (released code: 0.1 * alpha)")
-        task: Annotated[Number, Field(gt=0)] = Field(
-            description="factor on the cross-entropy (alpha2 of the original; 1 as released)"
-        )
+        weight: NotNegative = Field(description="factor on dCor (released code: 0.1 * alpha)")
+        task: Positive = Field(description="factor on the cross-entropy (alpha2 of the original; 1 as released)")
 
     def task_weight(self) -> float:
         return self.params.task

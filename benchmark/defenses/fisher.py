@@ -7,13 +7,11 @@ for each image; a running estimate of tr(J^T J) instead of the trace itself; and
 smaller J; the noise adapts to J instead.
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.config import Count, Number
+from benchmark.config import Count, NotNegative, Positive
 from benchmark.defenses import DEFENSES, SHARPEST, Defense, add_gaussian
 
 
@@ -33,10 +31,8 @@ class Fisher(Defense):
     steps: Tensor
 
     class Params(Defense.Params):
-        noise_std: Annotated[Number, Field(ge=0)] = Field(
-            description="least standard deviation of the noise, which CEM assumes"
-        )
-        leakage: Annotated[Number, Field(gt=0)] = Field(description="dFIL, on average over images in [0, 1]")
+        noise_std: NotNegative = Field(description="least standard deviation of the noise, which CEM assumes")
+        leakage: Positive = Field(description="dFIL, on average over images in [0, 1]")
         images: Count = Field(description="images of each batch whose Jacobian is probed")
         window: Count = Field(description="steps that the running mean is over")
 

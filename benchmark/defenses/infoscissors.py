@@ -7,13 +7,11 @@ is ResSFL's; the density about its output is Gaussian with one fixed variance, a
 counts when positive, as mutual information is.
 """
 
-from typing import Annotated
-
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
-from benchmark.config import Number
+from benchmark.config import NotNegative
 from benchmark.defenses import DEFENSES, Batch
 from benchmark.defenses.adversary import Adversarial
 
@@ -29,7 +27,7 @@ class InfoScissors(Adversarial):
     title = "InfoScissors"
 
     class Params(Adversarial.Params):
-        weight: Annotated[Number, Field(ge=0)] = Field(description="factor on the difference of mean squared errors")
+        weight: NotNegative = Field(description="factor on the difference of mean squared errors")
 
     def loss(self, batch: Batch) -> Tensor:
         rebuilt = self.judged(batch.z_clean).float()

@@ -7,12 +7,11 @@ ones; neither is included.
 """
 
 import math
-from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.config import Number, Strict
+from benchmark.config import Positive, Strict
 from benchmark.defenses import DEFENSES, SHARPEST, Defense, add_laplace
 
 
@@ -28,8 +27,8 @@ class Laplace(Defense):
     title = "Laplace"
 
     class Params(Strict):
-        bound: Annotated[Number, Field(gt=0)] = Field(description="largest L1 norm of a feature")
-        epsilon: Annotated[Number, Field(gt=0)] = Field(description="privacy loss in nats of one release of a feature")
+        bound: Positive = Field(description="largest L1 norm of a feature")
+        epsilon: Positive = Field(description="privacy loss in nats of one release of a feature")
 
         @property
         def scale(self) -> float:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss, relu
 
-from benchmark.config import Count, Fraction, Number
+from benchmark.config import Count, Fraction, NotNegative
 from benchmark.defenses import DEFENSES, Batch
 from benchmark.defenses.adversary import Adversarial
 from benchmark.metrics.ssim import ssim_per_image
@@ -34,7 +34,7 @@ class ResSFL(Adversarial):
     train_quirks = ("q8",)
 
     class Params(Adversarial.Params):
-        weight: Annotated[Number, Field(ge=0)] = Field(description="alpha: factor on the adversarial term")
+        weight: NotNegative = Field(description="alpha: factor on the adversarial term")
         ssim_target: Fraction = Field(description="t: SSIM below which the adversary is not fought")
         adversary_milestones: list[Fraction] = Field(
             description="fractions of the epochs (counted from 1) from which adversary_lr has fallen to a fifth"

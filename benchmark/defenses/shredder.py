@@ -7,13 +7,11 @@ there the trained network stays fixed, the tensors are learned one after the oth
 distributions fitted to them; here network and tensors are trained together, and one of the tensors itself is drawn.
 """
 
-from typing import Annotated
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.config import Count, Number
+from benchmark.config import Count, NotNegative, Positive
 from benchmark.defenses import DEFENSES, SHARPEST, Batch, Defense
 from benchmark.training.graph import adam
 
@@ -31,14 +29,12 @@ class Shredder(Defense):
 
     class Params(Defense.Params):
         tensors: Count = Field(description="M: noise tensors")
-        start_scale: Annotated[Number, Field(gt=0)] = Field(description="scale of the Laplace law they start from")
-        weight: Annotated[Number, Field(ge=0)] = Field(
-            description="factor on the mean absolute value of their elements"
-        )
-        target: Annotated[Number, Field(ge=0)] = Field(
+        start_scale: Positive = Field(description="scale of the Laplace law they start from")
+        weight: NotNegative = Field(description="factor on the mean absolute value of their elements")
+        target: NotNegative = Field(
             description="Var(n) / E z_clean^2, the inverse signal-to-noise ratio, that they are enlarged to"
         )
-        noise_lr: Annotated[Number, Field(gt=0)] = Field(description="learning rate of their Adam")
+        noise_lr: Positive = Field(description="learning rate of their Adam")
 
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)

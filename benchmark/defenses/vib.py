@@ -7,13 +7,12 @@ elements has one learned variance for all images. The feature is in (0, 1), so i
 """
 
 import math
-from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.config import Number
+from benchmark.config import NotNegative, Positive
 from benchmark.defenses import DEFENSES, SHARPEST, Batch, Defense, add_gaussian
 from benchmark.training.graph import adam
 
@@ -32,11 +31,11 @@ class VIB(Defense):
     learned = ("log_std",)
 
     class Params(Defense.Params):
-        noise_std: Annotated[Number, Field(ge=0)] = Field(
+        noise_std: NotNegative = Field(
             description="standard deviation that the noise starts from (at least 0.001), and that CEM assumes"
         )
-        beta: Annotated[Number, Field(ge=0)] = Field(description="factor on the KL divergence in nats an image")
-        noise_lr: Annotated[Number, Field(gt=0)] = Field(description="Adam's learning rate for log s")
+        beta: NotNegative = Field(description="factor on the KL divergence in nats an image")
+        noise_lr: Positive = Field(description="Adam's learning rate for log s")
 
     def __init__(self, params: Params, setting):
         super().__init__(params, setting)

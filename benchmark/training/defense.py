@@ -7,13 +7,13 @@ overrides only the hooks it needs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.config import Number, Quirks, Strict
+from benchmark.config import NotNegative, Quirks, Strict
 from benchmark.errors import UserError
 from benchmark.models.macs import Scale
 
@@ -75,9 +75,7 @@ class Defense(nn.Module):
     learner: torch.optim.Optimizer | None = None  # set by `build`: of parameters that the whole loss trains
 
     class Params(Strict):
-        noise_std: Annotated[Number, Field(ge=0)] = Field(
-            description="standard deviation of the Gaussian noise on the feature"
-        )
+        noise_std: NotNegative = Field(description="standard deviation of the Gaussian noise on the feature")
 
     def __init__(self, params: Params, setting: Setting):
         super().__init__()
