@@ -67,10 +67,6 @@ class Target:
         channels, height, width = self.features.shape[1:]
         return channels, height, width
 
-    @property
-    def where(self) -> dict:
-        return where(self.autocast)
-
 
 class Attacker:
     """The interface of every attacker to the matrix and the jobs."""
@@ -135,7 +131,7 @@ class Attack(Attacker, Task):
         batch_size: int
 
     def __init__(self, params: Params, target: Target):
-        self.params, self.target, self.where = params, target, target.where
+        self.params, self.target, self.where = params, target, where(target.autocast)
         self.epochs = params.epochs
         self.batch_size = min(params.batch_size, len(target.images))
         self.steps = target.passes * -(-len(target.images) // self.batch_size)

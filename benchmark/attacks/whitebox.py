@@ -15,7 +15,8 @@ from torch import Tensor
 
 from benchmark.attacks.base import ATTACKS, SCORE_BATCH, Attack, Target, mean_image, to_bytes, unit
 from benchmark.config import Count, NotNegative, Positive, Strict
-from benchmark.training.graph import Captured, Order, scalar
+from benchmark.training.device import where
+from benchmark.training.graph import Captured, Order, cosine, scalar
 from benchmark.training.loop import seeded
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's own
@@ -44,7 +45,7 @@ class Descent(Attack):
         return 4.0 * scale.encoder * scale.scored * params.iterations
 
     def __init__(self, params: Any, target: Target):
-        self.params, self.target, self.where = params, target, target.where
+        self.params, self.target, self.where = params, target, where(target.autocast)
         self.images = len(target.received)  # scored on
         problems = self.images * self.tries
         self.batch_size = min(params.batch_size, problems)
@@ -73,9 +74,8 @@ class Descent(Attack):
 
     def begin_epoch(self, epoch: int) -> None:
         """The learning rate with Adam's bias correction: all images are at the same step."""
-        cosine = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         first, second = (1 - beta ** (epoch + 1) for beta in BETAS)
-        self.rate.fill_(self.params.lr * cosine * math.sqrt(second) / first)
+        self.rate.fill_(cosine(self.params.lr, 0.0, epoch, self.epochs) * math.sqrt(second) / first)
 
     def _step(self, variant: object) -> None:
         rows = self.order.batch()
