@@ -47,23 +47,27 @@ class Adversarial(Defense):
         return {"adversary": self.optimizer}
 
     def miss(self, rebuilt: Tensor, x01: Tensor) -> Tensor:
-        """The loss of G's output against the images in [0, 1], [B, 3, H, W] twice; 0-dim."""
-        return mse_loss(rebuilt.float(), x01)
+        """The loss of G's output against the images in [0, 1], fp32 [B, 3, H, W] twice; 0-dim."""
+        return mse_loss(rebuilt, x01)
 
     def shown(self, z_clean: Tensor) -> Tensor:
         """What G sees of a clean feature."""
         return z_clean
 
+    def fit(self, optimizer: torch.optim.Optimizer, z: Tensor, x01: Tensor, miss) -> Tensor:
+        """A step of G on features [B, C, h, w] and images in [0, 1] [B, 3, H, W]; `miss` before it, detached."""
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(**self.setting.autocast):
+            rebuilt = cast_once(self.adversary, z)
+        missed = miss(rebuilt.float(), x01)
+        missed.backward()
+        optimizer.step()
+        return missed.detach()
+
     def before_step(self, x01, x, encode) -> None:
         z = self.shown(encode(x))
         for _ in range(self.params.adversary_steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(**self.setting.autocast):
-                rebuilt = cast_once(self.adversary, z)
-            miss = self.miss(rebuilt, x01)
-            miss.backward()
-            self.optimizer.step()
-            self.seen[1] += miss.detach() / self.params.adversary_steps
+            self.seen[1] += self.fit(self.optimizer, z, x01, self.miss) / self.params.adversary_steps
         self.seen[0] += 1
 
     def judged(self, z: Tensor) -> Tensor:

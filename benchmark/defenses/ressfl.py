@@ -19,7 +19,6 @@ from benchmark.defenses import DEFENSES, Batch
 from benchmark.defenses.adversary import Adversarial
 from benchmark.metrics.ssim import ssim_per_image
 from benchmark.models import SplitModel
-from benchmark.training.casts import cast_once
 from benchmark.training.graph import Captured, adam, cosine, set_lr
 
 PRETRAIN_FINAL_LR = 1e-5  # where the pre-training's cosine ends (released code)
@@ -65,13 +64,9 @@ class ResSFL(Adversarial):
         model.encoder.train()
 
     def _pretrain(self, encoder, fitting, generator, x01: Tensor, x: Tensor) -> None:
-        with torch.autocast(**self.setting.autocast):
-            with torch.no_grad():
-                z = self.transform(encoder(x), generator, "train")
-            fitting.zero_grad(set_to_none=True)
-            rebuilt = cast_once(self.adversary, z)
-        mse_loss(rebuilt.float(), x01).backward()
-        fitting.step()
+        with torch.no_grad(), torch.autocast(**self.setting.autocast):
+            z = self.transform(encoder(x), generator, "train")
+        self.fit(fitting, z, x01, mse_loss)
 
     def loss(self, batch: Batch) -> Tensor:
         """weight * relu(SSIM - target) of the adversary in evaluation mode, whose weights get no gradient."""
