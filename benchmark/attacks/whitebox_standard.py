@@ -50,22 +50,19 @@ class StandardWhiteBox(Descent):
         return unknowns.square().sum(1) / 2
 
     def reconstructions(self):
-        if self.restored is not None:
-            yield from self.restored.split(SCORE_BATCH)
-            return
-        left = self.asked
-        for batch in super().reconstructions():
-            if left > 0:
-                yield batch[:left]
-            left -= len(batch)
+        rebuilt = self._everything()[: self.asked] if self.restored is None else self.restored
+        yield from rebuilt.split(SCORE_BATCH)
 
     def start(self, state: dict) -> None:
         """Take over a finished result's `images`, uint8 [N, 3, H, W]."""
         self.restored = unit(state["images"].to(self.target.device))
 
     def found(self, values: dict[str, float]) -> dict[str, float]:
-        everything: Tensor = torch.cat(list(super().reconstructions()))
-        return judged(everything[self.asked :], unit(self.held_out.images))
+        return judged(self._everything()[self.asked :], unit(self.held_out.images))
+
+    def _everything(self) -> Tensor:
+        """The images under attack, then the held-out ones, [N, 3, H, W]."""
+        return torch.cat(list(super().reconstructions()))
 
 
 def principal_axes(images: Tensor) -> tuple[Tensor, Tensor]:
