@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from benchmark.models.convolution import Conv
-from benchmark.models.layers import BatchNorm2d, Layers
+from benchmark.models.layers import Layers
 
 
 class Encoder(Layers):
@@ -37,10 +37,6 @@ class SplitModel(nn.Module):
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
     return Conv(inputs, outputs, 3, padding=1)
-
-
-def conv_bn_relu(inputs: int, outputs: int) -> list[nn.Module]:
-    return [conv3x3(inputs, outputs), BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
 def bottleneck_pair(inputs: int, outputs: int, width: int | None) -> tuple[list[nn.Module], list[nn.Module]]:

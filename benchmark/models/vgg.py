@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from benchmark.models.decoder import xavier_
-from benchmark.models.layers import Layers
-from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv_bn_relu
+from benchmark.models.layers import BatchNorm2d, Layers
+from benchmark.models.split import Encoder, SplitModel, bottleneck_pair, conv3x3
 
 PLAN = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 # cut -> entries of PLAN that the encoder gets: [64, 16, 16], [128, 8, 8] and [256, 8, 8] at 32 px
@@ -56,5 +56,6 @@ def _layers(channels: int, plan: Sequence) -> tuple[list[nn.Module], int]:
         if entry == "pool":
             layers.append(nn.MaxPool2d(2))
         else:
-            layers += conv_bn_relu(channels, channels := entry)
+            layers += [conv3x3(channels, entry), BatchNorm2d(entry), nn.ReLU(inplace=True)]
+            channels = entry
     return layers, channels
