@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import nullcontext, suppress
 
 from rich.live import Live
 
@@ -51,10 +52,9 @@ class Watcher:
         console = Console(highlight=False)
         snapshot = self.look()
         live = Live(console=console, get_renderable=lambda: picture(snapshot, console), auto_refresh=False)
-        if console.is_terminal:
-            live.start()
         spoken = -math.inf
-        try:
+        # Ctrl-C is the usual way to stop looking
+        with suppress(KeyboardInterrupt), live if console.is_terminal else nullcontext():
             while True:
                 if console.is_terminal:
                     live.refresh()
@@ -65,7 +65,3 @@ class Watcher:
                     return
                 time.sleep(LOOK)
                 snapshot = self.look()
-        except KeyboardInterrupt:  # the usual way to stop looking
-            return
-        finally:
-            live.stop()
