@@ -15,10 +15,10 @@ MORE = 1.15  # twice the jobs must do at least this many times the work to be wo
 
 
 class Share:
-    """A fixed number of jobs at once; `limit` is that number."""
+    """A fixed number of jobs at once; `limit` is that number, `ceiling` the most that it may become."""
 
     def __init__(self, limit: int):
-        self.limit = limit
+        self.limit = self.ceiling = limit
 
     def seen(self, key: str, epochs: float, memory: tuple[float, float] | None) -> None:
         """A running job has done `epochs`; memory: MiB free on the GPU, and the job's peak, if it has one."""
@@ -101,11 +101,9 @@ def parse(text: str) -> int | None:
 
 def share(cells: int | None, device: torch.device, jobs: int) -> Share:
     """How many of `jobs` jobs to run at once, as asked for (None: decided here)."""
-    if cells is not None:
-        return Share(max(1, min(cells, jobs)))
-    if device.type == "cpu":
-        return Share(max(1, min(on_cpu(cores(), threads()), jobs)))
-    return Growing(min(os.cpu_count() or 1, jobs))
+    if cells is None and device.type != "cpu":
+        return Growing(min(os.cpu_count() or 1, jobs))
+    return Share(max(1, min(cells or on_cpu(cores(), threads()), jobs)))
 
 
 def on_cpu(cores: int, threads: int) -> int:

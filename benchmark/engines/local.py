@@ -1,9 +1,10 @@
 """The local engine: the jobs of a suite on one device, one or several at a time."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from benchmark.engines import drain
-from benchmark.engines.concurrency import Growing, share
+from benchmark.engines.concurrency import share
 from benchmark.engines.workers import Here, Workers
 from benchmark.jobs.run_job import Machine
 from benchmark.matrix.cells import Job
@@ -25,7 +26,7 @@ def run(
 
     def opened(count: int, display, stop):
         several = share(cells, machine.device, count)
-        alone = several.limit == 1 and not (isinstance(several, Growing) and several.ceiling > 1)
-        return Here(machine, display, stop) if alone else Workers(machine, display, stop, several)
+        alone = several.ceiling <= 1
+        return nullcontext(Here(machine, display, stop)) if alone else Workers(machine, display, stop, several)
 
     return drain.run(jobs, work, store, opened, signals)
