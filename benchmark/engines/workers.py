@@ -2,7 +2,7 @@
 
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -32,23 +32,11 @@ class Here:
         self.machine, self.display, self.stop = machine, display, stop
         self.over: list[tuple[Job, Outcome]] = []
 
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
     def free(self) -> bool:
         return not self.over
 
     def start(self, job: Job) -> None:
-        try:
-            outcome = attempt(job, self.machine, self.display, self._asked)
-        except KeyboardInterrupt:
-            if not self.stop.value:
-                raise
-            outcome = Outcome("interrupted")
-        self.over.append((job, outcome))
+        self.over.append((job, attempt(job, self.machine, self.display, self._asked)))
 
     def _asked(self) -> bool:
         if self.stop.value:
@@ -72,7 +60,7 @@ class _Worker:
     job: Job | None = None
 
 
-class Workers:
+class Workers(AbstractContextManager):
     """Up to `share.limit` jobs at once in processes of their own, started when there is a job for one.
 
     display: gets the jobs' starts and progress; stop: a shared byte, set once the workers must save and end.
@@ -85,9 +73,6 @@ class Workers:
         self.target = target or work
         self.workers: list[_Worker] = []
         self.told = 1
-
-    def __enter__(self) -> "Workers":
-        return self
 
     def __exit__(self, kind, *_) -> None:
         """Nothing stays running: idle workers end, busy ones save their jobs (unless Ctrl-C came twice)."""
@@ -155,8 +140,14 @@ class Workers:
         machine = (self.machine.store.root, self.machine.data_root, self.machine.device)
         process = SPAWN.Process(target=self.target, args=(theirs, self.stop, *machine), daemon=True)
         resource_tracker.ensure_running()  # which `start` would do, and unblock signals at that
-        with _held_back(signal.SIGUSR2, *ASK):
+        # until it unblocks them, the new process does not get these signals. Slurm sends SIGUSR2 before a time limit to
+        # every process, and a terminal sends Ctrl-C; they would kill a worker that still imports torch, which the
+        # parent stops in time anyway
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, *ASK))
+        try:
             process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that the worker's end closes with it
         self.workers.append(_Worker(process, ours))
         return self.workers[-1]
@@ -192,18 +183,6 @@ class Workers:
         return record_failure(self.machine.store, job, reason)
 
 
-@contextmanager
-def _held_back(*numbers: int):
-    """A process that starts in the block does not get these signals unless it unblocks them. Slurm sends SIGUSR2 before
-    a time limit to every process, and a terminal sends Ctrl-C; they would kill a worker that still imports torch, which
-    the parent stops in time anyway."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def work(link: connection.Connection, stop, results: Path, data_root: Path, device: torch.device) -> None:
     """A worker's main loop: run jobs from `link` until it is closed."""
     for number in ASK:  # the parent decides, through `stop`
@@ -213,10 +192,7 @@ def work(link: connection.Connection, stop, results: Path, data_root: Path, devi
     with suppress(EOFError, OSError):  # the parent is gone, or needs nothing more
         while True:
             job, machine.cells_at_once = link.recv()
-            try:
-                outcome = attempt(job, machine, teller, lambda: bool(stop.value) or teller.alone)
-            except KeyboardInterrupt:
-                outcome = Outcome("interrupted")
+            outcome = attempt(job, machine, teller, lambda: bool(stop.value) or teller.alone)
             if device.type == "cuda":
                 torch.cuda.empty_cache()  # for the others
             link.send(("outcome", outcome))

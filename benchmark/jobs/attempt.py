@@ -29,7 +29,7 @@ class Outcome:
 
 
 def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
-    """Claim and run one job. KeyboardInterrupt once `stop()` is true and the job has saved its state."""
+    """Claim and run one job. Once `stop()` is true, the job saves its state and is `interrupted`."""
     store = machine.store
     if store.done(job):
         return Outcome("cached")
@@ -58,6 +58,10 @@ def attempt(job: Job, machine: Machine, display, stop) -> Outcome:
             monitor.note(f"failed: {reason}")
             store.fail(job, reason)
             return Outcome(kind, reason, str(monitor.log))
+    except KeyboardInterrupt:
+        if not stop():
+            raise
+        return Outcome("interrupted")
     except OSError as error:
         return Outcome(
             "fatal",
