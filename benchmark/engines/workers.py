@@ -19,7 +19,6 @@ from benchmark.matrix.cells import Job
 from benchmark.monitor.heartbeat import Heartbeat
 from benchmark.store.store import Store
 
-TELL = 0.5  # seconds between a worker's messages of progress
 GRACE = 60.0  # seconds that workers get to save their jobs when the run ends in an error
 
 
@@ -199,21 +198,17 @@ def work(link: connection.Connection, stop, results: Path, data_root: Path, devi
 
 
 class _Teller:
-    """A job's display in a worker: reports to the parent from time to time."""
+    """A job's display in a worker: reports to the parent, as often as the job's monitor does."""
 
     def __init__(self, link: connection.Connection, device: torch.device):
         self.link, self.device = link, device
         self.alone = False  # whether the parent is gone
 
     def begin(self, job: Job) -> None:
-        self.told = 0.0
         self._send("begin")
 
     def progress(self, job: Job, beat: Heartbeat) -> None:
-        now = time.monotonic()
-        if now - self.told >= TELL:
-            self.told = now
-            self._send("progress", beat, self._memory())
+        self._send("progress", beat, self._memory())
 
     def _memory(self) -> tuple[float, float] | None:
         if self.device.type != "cuda":
