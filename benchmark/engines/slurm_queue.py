@@ -43,9 +43,7 @@ class Submitted:
 
 def folder(store: Store, name: str = "") -> Path:
     """The folder of the records of Slurm jobs, or of the scripts and logs of an array."""
-    found = store.work / "slurm" / name
-    solid.require(found, store.root)
-    return found
+    return solid.require(store.work / "slurm" / name, store.root)
 
 
 def record(store: Store, name: str, tasks: dict[str, list[str]], clusters: str) -> None:

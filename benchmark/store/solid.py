@@ -62,8 +62,8 @@ def holds(folder: Path, name: str) -> bool:
     return any(entry.name == name for entry in _listed(folder))
 
 
-def require(folder: Path, root: Path) -> None:
-    """Irregular unless `folder`, its parents below `root`, and everything directly in it are real folders and files.
+def require(folder: Path, root: Path) -> Path:
+    """`folder`. Irregular unless it, its parents below `root` and everything directly in it are real folders and files.
 
     None of them has to exist. The root itself may be a link: the user chose it.
     """
@@ -72,6 +72,7 @@ def require(folder: Path, root: Path) -> None:
     require_folder(folder)
     for _ in _entries(folder):
         pass
+    return folder
 
 
 def require_all(root: Path) -> None:

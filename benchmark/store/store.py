@@ -76,15 +76,11 @@ class Store:
 
     def path(self, job: Job) -> Path:
         """The folder of the finished job."""
-        return self._solid(self.root / job.folder)
+        return solid.require(self.root / job.folder, self.root)
 
     def workdir(self, job: Job) -> Path:
         """The folder of the job while it runs, and after a failure."""
-        return self._solid(self.locks.folder(_name(job)))
-
-    def _solid(self, folder: Path) -> Path:
-        solid.require(folder, self.root)
-        return folder
+        return solid.require(self.locks.folder(_name(job)), self.root)
 
     def done(self, job: Job) -> bool:
         return (self.path(job) / METRICS).is_file()
