@@ -56,8 +56,8 @@ class Waste:
 def walk(root: Path, depth: int = 3) -> Iterator[tuple[Path, Unreadable | None]]:
     """The folders of all finished jobs, of any suite, in order.
 
-    With the error, in place of folders: those (of a job, a row, a data set) that are links, or cannot be read, so that
-    what is in them is unknown.
+    With the error, in place of folders: those (of a job, a row, a data set) that are links, or hold some, or cannot be
+    read, so that what is in them is unknown.
     """
     try:
         below = solid.folders(root)
@@ -68,7 +68,7 @@ def walk(root: Path, depth: int = 3) -> Iterator[tuple[Path, Unreadable | None]]
         try:
             solid.require_folder(folder)
             if depth == 1 and solid.holds(folder, METRICS):
-                yield folder, None
+                yield solid.require(folder, root), None
         except Unreadable as error:
             yield folder, error
             continue
@@ -81,7 +81,6 @@ def finished(root: Path) -> Iterator[Path]:
     for folder, error in walk(root):
         if error:
             raise error
-        solid.require(folder, root)
         yield folder
 
 
@@ -89,14 +88,13 @@ def verify(store: Store) -> list[Finding]:
     """Check every finished job. UserError if there is no such store. A folder that cannot be read is one finding."""
     if not store.root.is_dir():
         raise UserError(f"there is no results folder {store.root}; choose another --results")
-    return [_look(folder, store.root, error) for folder, error in walk(store.root)]
+    return [_look(folder, error) for folder, error in walk(store.root)]
 
 
-def _look(folder: Path, root: Path, error: Unreadable | None) -> Finding:
+def _look(folder: Path, error: Unreadable | None) -> Finding:
     try:
         if error:
             raise error
-        solid.require(folder, root)
         problems = checksums.problems(folder)
         listed = None if problems else checksums.read(folder)
         lacking = [name for name in listed or () if checksums.spared(name) and not (folder / name).exists()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError, foreign
 from benchmark.matrix.cells import Job
-from benchmark.store import checksums, hygiene, solid
+from benchmark.store import checksums, hygiene
 from benchmark.store.store import Store
 
 
@@ -20,7 +20,6 @@ def finished_jobs(store: Store, say: Callable[[str], None]) -> list[Job]:
         try:
             if error:
                 raise error
-            solid.require(folder, store.root)
             found = _described(folder)
             said[found["key"]] = found
         except UserError as error:
