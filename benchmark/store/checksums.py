@@ -30,16 +30,6 @@ def spared(name: str) -> bool:
     return name.endswith(".safetensors") and name != ENCODER
 
 
-class Converted(Unreadable):
-    """A file differs from what was written only in its line endings: it is not damaged, and nothing is recomputed."""
-
-    def __init__(self, path: Path):
-        super().__init__(
-            f"{path} has other line endings than it was written with (git's core.autocrlf, or an editor, made CRLF of "
-            "LF); check it out as it is: git config core.autocrlf false, delete the folder, git checkout it again"
-        )
-
-
 def listing(folder: Path, leave_out: tuple[str, ...] = ()) -> str:
     """The checksums of every file in `folder` except those named in `leave_out`, a line for each."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in (NAME, *leave_out))
@@ -83,15 +73,18 @@ def parse(text: str, where) -> dict[str, str]:
 def verified(path: Path) -> bytes:
     """The file's content. Damaged unless it is what was written; FileNotFoundError; Unreadable."""
     found = content(path)
-    _compare(path, hashlib.sha256(found).hexdigest())
+    _compare(path, hashlib.sha256(found).hexdigest(), read(path.parent))
     return found
 
 
-def verify(path: Path) -> None:
-    """Damaged unless the file (of any size) is what was written; FileNotFoundError; Unreadable."""
+def verify(path: Path, listed: dict[str, str] | None = None) -> None:
+    """Damaged unless the file (of any size) is what was written; FileNotFoundError; Unreadable.
+
+    listed: its folder's list, if that was read already.
+    """
     with reading(path):
         found = digest(path, "sha256")
-    _compare(path, found)
+    _compare(path, found, listed or read(path.parent))
 
 
 def content(path: Path) -> bytes:
@@ -103,7 +96,7 @@ def content(path: Path) -> bytes:
 def problems(folder: Path, tensors: bool = True) -> list[str]:
     """What is wrong with the folder's listed files, a line for each; tensors: also check those that are there.
 
-    Unreadable if that cannot be determined; Converted (a subclass) for other line endings.
+    Unreadable if that cannot be determined, and for other line endings.
     """
     try:
         listed = read(folder) or {}
@@ -115,25 +108,23 @@ def problems(folder: Path, tensors: bool = True) -> list[str]:
         if tensor and not tensors:
             continue
         try:
-            with reading(path):
-                same = digest(path, "sha256") == listed[name]
-            if not same:
-                _require_unconverted(path, listed[name])
-                found.append(f"{path} was altered since it was written")
+            verify(path, listed)
+        except Damaged as error:
+            found.append(str(error))
         except FileNotFoundError:
             if not tensor:
                 found.append(f"{path} is missing")
     return found
 
 
-def _require_unconverted(path: Path, listed: str) -> None:
-    """Converted if the file's content has the listed sha256 after replacing CRLF by LF."""
-    if path.suffix in _TEXT and hashlib.sha256(content(path).replace(b"\r\n", b"\n")).hexdigest() == listed:
-        raise Converted(path)
-
-
-def _compare(path: Path, found: str) -> None:
-    listed = read(path.parent)
-    if listed is not None and listed.get(path.name) != found:
-        _require_unconverted(path, listed.get(path.name, ""))
-        raise Damaged(f"{path} was altered since it was written")
+def _compare(path: Path, found: str, listed: dict[str, str] | None) -> None:
+    """Damaged unless the file's sha256 is as listed. Unreadable if only its line endings differ from what was written:
+    then it is not damaged, and nothing is recomputed."""
+    if listed is None or found == (wanted := listed.get(path.name)):
+        return
+    if path.suffix in _TEXT and hashlib.sha256(content(path).replace(b"\r\n", b"\n")).hexdigest() == wanted:
+        raise Unreadable(
+            f"{path} has other line endings than it was written with (git's core.autocrlf, or an editor, made CRLF of "
+            "LF); check it out as it is: git config core.autocrlf false, delete the folder, git checkout it again"
+        )
+    raise Damaged(f"{path} was altered since it was written")
