@@ -19,6 +19,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -36,6 +37,7 @@ HEARTBEAT, STALE = 10.0, 60.0  # seconds between heartbeats, and after which a s
 WATCH = 2.5  # heartbeats that a suspect must miss while a taker watches
 STATE = "state.safetensors"  # of a job that is under way
 INHERITED = ("log.txt", STATE)  # what the next holder continues from
+_HOLDERS = re.compile(r"(.+?)(?:\.([0-9]+))?")  # a folder: its name and its number
 
 
 class Lost(Exception):
@@ -206,14 +208,10 @@ class Locks:
         """The numbers of the existing folders, in order. No folder is renamed while a newer one may appear, so no
         listing misses one."""
         try:
-            entries = [entry.partition(".") for entry in os.listdir(self.work)]
+            found = map(_HOLDERS.fullmatch, os.listdir(self.work))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        numbers = sorted(
-            int(number or 0)
-            for stem, dot, number in entries
-            if stem == name and (not dot or (number.isascii() and number.isdigit()))
-        )
+        numbers = sorted(int(match[2] or 0) for match in found if match and match[1] == name)
         for number in numbers:  # a link in a folder's place would let a taker move files from where it points to
             solid.require(self._folder(name, number), self.work)
         return numbers
@@ -253,12 +251,10 @@ class Locks:
 def machine() -> str:
     """Names the system in which a process id is unique: this boot of this host, this container."""
     parts = [socket.gethostname()]
-    for read in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-        lambda: os.readlink("/proc/self/ns/pid"),
-    ):
-        with contextlib.suppress(OSError):
-            parts.append(read())
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
 
 
