@@ -126,7 +126,7 @@ def _checked(file: Path, unpacked: Path) -> list[str]:
         unlisted = sorted(found - {checksums.NAME} - set(listed or ()))
         problems = checksums.problems(unpacked / folder) + [f"{name} has no checksum" for name in unlisted]
         problems += filter(None, [hygiene.foreign(unpacked / folder)])
-        if METRICS not in found or not isinstance(_metrics(unpacked / folder), dict):
+        if METRICS not in found or not isinstance(loaded(unpacked / folder / METRICS), dict):
             problems.append(f"it has no {METRICS}")
         if problems:
             text = "; ".join(problems).replace(f"{unpacked}/", "")
@@ -147,7 +147,7 @@ def _bring(store: Store, new: Path, final: Path) -> str:
     except Lost:
         if not new.is_dir() or not final.is_dir():
             raise UserError(f"what was unpacked for {final} was removed meanwhile (store gc?); import again") from None
-        return "same" if _agree(_metrics(new), _metrics(final)) else "differing"
+        return "same" if _agree(loaded(new / METRICS), loaded(final / METRICS)) else "differing"
 
 
 def _agree(one, other) -> bool:
@@ -161,8 +161,9 @@ def _agree(one, other) -> bool:
     return (bool(shared) or values == others) and all(values[name] == others[name] for name in shared)
 
 
-def _metrics(folder: Path):
+def loaded(path: Path):
+    """The JSON in a file; None if it cannot be read."""
     try:
-        return json.loads((folder / METRICS).read_bytes())
+        return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None

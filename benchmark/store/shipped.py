@@ -7,7 +7,6 @@ Few files for git, the same bytes for the same results, and rewritten only if a 
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from benchmark.data.files import digest
 from benchmark.errors import UserError, reading
 from benchmark.matrix.cells import Job
 from benchmark.store import solid
-from benchmark.store.archive import export, import_
+from benchmark.store.archive import export, import_, loaded
 from benchmark.store.store import Store, write_json
 
 FOLDER, RECEIVED = "shipped", "shipped.json"
@@ -33,33 +32,24 @@ def receive(root: Path, say: Callable[[str], None]) -> None:
     with _going_on(failed.append):
         if there := _archives(root, failed.append):
             store = Store(root)
-            known = _known(store)
-            new = [archive for archive in there if _is_new(archive, root, known, failed.append)]
+            known, new = _known(store), {}
+            for archive in there:
+                with _going_on(failed.append):
+                    sums = _sums(root, [archive])
+                    if known | sums != known:
+                        new[archive] = sums
             if new:
                 store.check_writable()
-            for archive in new:
+            for archive, sums in new.items():
                 with _going_on(failed.append):
-                    count += _take_in(store, archive)
+                    brought = import_(store, archive).new
+                    write_json(store.work / RECEIVED, _known(store) | sums)
+                    count += len(brought)
     if failed:
         more = f"; and {len(failed) - 1} more" if len(failed) > 1 else ""
         say(f"results shipped in {root / FOLDER} are not brought in: {failed[0]}{more}")
     if count:
         say(f"{count} results that come with the project were brought into {root}")
-
-
-def _is_new(archive: Path, root: Path, known: dict[str, str], failed: Callable[[Exception], None]) -> bool:
-    """Whether it was not imported as it is now."""
-    with _going_on(failed):
-        return known | _sums(root, [archive]) != known
-    return False
-
-
-def _take_in(store: Store, archive: Path) -> int:
-    """Import an archive and record that; returns how many of its results are new."""
-    sums = _sums(store.root, [archive])
-    count = len(import_(store, archive).new)
-    write_json(store.work / RECEIVED, _known(store) | sums)
-    return count
 
 
 def ship(store: Store, jobs: list[Job]) -> list[Path]:
@@ -144,8 +134,5 @@ def _sums(root: Path, archives: Iterable[Path]) -> dict[str, str]:
 def _known(store: Store) -> dict[str, str]:
     """Archive -> its sha256 when it was imported; {} if that is not recorded."""
     solid.require_file(store.work / RECEIVED)
-    try:
-        found = json.loads((store.work / RECEIVED).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
+    found = loaded(store.work / RECEIVED)
     return found if isinstance(found, dict) else {}
