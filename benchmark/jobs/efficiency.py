@@ -1,5 +1,6 @@
 """Table S6: parameters, multiply-accumulates and inference time of encoder and server."""
 
+import functools
 import time
 
 import torch
@@ -22,10 +23,8 @@ def measure(config: dict, device: torch.device) -> dict:
     facts, defense = DATASETS.get(config["dataset"]), DEFENSES.get(config["defense"]["name"])
     params, settings = defense.Params(**config["defense"]["params"]), Efficiency(**config["efficiency"])
     options = config["model"] | defense.model_options(params)
-    network = models.build(classes=facts.classes, image_size=facts.image_size, **options)
-    widths = defense.final_widths(params, network.encoder.widths)
-    if widths != list(network.encoder.widths):
-        network = models.build(classes=facts.classes, image_size=facts.image_size, widths=widths, **options)
+    build = functools.partial(models.build, classes=facts.classes, image_size=facts.image_size, **options)
+    network = build(widths=defense.final_widths(params, build().encoder.widths))
     network = network.to(device, memory_format=torch.channels_last).eval()
     size = facts.image_size
     inputs = {
