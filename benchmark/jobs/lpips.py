@@ -32,9 +32,9 @@ def _measure(job: Job, network: Lpips, machine: Machine) -> dict:
     require(job, machine.store)
     if (found := machine.store.lpips(job)).get("weights") == network.sha256:
         return found
-    rebuilt = rebuild(job, machine)
-    originals = data.to_unit(rebuilt.score.images)
-    pairs = zip(rebuilt.x01.split(SCORE_BATCH), originals.split(SCORE_BATCH), strict=True)
+    scene, x01 = rebuild(job, machine)
+    originals = data.to_unit(scene.score.images)
+    pairs = zip(x01.split(SCORE_BATCH), originals.split(SCORE_BATCH), strict=True)
     values = torch.cat([network(a, b) for a, b in pairs]).double().cpu()
     found = {
         "weights": network.sha256,

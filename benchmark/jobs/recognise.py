@@ -13,8 +13,8 @@ import torch
 from benchmark import data
 from benchmark.attacks.base import SCORE_BATCH
 from benchmark.errors import UserError
-from benchmark.jobs.reconstruct import Rebuilt, ask, rebuild, require
-from benchmark.jobs.run_job import Machine, recipe_of, trained_model
+from benchmark.jobs.reconstruct import ask, rebuild, require
+from benchmark.jobs.run_job import Machine, Scene, recipe_of, trained_model
 from benchmark.matrix.cells import Cell, Job
 from benchmark.metrics import correct_count
 from benchmark.models import SplitModel
@@ -57,26 +57,26 @@ def _measure(cell: Cell, judge: Job, folder: Path, machine: Machine) -> dict:
         raise UserError(f"the classifier has no {folder / CHECKPOINT}")
     if (found := machine.store.recognition(job)).get("classifier") == judge.key:
         return found
-    rebuilt = rebuild(job, machine)
+    scene, x01 = rebuild(job, machine)
     checksums.verify(folder / CHECKPOINT)
-    model = trained_model(folder / CHECKPOINT, machine, recipe_of(judge), rebuilt.data)
+    model = trained_model(folder / CHECKPOINT, machine, recipe_of(judge), scene.images)
     found = {
         "classifier": judge.key,
-        "recognised_percent": _rate(model, rebuilt.x01, rebuilt),
-        "originals_recognised_percent": _rate(model, data.to_unit(rebuilt.score.images), rebuilt),
-        "chance_percent": 100 / rebuilt.data.classes,
+        "recognised_percent": _rate(model, x01, scene),
+        "originals_recognised_percent": _rate(model, data.to_unit(scene.score.images), scene),
+        "chance_percent": 100 / scene.images.classes,
     }
     machine.store.add(job, checksums.RECOGNITION, found)
     return found
 
 
 @torch.no_grad()
-def _rate(model: SplitModel, x01: torch.Tensor, rebuilt: Rebuilt) -> float:
+def _rate(model: SplitModel, x01: torch.Tensor, scene: Scene) -> float:
     """Percent of the images [N, 3, H, W] in [0, 1] whose class the model names."""
-    mean, std = rebuilt.data.mean, rebuilt.data.std
-    pairs = zip(x01.split(SCORE_BATCH), rebuilt.score.labels.split(SCORE_BATCH), strict=True)
+    mean, std = scene.images.mean, scene.images.std
+    pairs = zip(x01.split(SCORE_BATCH), scene.score.labels.split(SCORE_BATCH), strict=True)
     right = sum(int(correct_count(model(data.normalise(x, mean, std)), labels)) for x, labels in pairs)
-    return 100 * right / len(rebuilt.score)
+    return 100 * right / len(scene.score)
 
 
 def _told(found: dict) -> str:

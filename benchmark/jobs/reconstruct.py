@@ -1,28 +1,17 @@
 """Rebuilds the images of a finished attack from the state that it kept, for later measurements."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from benchmark.attacks.base import SCORE_BATCH
-from benchmark.data import DataSet, ImageSet
 from benchmark.errors import UserError, foreign
-from benchmark.jobs.run_job import Machine, rebuilt_attack, score_images
+from benchmark.jobs.run_job import Machine, Scene, rebuilt_attack, score_images
 from benchmark.matrix.cells import Cell, Job
 from benchmark.store.store import CHECKPOINT, ENCODER, Store
 
 TOLERANCE, ROUNDING = 0.01, 2e-6  # relative to the MSE, and absolute: some attacks keep their images in bytes
-
-
-@dataclass(frozen=True)
-class Rebuilt:
-    """x01: fp32 [N, 3, H, W] in [0, 1], in the order of `score`, the images that the attack was scored on."""
-
-    x01: Tensor
-    score: ImageSet
-    data: DataSet
 
 
 def require(job: Job, store: Store) -> None:
@@ -48,8 +37,11 @@ def ask(cells: list[Cell], measure: Callable[[Cell], str]) -> Iterator[tuple[Cel
             yield cell, found
 
 
-def rebuild(job: Job, machine: Machine) -> Rebuilt:
-    """UserError if the MSE shows that the images are not those of the result."""
+def rebuild(job: Job, machine: Machine) -> tuple[Scene, Tensor]:
+    """The attack, and its images, fp32 [N, 3, H, W] in [0, 1], in the order of `score`, on which it was scored.
+
+    UserError if the MSE shows that they are not those of the result.
+    """
     scene = rebuilt_attack(job, machine)
     x01 = torch.cat(list(scene.task.reconstructions()))
     mse = float(score_images(x01.split(SCORE_BATCH), scene.score)[0]["mse"].double().mean())
@@ -60,4 +52,4 @@ def rebuild(job: Job, machine: Machine) -> Rebuilt:
             f"{job.title}: the images rebuilt anew have MSE {mse:.5f}, those of the result {stored}, so its "
             f"weights are of another run: delete {machine.store.path(job)} and run again"
         )
-    return Rebuilt(x01, scene.score, scene.images)
+    return scene, x01
