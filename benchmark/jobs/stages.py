@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from benchmark.training.device import wait
+
 EVERY = 1.0  # seconds between looks at the GPU
 
 
@@ -39,8 +41,7 @@ class Stages:
         start = time.perf_counter()
         try:
             yield
-            if self.device.type == "cuda":  # kernels that a stage has queued count as its time
-                torch.cuda.synchronize(self.device)
+            wait(self.device)  # kernels that a stage has queued count as its time
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
