@@ -68,11 +68,10 @@ def _read(path: Path) -> dict:
     kinds = {"name": str, "clusters": str, "submitted": int, "tasks": dict}
     try:
         content = json.loads(path.read_bytes())
-        if not all(isinstance(content[key], kind) for key, kind in kinds.items()):
-            raise ValueError("not what was written there")
-        if not all(
+        sound = all(isinstance(content[key], kind) for key, kind in kinds.items()) and all(
             isinstance(keys, list) and all(isinstance(k, str) for k in keys) for keys in content["tasks"].values()
-        ):
+        )
+        if not sound:
             raise ValueError("not what was written there")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"cannot read {path} ({error}); delete it") from None
