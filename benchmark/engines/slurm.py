@@ -12,7 +12,7 @@ import signal
 import time as clocks
 import uuid
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -207,8 +207,10 @@ class _Submitter:
         name = f"benchmark-{uuid.uuid4().hex[:16]}"  # unique, also for its folder: Slurm may reuse ids
         executor = SlurmExecutor(slurm_queue.folder(self.store, name).resolve(), max_num_timeout=REQUEUES)
         executor.update_parameters(**self._parameters(array, after, name))
+        # sbatch would follow the environment rather than the script, which names the clusters
+        before = {word: os.environ.pop(word) for word in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if word in os.environ}
         try:
-            with _no_clusters_of_the_environment(), executor.batch():
+            with executor.batch():
                 submitted = [
                     executor.submit(
                         Allocation(part, {job.key: work[job.key] for job in part}, *folders, self.device, array.at_once)
@@ -217,6 +219,8 @@ class _Submitter:
                 ]
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"Slurm refused the jobs: {told(error)}") from None
+        finally:
+            os.environ.update(before)
         tasks = [job.job_id for job in submitted]
         keys = [[job.key for job in part] for part in array.parts]
         slurm_queue.record(self.store, name, dict(zip(tasks, keys, strict=True)), self.clusters)
@@ -255,19 +259,9 @@ class _Submitter:
         return parameters | ({"partition": self.partition} if self.partition else {})
 
 
-@contextmanager
-def _no_clusters_of_the_environment():
-    """sbatch would follow the environment rather than the script, which names the clusters."""
-    before = {name: os.environ.pop(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS") if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
 def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple[Job, str, str]]:
     """Show the jobs' progress until each is done or no longer in the queue; returns those that failed."""
-    failures, left, begun = [], [], set()
+    failures, left = [], []
     with Display(work, len(jobs)) as display:
         for job in jobs:
             if store.done(job):
@@ -279,8 +273,7 @@ def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple
             for job in list(left):
                 state, reason = store.status(job)
                 if state == "running":
-                    if job.key not in begun:
-                        begun.add(job.key)
+                    if job.key not in display.running:
                         display.begin(job)
                     if beat := heartbeat.read(store.workdir(job)):
                         display.progress(job, beat)
@@ -291,8 +284,7 @@ def _follow(jobs: list[Job], work: dict[str, float], store: Store) -> list[tuple
                     left.remove(job)
                     failures.append((job, *_ended(store, job, state, reason)))
                     display.end(job, failures[-1][1], failed=True)
-                elif job.key in begun:  # back in the queue
-                    begun.remove(job.key)
+                else:  # in the queue, perhaps again
                     display.drop(job)
             clocks.sleep(LOOK if left else 0)
     return failures
