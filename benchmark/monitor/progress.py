@@ -79,7 +79,6 @@ class Display:
         """A job is over; `outcome` says how."""
         running = self.running.get(job.key) or _Running(job.title, time.monotonic(), 0.0)
         self.worked += self.work[job.key] * (1 - (running.first or 0.0))
-        self.drop(job)
         self.skip(job, outcome if failed else "")
         seconds = time.monotonic() - running.started
         text = f"FAILED: {outcome}" if failed else outcome
@@ -91,7 +90,8 @@ class Display:
             self.spent += time.monotonic() - self.since
 
     def skip(self, job: Job, failed: str = "") -> None:
-        """A job that need not run here (cached, another runner's); `failed`: why it never will run."""
+        """A job that need not run here any more (cached, another runner's); `failed`: why it never will run."""
+        self.drop(job)  # another runner may have finished it after it began here
         self.finished += 1
         self.remaining -= self.work[job.key]
         if failed:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmark.analysis.frame import IDENTITY, csv_text, csv_value, tidy
@@ -62,11 +63,12 @@ def completed(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> pd.Dat
     if list(earlier.columns) != list(now.columns):
         return frame
     others = [name for name in now.columns if name not in columns]
-    there = now[others].merge(earlier.drop_duplicates(others, keep="last"), how="left", on=others).fillna("")
+    there = now[others].merge(earlier.drop_duplicates(others, keep="last"), how="left", on=others)
     found, taken = frame.copy(), 0
     for name in columns:
-        lost = ((now[name] == "") & (there[name] != "")).to_numpy()
-        found.loc[lost, name] = there[name][lost].astype(float).to_numpy()
+        known = pd.to_numeric(there[name], errors="coerce").to_numpy()  # NaN for none, and for what is no number
+        lost = (now[name] == "").to_numpy() & ~np.isnan(known)
+        found.loc[lost, name] = known[lost]
         taken += lost.sum()
     if taken:
         tell(f"{path}: {taken} values that cannot be made from the results here are those of the file that was there")

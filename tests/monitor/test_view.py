@@ -93,6 +93,13 @@ def test_after_the_last_job_no_time_is_left(capsys):
     assert display.eta() == 0 and capsys.readouterr().err.endswith("; 0 s left\n")
 
 
+def test_a_job_that_another_runner_finished_is_not_running_any_more():
+    display = Display({job(1).key: 1.0, job(2).key: 1.0}, 2)
+    display.begin(job(1))
+    display.skip(job(1))
+    assert not display.running and display.finished == 1
+
+
 def test_a_watcher_reads_the_store_alone(tmp_path):
     jobs, store = [job(seed) for seed in range(5)], Store(tmp_path)
     finished, diverged, running, failed, _ = jobs

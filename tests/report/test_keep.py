@@ -1,6 +1,7 @@
 """Tables made again say no less than before, or say that they do; each file is there whole or not at all."""
 
 import csv
+import math
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmark.files import whole
-from benchmark.report import render
+from benchmark.report import keep, render
 from benchmark.report.drawing import drawing, write_figure
 from tests.support.command_line import copied, finished, place  # noqa: F401 (fixtures)
 
@@ -59,6 +60,13 @@ def test_values_of_other_results_are_not_taken(seeds):
     file.write_text(render.csv_text(table))
     assert seeds.call("report").code == 0
     assert pd.read_csv(file)["images_harder_percent"].isna().all()
+
+
+def test_text_where_a_number_belongs_is_not_taken(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("row,low\na,x\nb,0.5\n")
+    found = keep.completed(pd.DataFrame({"row": ["a", "b"], "low": [math.nan] * 2}), tmp_path / "t.csv", ["low"])
+    assert math.isnan(found["low"][0]) and found["low"][1] == 0.5
+    assert ": 1 values that cannot be made" in capsys.readouterr().err
 
 
 def test_a_part_has_a_folder_of_its_own(copied):  # noqa: F811
