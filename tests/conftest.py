@@ -60,7 +60,7 @@ def tiny_images() -> DataSet:
 @pytest.fixture
 def no_pdfs(monkeypatch):
     """The PDFs of figures are empty: to draw them takes half of a report's time."""
-    monkeypatch.setattr("benchmark.report.plots.stage.Drawing.pdf", lambda self, inches: b"")
+    monkeypatch.setattr("benchmark.report.plots.drawings.Drawing.pdf", lambda self, inches: b"")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from benchmark.analysis.swept import swept
 from benchmark.analysis.verdicts import verdicts
 from benchmark.matrix.cells import Cell, Point
 from benchmark.report.pictures import Rebuilt, on_same_originals
-from benchmark.report.plots.stage import Drawing, drawings
+from benchmark.report.plots.drawings import Drawing, drawings
 from benchmark.report.plots.style import ordered
 from benchmark.store.store import Store
 

@@ -23,7 +23,7 @@ from benchmark.report.index import write_index
 from benchmark.report.leaderboard import write_leaderboard
 from benchmark.report.montage import write_montages
 from benchmark.report.page import build_page
-from benchmark.report.plots import stage as plots
+from benchmark.report.plots import drawings as plots
 from benchmark.report.render import write_tables, write_text
 from benchmark.report.swept import write_swept
 from benchmark.report.verdicts import summary, write_ablation, write_verdicts

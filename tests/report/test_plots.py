@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from benchmark.analysis import names, published
 from benchmark.analysis.frame import COLUMNS, half_width
 from benchmark.metrics.reconstruction import QUANTILES
-from benchmark.report.plots import data, figures, stage, style
+from benchmark.report.plots import data, drawings, figures, style
 from benchmark.store.store import Store
 from benchmark.training import checkpoint
 from tests.support.command_line import finished  # noqa: F401 (fixture)
@@ -286,7 +286,7 @@ def written(place, out, *where):  # noqa: F811
     from benchmark.analysis.collect import tidy_frame
 
     store = Store(place.results)
-    return stage.write(stage.drawings(cells, store, tidy_frame(cells, store)), out)
+    return drawings.write(drawings.drawings(cells, store, tidy_frame(cells, store)), out)
 
 
 @pytest.mark.slow
@@ -346,8 +346,8 @@ def test_the_same_results_give_the_same_bytes_in_another_process(finished, tmp_p
 def test_names_of_any_kind_are_text(tmp_path):
     hostile = "a_$b$\\frac{%<&"
     frame = made(VALUES, lambda name: hostile if name == "dropout" else name)
-    drawn = stage.drawings([], Store(tmp_path), frame.assign(dataset="x/$y$", label=hostile))
-    paths = stage.write(drawn, tmp_path / "plots")
+    drawn = drawings.drawings([], Store(tmp_path), frame.assign(dataset="x/$y$", label=hostile))
+    paths = drawings.write(drawn, tmp_path / "plots")
     stems = {"tradeoff-x-y", "bars-x-y"}
     assert {path.stem for path in paths} == {*stems, *(f"{name}-wide" for name in stems), "README"}
     assert all(path.parent == tmp_path / "plots" for path in paths)
@@ -358,7 +358,7 @@ def test_odd_numbers_are_drawn_or_left_out():
     losses = [[1, 0.5], [2, math.inf], [math.nan, 1.0], [3, -1.0], [4, math.nan]]
     fits = pd.DataFrame([["gan", "train", "dropout", "on", 1, *line] for line in losses])
     fits.columns = [*data.ATTACKED, "seed", "epoch", "loss"]
-    assert stage._fitted(fits)["epoch"].tolist() == [1] and stage._fitted(fits.drop(columns="loss")).empty
+    assert drawings._fitted(fits)["epoch"].tolist() == [1] and drawings._fitted(fits.drop(columns="loss")).empty
     for value in (1e-300, 1e100, 0.0, -1.0):
         frame = made(VALUES | {("dropout", "off", "decoder", "infer", "mse"): [value]})
         assert style.svg(figures.against(data.against(frame, published.reference())))
@@ -366,5 +366,5 @@ def test_odd_numbers_are_drawn_or_left_out():
 
 def test_nothing_finished_is_no_figure(tmp_path):
     frame = made(VALUES).assign(status="missing", value=math.nan)
-    assert stage.write(stage.drawings([], Store(tmp_path), frame), tmp_path / "plots") == []
+    assert drawings.write(drawings.drawings([], Store(tmp_path), frame), tmp_path / "plots") == []
     assert not (tmp_path / "plots").exists()

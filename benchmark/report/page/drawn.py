@@ -4,7 +4,7 @@ import re
 
 from markupsafe import Markup, escape
 
-from benchmark.report.plots.stage import FIGURES, Drawing
+from benchmark.report.plots.drawings import FIGURES, Drawing
 
 OPEN = 2  # figures that stand open; the rest are folded, to keep the page short
 
