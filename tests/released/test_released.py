@@ -316,8 +316,7 @@ def test_rows_stand_beside_the_printed_ones(tmp_path, monkeypatch):
     """The printed CIFAR-10 rows stand in as those of the embedded images, which are in no table of the paper."""
     printed = published.load().query("dataset == 'cifar10'").assign(dataset="photos")
     monkeypatch.setattr(published, "_load", lambda: printed)
-    # these two are kept for the process: neither what an earlier test read nor what this one reads may stay
-    monkeypatch.setattr(published, "_reference", published._reference.__wrapped__)
+    # it is kept for the process: neither what an earlier test read nor what this one reads may stay
     monkeypatch.setattr(page, "_audit", page._audit.__wrapped__)
     sample(tmp_path / path())
     outcome = run(tmp_path / "saves", tmp_path, "--where", "attacker=decoder,split=infer", "--no-plots")
