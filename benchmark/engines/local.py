@@ -1,6 +1,5 @@
 """The local engine: the jobs of a suite on one device, one or several at a time."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from benchmark.engines import drain
@@ -26,7 +25,6 @@ def run(
 
     def opened(count: int, display, stop):
         several = share(cells, machine.device, count)
-        alone = several.ceiling <= 1
-        return nullcontext(Here(machine, display, stop)) if alone else Workers(machine, display, stop, several)
+        return Here(machine, display, stop) if several.ceiling <= 1 else Workers(machine, display, stop, several)
 
     return drain.run(jobs, work, store, opened, signals)

@@ -22,7 +22,7 @@ from benchmark.store.store import Store
 GRACE = 60.0  # seconds that workers get to save their jobs when the run ends in an error
 
 
-class Here:
+class Here(AbstractContextManager):
     """One job at a time, in this process."""
 
     ahead = False
@@ -30,6 +30,9 @@ class Here:
     def __init__(self, machine: Machine, display, stop):
         self.machine, self.display, self.stop = machine, display, stop
         self.over: list[tuple[Job, Outcome]] = []
+
+    def __exit__(self, *_) -> None:
+        pass
 
     def free(self) -> bool:
         return not self.over
