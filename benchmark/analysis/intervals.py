@@ -15,8 +15,8 @@ PERCENTILES = (100 * (1 - CONFIDENCE) / 2, 100 - 100 * (1 - CONFIDENCE) / 2)  # 
 class Effect:
     """The mean of n paired differences with its Student t interval (NaN bounds and p for n < 2).
 
-    p: two-sided, of the mean being 0. size: Cohen's d_z with Hedges' correction for few pairs; NaN for n < 2 and where
-    the differences do not vary.
+    p: two-sided, of the mean being 0. size: Cohen's d_z with Hedges' correction for few pairs; NaN for n < 3 (the
+    correction is 0 for two) and where the differences do not vary.
     """
 
     n: int
@@ -41,8 +41,8 @@ def effect(differences) -> Effect:
     if spread <= 1e-12 * max(1.0, abs(mean)):  # rounding alone: equal runs, or a planted constant
         return Effect(count, mean, mean, mean, 1.0 if abs(mean) <= 1e-12 else 0.0, math.nan)
     p = 2 * float(student_t.sf(abs(mean) / error, count - 1))
-    hedges = 1 - 3 / (4 * (count - 1) - 1)
-    return Effect(count, mean, mean - half, mean + half, p, hedges * mean / spread)
+    size = (1 - 3 / (4 * (count - 1) - 1)) * mean / spread if count > 2 else math.nan
+    return Effect(count, mean, mean - half, mean + half, p, size)
 
 
 def holm(p_values) -> list[float]:

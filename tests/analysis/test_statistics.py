@@ -92,6 +92,12 @@ def test_effect_agrees_with_scipy():
     assert found.size == pytest.approx((1 - 3 / 23) * changes.mean() / changes.std(ddof=1))
 
 
+def test_two_seeds_have_an_interval_and_no_effect_size():
+    """Hedges' correction would make any of them 0."""
+    found = effect([0.8, 1.2])
+    assert math.isnan(found.size) and found.low < 1 < found.high
+
+
 def test_one_seed_has_no_interval_and_equal_runs_no_effect():
     assert math.isnan(effect([0.2]).low) and math.isnan(effect([0.2]).p)
     assert effect([0.0, 0.0, 0.0]).p == 1
