@@ -144,12 +144,12 @@ class Selection:
         for a number of images that it does not have."""
         from benchmark import data
 
-        loaded = {name: data.load(name, self.data) for name in self.datasets()}
-        for job in self.jobs:
-            if job.kind == "train":
-                counts = job.config["data"]
-                data.require_images(loaded[job.config["dataset"]], counts["train_images"], counts["test_images"])
-        return list(loaded)
+        names, trainings = self.datasets(), [job.config for job in self.jobs if job.kind == "train"]
+        for name in names:  # one after the other: together they may not fit into memory
+            loaded = data.load(name, self.data)
+            for counts in (config["data"] for config in trainings if config["dataset"] == name):
+                data.require_images(loaded, counts["train_images"], counts["test_images"])
+        return names
 
     def _require_axes(self) -> None:
         """UserError for a suite that has no cell for any --where."""
